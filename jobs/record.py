@@ -1,0 +1,183 @@
+"""The record of a job: its states, every Redis key, and the script through which alone a record changes.
+
+    queued ──start──> running ──> succeeded | failed | canceled        final states never change
+      │  ^               │
+      │  └── handed back ┘  (the worker drains, or its lease ran out)
+      └────> canceled | expired
+
+A running job belongs to whoever holds its lease: a token that each of the holder's calls must show. `seq`
+rises with each change; the event stream tells each change once. Times are the clock of the Redis server, in
+milliseconds. Key names are made inside the script, so this needs one Redis server, not a cluster.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import redis
+
+from models.generators import GenerationRequest
+
+PREFIX = "clipcanvas:"
+# job:{id}                     hash, the record
+# events:{id}                  stream, what happened to it
+# jobs:{tenant}[:{status}]     sorted sets by time of creation, ids of a tenant's jobs, all or of one status
+# queued                       sorted set by priority and time of creation: the order of the queue
+# undispatched                 sorted set by time: queued jobs that RQ may not have been told of
+# running                      sorted set by the end of the lease
+# final                        sorted set by the time when the job may be forgotten
+# idempotency:{tenant}:{key}   hash of fingerprint and first answer
+# workers                      sorted set by time last seen; worker:{name} says what it does
+PRIORITIES = ("high", "normal", "low")
+
+
+class Status(StrEnum):
+    """Where a job stands."""
+
+    QUEUED = "queued"  #: waits for a worker
+    RUNNING = "running"  #: a worker holds its lease
+    SUCCEEDED = "succeeded"  #: its outputs are kept
+    FAILED = "failed"  #: `error` says why
+    CANCELED = "canceled"  #: a client asked for it
+    EXPIRED = "expired"  #: nobody started it in time
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it never changes any more."""
+        return self not in (Status.QUEUED, Status.RUNNING)
+
+
+class JobMissing(LookupError):
+    """No job has that id, or it is another tenant's."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """A file of a job that a client may fetch by name."""
+
+    name: str  # image-0.png
+    key: str  # in the store
+    content_type: str
+    width: int | None = None
+    height: int | None = None
+    seed: int | None = None
+    clip_score: float | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a running job is, over all of its pictures."""
+
+    step: int
+    steps: int
+    loss: float | None = None
+    eta_s: float | None = None
+    steps_per_s: float | None = None
+    preview: Output | None = None
+
+
+@dataclass(frozen=True)
+class JobError:
+    """Why a job failed, fit for the client's eyes."""
+
+    code: str
+    detail: str
+    retryable: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job at one moment."""
+
+    id: str
+    tenant: str
+    type: str
+    status: Status
+    seq: int
+    priority: str
+    request: GenerationRequest
+    attempt: int
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    expires_at: datetime | None = None
+    cancel_requested_at: datetime | None = None
+    queue_position: int | None = None  # 0 is next
+    progress: Progress | None = None
+    inputs: tuple[Output, ...] = ()  # the request's pictures
+    outputs: tuple[Output, ...] = ()
+    error: JobError | None = None
+    checkpoint: str | None = None  # key in the store
+    metadata: dict[str, str] | None = None
+
+    def file(self, name: str) -> Output | None:
+        """The output, preview or input of that name."""
+        preview = [self.progress.preview] if self.progress and self.progress.preview else []
+        return next((file for file in (*self.outputs, *preview, *self.inputs) if file.name == name), None)
+
+
+def from_hash(fields: dict[str, str], queue_position: int | None = None) -> Job:
+    """The job that a record's hash describes."""
+    progress = json.loads(fields.get("progress") or "null")
+    error = json.loads(fields.get("error") or "null")
+    return Job(
+        id=fields["id"],
+        tenant=fields["tenant"],
+        type=fields["type"],
+        status=Status(fields["status"]),
+        seq=int(fields["seq"]),
+        priority=fields["priority"],
+        request=GenerationRequest.model_validate_json(fields["request"]),
+        attempt=int(fields["attempt"]),
+        created_at=_moment(fields["created_ms"]) or datetime.fromtimestamp(0, UTC),
+        started_at=_moment(fields.get("started_ms")),
+        finished_at=_moment(fields.get("finished_ms")),
+        expires_at=_moment(fields.get("expires_ms")),
+        cancel_requested_at=_moment(fields.get("cancel_requested_ms")),
+        queue_position=queue_position,
+        progress=progress_from(progress) if progress else None,
+        inputs=_outputs(fields.get("inputs")),
+        outputs=_outputs(fields.get("outputs")),
+        error=JobError(**error) if error else None,
+        checkpoint=fields.get("checkpoint") or None,
+        metadata=json.loads(fields.get("metadata") or "{}"),
+    )
+
+
+def progress_from(fields: dict[str, Any]) -> Progress:
+    """The progress that an event or a record holds as JSON."""
+    preview = fields.get("preview")
+    return Progress(**{**fields, "preview": Output(**preview) if preview else None})
+
+
+def call(connection: redis.Redis, name: str, *args: str | int | float) -> Any:
+    """Run one function of the script; the only way in which records change.
+
+    Raises:
+        redis.RedisError: nothing changed, or, if the connection was lost, perhaps all of it did.
+    """
+    return connection.register_script(_source())(keys=[], args=[PREFIX, name, *args])
+
+
+def key(*parts: str) -> str:
+    """A key of this project, such as `key("job", id)`."""
+    return PREFIX + ":".join(parts)
+
+
+def _moment(milliseconds: str | None) -> datetime | None:
+    return datetime.fromtimestamp(int(milliseconds) / 1000, UTC) if milliseconds else None
+
+
+def _outputs(text: str | None) -> tuple[Output, ...]:
+    items: Iterable[dict[str, Any]] = json.loads(text or "[]")
+    return tuple(Output(**item) for item in items)
+
+
+@cache
+def _source() -> str:
+    return files("jobs").joinpath("record.lua").read_text()

@@ -1,0 +1,43 @@
+"""The settings that the API and the workers share; the environment is read in the two `__main__`s only."""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from models.networks import WEIGHTS, NetworkNames
+
+
+class JobSettings(BaseSettings):
+    """Where jobs live, how many may wait, and how long things may take. Times are in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="CLIPCANVAS_", frozen=True, extra="ignore")
+
+    redis_url: str = Field("redis://127.0.0.1:6379/0", description="the Redis that holds queue and records")
+    store: str = Field(
+        default_factory=lambda: Path("data/store").absolute().as_uri(),
+        description="where pictures are kept: file:///folder",
+    )
+
+    vqgan: str = Field("demo", description="card of the VQGAN that draws")
+    guides: tuple[str, ...] = Field(
+        ("demo-icons",), min_length=1, description="cards of the CLIPs that guide drawing, as a JSON list"
+    )
+    weights: Path = Field(WEIGHTS, description="folder of the weights that cards name by a relative path")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1 or mps")
+    dtype: str = Field("fp32", pattern="^(fp32|bf16|fp16)$", description="precision of CLIP")
+
+    max_queued: int = Field(1000, ge=1, description="jobs that may wait in all; one more is refused with 503")
+    max_queued_per_key: int = Field(100, ge=1, description="jobs of one key that may wait; then 429")
+    max_attempts: int = Field(3, ge=1, description="starts of a job, before it fails as worker_lost")
+    lease_s: float = Field(10, gt=0, description="a running job unheard of for so long is taken over")
+    run_timeout_s: float = Field(1800, gt=0, description="hard limit of one attempt")
+    retention_s: float = Field(7 * 86400, gt=0, description="a final job and its files are kept for so long")
+    idempotency_ttl_s: float = Field(86400, gt=0, description="how long an Idempotency-Key is remembered")
+
+    @property
+    def network_names(self) -> NetworkNames:
+        """Which networks draw, and how."""
+        return NetworkNames(
+            vqgan=self.vqgan, clips=self.guides, weights=self.weights, device=self.device, dtype=self.dtype
+        )

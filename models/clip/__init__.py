@@ -1,0 +1,60 @@
+"""CLIP: pictures and texts to vectors of one space. This page has its public names; none of them needs torch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Embeddings = NDArray[np.float32]  # (N, D); rows have unit length
+Pixels = NDArray[np.uint8]  # (N, 3, R, R); resized and cropped; normalized on the device
+
+
+class UnknownClip(LookupError):
+    """No card has that name."""
+
+
+class TextTooLong(ValueError):
+    """A text has more tokens than the model reads."""
+
+
+class ClipEncoder(Protocol):
+    """A CLIP ready to serve. Not thread-safe but for `preprocess` and `count_tokens`: give it one thread."""
+
+    name: str
+    dimension: int  # D
+    image_size: int  # R
+    context_length: int  # tokens, both end tokens included
+    logit_scale: float  # already exponentiated; about 100
+    logit_bias: float | None  # a number for SigLIP: probabilities are sigmoids
+
+    def preprocess(self, image: Image.Image) -> Pixels:
+        """RGB picture -> (3, R, R) uint8, as the model's own preprocessing resizes and crops it. Any thread."""
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a text, both end tokens included. Any thread."""
+
+    def encode_images(self, pixels: Pixels) -> Embeddings:
+        """(N, 3, R, R) -> (N, D)"""
+
+    def encode_texts(self, texts: Sequence[str]) -> Embeddings:
+        """Texts -> (N, D).
+
+        Raises:
+            TextTooLong: one has more than `context_length` tokens; none is cut silently.
+        """
+
+
+def load(name: str, weights: Path, device: str = "auto", dtype: str = "fp32") -> ClipEncoder:
+    """Load a CLIP. Slow; imports torch.
+
+    Raises:
+        UnknownClip: no card has that name.
+        models.checkpoints.WeightsMissing: a file is not there.
+        models.checkpoints.WeightsCorrupt: a file's SHA-256 is not the card's.
+    """
+    from models.clip.encoder import OpenClipEncoder
+
+    return OpenClipEncoder.load(name, weights, device, dtype)

