@@ -1,4 +1,4 @@
-"""CLIP: pictures and texts to vectors of one space. This page has its public names; none of them needs torch."""
+"""CLIP: pictures and texts to vectors of one space. Here are its public names; none of them needs torch."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +31,7 @@ class ClipEncoder(Protocol):
     logit_bias: float | None  # a number for SigLIP: probabilities are sigmoids
 
     def preprocess(self, image: Image.Image) -> Pixels:
-        """RGB picture -> (3, R, R) uint8, as the model's own preprocessing resizes and crops it. Any thread."""
+        """RGB picture -> (3, R, R) uint8, resized and cropped as the model was trained. Any thread."""
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text, both end tokens included. Any thread."""

@@ -1,0 +1,237 @@
+"""CLIP over open_clip: the tensor face that keeps gradients, and the numpy face that serves requests."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Self, cast
+
+import numpy as np
+import open_clip
+import torch
+from open_clip.pretrained import get_pretrained_cfg
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms import Compose, Normalize, ToTensor
+
+from models.checkpoints import WeightsMissing, WeightsUnusable, verify
+from models.clip import Embeddings, Pixels, UnknownClip
+from models.clip.cards import CONFIG, ClipCard, find_card
+from models.clip.tokens import Tokens
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+# pictures or texts that one forward takes; a longer list goes through in pieces
+MAX_BATCH = 256
+
+# A picture of 40,000 x 1 pixels would grow to 40,000 times the model's input before its center is taken.
+# Longer ones are first cut to this, far more than the square of which the model sees the center.
+MAX_ASPECT = 16
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device of a name such as cpu, cuda:1 or mps; `auto` is the first there is of cuda, mps and cpu."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+class ClipNetwork:
+    """A frozen CLIP on tensors; gradients pass through to the pictures.
+
+    Made by `load_network`. Weights of linear and convolution layers have `dtype`; norms, and what comes out,
+    stay fp32.
+    """
+
+    def __init__(
+        self, name: str, model: Any, tokenizer: Any, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.name = name
+        self.device = device
+        self.dtype = dtype
+        self.logit_scale = float(model.logit_scale.detach().exp())
+        self.logit_bias = None if model.logit_bias is None else float(model.logit_bias.detach())
+        preprocess = model.visual.preprocess_cfg
+        size = preprocess["size"]
+        self.image_size = int(size if isinstance(size, int) else size[0])  # R
+        self.context_length = int(model.context_length)
+        self.mean = torch.tensor(preprocess["mean"], device=device).view(1, 3, 1, 1)
+        self.std = torch.tensor(preprocess["std"], device=device).view(1, 3, 1, 1)
+        if dtype != torch.float32:
+            open_clip.convert_weights_to_lp(model, dtype=dtype)
+        self._model = model.to(device).eval().requires_grad_(False)
+        self._text = getattr(model, "text", model)  # the text tower, a module of its own in some models
+        self._trims = _is_causal(self._text)
+        self.tokens = Tokens(tokenizer, self.context_length)
+        with torch.inference_mode():
+            self.dimension = int(self.encode_text([""]).shape[-1])  # D
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Pictures (K, 3, R, R) in [0, 1] -> (K, D) of unit length, fp32, differentiable in the pictures."""
+        normalized = (images.to(self.device, torch.float32) - self.mean) / self.std
+        with self._autocast():
+            features = self._model.encode_image(normalized)
+        return F.normalize(features.float(), dim=-1)
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> (P, D) of unit length, fp32.
+
+        Raises:
+            models.clip.TextTooLong: one has more than `context_length` tokens; none is cut silently.
+        """
+        rows = self.tokens(texts)
+        # what comes after a text's end cannot reach it through a causal mask: padding would be wasted work
+        length = max(map(len, rows)) if self._trims else self.context_length
+        tokens = torch.zeros(len(rows), length, dtype=torch.long)
+        for row, ids in zip(tokens, rows, strict=True):
+            row[: len(ids)] = torch.tensor(ids)
+        tokens = tokens.to(self.device)
+        with self._autocast():
+            features = self._trimmed(tokens) if self._trims else self._model.encode_text(tokens)
+        return F.normalize(features.float(), dim=-1)
+
+    def _trimmed(self, tokens: Tensor) -> Tensor:
+        """The text tower on tokens shorter than its context, which its own forward does not take."""
+        tower, length = self._text, tokens.shape[1]
+        x = tower.token_embedding(tokens) + tower.positional_embedding[:length]  # (P, L, width)
+        x = x.to(tower.transformer.get_cast_dtype())
+        x = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask[:length, :length]))
+        x = x[torch.arange(len(x), device=x.device), tokens.argmax(-1)]  # the end token has the highest id
+        if tower.text_projection is None:
+            return cast(Tensor, x)
+        if isinstance(tower.text_projection, torch.nn.Linear):
+            return cast(Tensor, tower.text_projection(x))
+        return cast(Tensor, x @ tower.text_projection)
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+
+class OpenClipEncoder:
+    """A CLIP ready to serve; see `models.clip.ClipEncoder`."""
+
+    def __init__(self, network: ClipNetwork, transform: Compose) -> None:
+        self.network = network
+        self.name = network.name
+        self.dimension = network.dimension
+        self.image_size = network.image_size
+        self.context_length = network.context_length
+        self.logit_scale = network.logit_scale
+        self.logit_bias = network.logit_bias
+        # the model's own transform but for its end: the device normalizes, and bytes are a quarter to move
+        steps = [step for step in transform.transforms if not isinstance(step, ToTensor | Normalize)]
+        keeps_aspect = len(steps) > 2  # it crops or pads, besides resizing and making RGB
+        self._preprocessing = [_cut_to_max_aspect, *steps] if keeps_aspect else steps
+
+    @classmethod
+    def load(cls, name: str, weights: Path, device: str = "auto", dtype: str = "fp32") -> Self:
+        """Load a CLIP; as `models.clip.load`."""
+        return cls(*_load(name, weights, device, dtype))
+
+    def preprocess(self, image: Image.Image) -> Pixels:
+        for step in self._preprocessing:
+            image = step(image)
+        return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+    def count_tokens(self, text: str) -> int:
+        return self.network.tokens.count(text)
+
+    def encode_images(self, pixels: Pixels) -> Embeddings:
+        return self._in_pieces(pixels, lambda piece: self.network.encode_image(self._to_unit_range(piece)))
+
+    def encode_texts(self, texts: Sequence[str]) -> Embeddings:
+        return self._in_pieces(texts, self.network.encode_text)
+
+    def _to_unit_range(self, pixels: Pixels) -> Tensor:
+        writable = np.require(
+            pixels, np.uint8, ["C", "W"]
+        )  # torch warns of arrays that it could not write to
+        return torch.from_numpy(writable).to(self.network.device).float() / 255
+
+    def _in_pieces(self, items: Any, encode: Any) -> Embeddings:
+        rows = [np.empty((0, self.dimension), np.float32)]
+        with torch.inference_mode():
+            for start in range(0, len(items), MAX_BATCH):
+                rows.append(encode(items[start : start + MAX_BATCH]).cpu().numpy())
+        return np.concatenate(rows)
+
+
+def load_network(name: str, weights: Path, device: str = "auto", dtype: str = "fp32") -> ClipNetwork:
+    """Load a CLIP to compute with tensors; arguments and errors as `models.clip.load`."""
+    return _load(name, weights, device, dtype)[0]
+
+
+def _load(name: str, weights: Path, device: str, dtype: str) -> tuple[ClipNetwork, Compose]:
+    """The network, and open_clip's own transform of pictures for it."""
+    card = find_card(name, weights)
+    folder = card.local_folder(weights)
+    if folder is None:
+        source, options = _remote_source(card)
+    else:
+        _check_folder(folder, card)
+        source, options = f"local-dir:{folder}", {}
+    # fp32 first: converted any earlier, a logit scale of 100 would become 98.5 in bf16
+    options |= {"precision": "fp32", "device": "cpu"}
+    try:
+        # the tokenizer first: it is quick to say that a package is missing
+        tokenizer = open_clip.get_tokenizer(source)
+        with torch.random.fork_rng(devices=[]):  # weights are drawn at random before they are loaded
+            model, transform = open_clip.create_model_from_pretrained(source, **options)
+    except ImportError as error:
+        raise WeightsUnusable(f"{name} needs a package that is not installed: {error}") from error
+    except Exception as error:  # open_clip, timm and the hub's client raise many kinds
+        if folder is None:
+            raise WeightsMissing(
+                f"{name} is not on this machine and could not be fetched: {error}"
+            ) from error
+        raise WeightsUnusable(f"{name} cannot be built of the files in {folder}: {error}") from error
+    network = ClipNetwork(name, model, tokenizer, pick_device(device), DTYPES[dtype])
+    return network, transform
+
+
+def _check_folder(folder: Path, card: ClipCard) -> None:
+    """Raises WeightsMissing or WeightsCorrupt unless all is there, and what the card says it is."""
+    if not (folder / CONFIG).is_file():
+        raise WeightsMissing(f"weights file {folder / CONFIG} is not there")
+    for file, sha256 in card.files.items() if card.scheme == "local-dir" else ():
+        verify(folder / file, sha256)
+    # open_clip would take a pickle in its place
+    if not any(folder.glob("*.safetensors")):
+        raise WeightsMissing(
+            f"no .safetensors file in {folder}; python -m models.checkpoints makes one of a .pt or .bin"
+        )
+
+
+def _remote_source(card: ClipCard) -> tuple[str, dict[str, Any]]:
+    """What open_clip calls a model that is not a folder, and how to build it as it was trained."""
+    if card.scheme == "hf-hub":
+        return card.source, {}
+    architecture, _, tag = card.place.partition("/")
+    pretrained = get_pretrained_cfg(architecture, tag)
+    if not pretrained:
+        raise UnknownClip(f"open_clip has no {architecture} with the tag {tag}")
+    # OpenAI's and some others were trained with QuickGELU: with GELU they load and are wrong (open_clip 771)
+    return architecture, {"pretrained": tag, "force_quick_gelu": pretrained.get("quick_gelu", False)}
+
+
+def _is_causal(tower: Any) -> bool:
+    """Whether a text tower reads left to right and answers with the state at the end of the text."""
+    mask = getattr(tower, "attn_mask", None)
+    if mask is None or getattr(tower, "text_pool_type", getattr(tower, "pool_type", None)) != "argmax":
+        return False
+    if getattr(tower, "cls_emb", None) is not None or getattr(tower, "use_pad_mask", False):
+        return False
+    return torch.equal(mask, torch.full_like(mask, -torch.inf).triu(1))
+
+
+def _cut_to_max_aspect(image: Image.Image) -> Image.Image:
+    """The middle of a picture whose sides differ more than `MAX_ASPECT` times; others unchanged."""
+    longest = MAX_ASPECT * min(image.size)
+    if max(image.size) <= longest:
+        return image
+    left, top = (max(0, (side - longest) // 2) for side in image.size)
+    return image.crop((left, top, image.width - left, image.height - top))
