@@ -1,0 +1,65 @@
+"""Clipcanvas from the outside: a typed client for programs, a command line for people, and the launcher.
+
+from clipcanvas import Client
+
+with Client("http://127.0.0.1:8000") as client:
+    print(client.classify("cat.jpg", ["cat", "dog"]).best)
+    job = client.draw("a red heart")
+    client.save(job, "heart.png")
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clipcanvas.client import AsyncClient, Client
+    from clipcanvas.errors import (
+        ApiError,
+        ClipcanvasError,
+        JobCanceled,
+        JobExpired,
+        JobFailed,
+        JobUnsuccessful,
+        Unreachable,
+        WaitTimeout,
+    )
+    from clipcanvas.results import Event, Job, Prompt
+
+_HOMES = {
+    "clipcanvas.client": ("AsyncClient", "Client"),
+    "clipcanvas.errors": (
+        "ApiError",
+        "ClipcanvasError",
+        "JobCanceled",
+        "JobExpired",
+        "JobFailed",
+        "JobUnsuccessful",
+        "Unreachable",
+        "WaitTimeout",
+    ),
+    "clipcanvas.results": ("Event", "Job", "Prompt"),
+}
+
+__all__ = [
+    "ApiError",
+    "AsyncClient",
+    "Client",
+    "ClipcanvasError",
+    "Event",
+    "Job",
+    "JobCanceled",
+    "JobExpired",
+    "JobFailed",
+    "JobUnsuccessful",
+    "Prompt",
+    "Unreachable",
+    "WaitTimeout",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for: `clipcanvas --help` needs no httpx."""
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

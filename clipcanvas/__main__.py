@@ -1,0 +1,5 @@
+"""`python -m clipcanvas`: the command line."""
+
+from clipcanvas.cli import main
+
+main()

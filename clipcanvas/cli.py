@@ -1,0 +1,137 @@
+"""The command line: `clipcanvas COMMAND`; each command says more with --help."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipcanvas import cli_clip, cli_jobs, terminal
+from clipcanvas.terminal import DEFAULT_URL, ApiKey, AsJson, Url
+
+app = typer.Typer(
+    help="Look at pictures with CLIP, draw them with VQGAN+CLIP: run the service, or use one that runs.",
+    epilog=terminal.EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Run the command line; every error ends in one clear line and its exit code."""
+    try:
+        app()
+    except Exception as error:
+        from clipcanvas.children import GaveUp
+        from clipcanvas.errors import ClipcanvasError
+        from clipcanvas.launcher import StartRefused
+
+        if not isinstance(error, ClipcanvasError | StartRefused | GaveUp | OSError):
+            raise  # ours to mend: the traceback says where
+        sys.exit(terminal.explain(error))
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"clipcanvas {version('clipcanvas')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(envvar="CLIPCANVAS_HOST", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(envvar="CLIPCANVAS_PORT", min=0, max=65535, help="Port; 0 takes a free one.")
+    ] = 8000,
+    data: Annotated[Path, typer.Option(help="Folder of everything that is kept.")] = Path("data"),
+    workers: Annotated[int, typer.Option(min=0, help="Processes that draw; 0 only looks.")] = 1,
+    redis: Annotated[
+        str | None,
+        typer.Option(
+            envvar="CLIPCANVAS_REDIS_URL",
+            metavar="URL",
+            help="Redis 8 to use; without, one is started that keeps its data in the data folder.",
+        ),
+    ] = None,
+) -> None:
+    """Run the whole service on this machine, until Ctrl-C: Redis, the API, workers and the janitor."""
+    import asyncio
+    import os
+
+    from clipcanvas import launcher
+
+    plan = launcher.ServicePlan(host, port, data, workers, redis, dict(os.environ))
+    asyncio.run(launcher.serve(plan))
+
+
+app.command()(cli_clip.classify)
+app.command()(cli_clip.embed)
+app.command()(cli_clip.rank)
+app.command()(cli_jobs.draw)
+app.add_typer(cli_jobs.jobs, name="jobs")
+
+
+@app.command()
+def models(url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False) -> None:
+    """List the CLIP models and the generators of the service."""
+    with terminal.connect(url, api_key) as client:
+        cards, generators = client.models(), client.generators()
+    if as_json:
+        terminal.print_json(
+            {
+                "models": [card.model_dump(mode="json") for card in cards],
+                "generators": [card.model_dump(mode="json") for card in generators],
+            }
+        )
+        return
+    terminal.print_table(
+        ["model", "embedding", "image", "context", "license", "loaded"],
+        [
+            (card.id, card.embedding_dim, card.image_size, card.context_length, card.license, card.loaded)
+            for card in cards
+        ],
+        title="CLIP models (--model)",
+    )
+    print()
+    terminal.print_table(
+        ["generator", "description"],
+        [(card.name, card.description) for card in generators],
+        title="Generators (--generator)",
+    )
+
+
+@app.command()
+def doctor(
+    data: Annotated[Path, typer.Option(help="Data folder of the service.")] = Path("data"),
+    port: Annotated[int, typer.Option(help="Port that `serve` would use.")] = 8000,
+    url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """Say what is missing on this machine to run the service, and how to mend it."""
+    import dataclasses
+
+    from clipcanvas import doctor as diagnosis
+
+    findings = diagnosis.examine(data, port, url)
+    if as_json:
+        terminal.print_json([dataclasses.asdict(finding) for finding in findings])
+    else:
+        terminal.print_table(
+            ["", "what", "found", "to do"],
+            [(finding.state, finding.name, finding.found, finding.mend) for finding in findings],
+        )
+    if any(finding.state == "missing" for finding in findings):
+        raise typer.Exit(terminal.UNSUCCESSFUL)

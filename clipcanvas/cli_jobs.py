@@ -1,0 +1,257 @@
+"""Commands about drawings: draw, and jobs list, show, cancel, wait."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clipcanvas import terminal
+from clipcanvas.terminal import DEFAULT_URL, ApiKey, AsJson, Url
+
+if TYPE_CHECKING:
+    from clipcanvas.client import Client
+    from clipcanvas.results import Job
+
+JobId = Annotated[str, typer.Argument(metavar="ID", help="Id of the job, such as job_01...")]
+OutputFile = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to save the picture.")
+]
+
+jobs = typer.Typer(help="List, show, cancel and wait for jobs.", no_args_is_help=True)
+
+
+def draw(
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", help='What to draw, such as "a fox | blurry:-0.3".')
+    ],
+    output: OutputFile = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="WIDTHxHEIGHT", help="In pixels; without, the generator's own.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the drawing loop.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="The same seed draws the same picture.")] = None,
+    generator: Annotated[
+        str | None, typer.Option(metavar="NAME", help="How to draw; see `clipcanvas models`.")
+    ] = None,
+    num_images: Annotated[int | None, typer.Option("--num-images", "-n", min=1, help="How many.")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", "-O", metavar="KEY=VALUE", help="Option of the generator; repeatable."),
+    ] = None,
+    detach: Annotated[bool, typer.Option(help="Print the job's id and do not wait.")] = False,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw a picture and save it; Ctrl-C cancels the job."""
+    width, height = _size(size)
+    options = dict(_option(item) for item in option or [])
+    if output:
+        _check_folder(output)
+    with terminal.connect(url, api_key) as client:
+        job = client.create_job(
+            prompt,
+            generator=generator,
+            width=width,
+            height=height,
+            steps=steps,
+            seed=seed,
+            num_images=num_images,
+            options=options or None,
+        )
+        if detach:
+            terminal.print_json(job.model_dump(mode="json")) if as_json else print(job.id)
+            return
+        try:
+            job, saved = _follow(client, job, output or Path(f"{job.id}.png"))
+        except KeyboardInterrupt:
+            _cancel_interrupted(job.id, url, api_key)
+            raise typer.Exit(terminal.INTERRUPTED) from None
+    if as_json:
+        terminal.print_json(job.model_dump(mode="json") | {"saved": [str(path) for path in saved]})
+        return
+    for path in saved:
+        print(path)
+    seconds = (job.finished_at - job.started_at).total_seconds() if job.finished_at and job.started_at else 0
+    terminal.note(f"{job.id} took {seconds:.1f} s with seed {job.request.get('seed')}")
+
+
+@jobs.command("list")
+def list_jobs(
+    status: Annotated[
+        str | None, typer.Option(help="queued, running, succeeded, failed, canceled or expired.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="How many.")] = 20,
+    after: Annotated[str | None, typer.Option(metavar="ID", help="Go on after this job.")] = None,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """List jobs, newest first."""
+    with terminal.connect(url, api_key) as client:
+        page = client.jobs(status=status, limit=limit, after=after)
+    if as_json:
+        terminal.print_json(page.model_dump(mode="json"))
+        return
+    terminal.print_table(
+        ["id", "status", "step", "created", "prompt"],
+        [
+            (job.id, job.status, _step(job), f"{job.created_at:%Y-%m-%d %H:%M:%S}", _prompt(job))
+            for job in page.data
+        ],
+    )
+    if page.has_more:
+        terminal.note(f"there are more: --after {page.last_id}")
+
+
+@jobs.command()
+def show(job_id: JobId, url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False) -> None:
+    """Show one job."""
+    with terminal.connect(url, api_key) as client:
+        job = client.job(job_id)
+    if as_json:
+        terminal.print_json(job.model_dump(mode="json"))
+        return
+    rows: list[tuple[str, object]] = [
+        ("id", job.id),
+        ("status", job.status),
+        ("prompt", _prompt(job)),
+        ("generator", job.generator),
+        ("size", f"{job.request.get('width')}x{job.request.get('height')}"),
+        ("seed", job.request.get("seed")),
+        ("step", _step(job)),
+        ("attempt", job.attempt),
+        ("created", job.created_at),
+        ("started", job.started_at),
+        ("finished", job.finished_at),
+        *(("output", f"{url.rstrip('/')}{output.url}") for output in job.outputs),
+    ]
+    if job.error:
+        rows.append(("error", f"{job.error.detail} ({job.error.code})"))
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        print(f"{name:<{width}}  {'-' if value is None else value}")
+
+
+@jobs.command()
+def cancel(job_id: JobId, url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False) -> None:
+    """Cancel a job; a running one stops within a step."""
+    with terminal.connect(url, api_key) as client:
+        job = client.cancel(job_id)
+    if as_json:
+        terminal.print_json(job.model_dump(mode="json"))
+    else:
+        print(f"{job.id} is canceled" if job.is_final else f"{job.id} stops within a step")
+
+
+@jobs.command()
+def wait(
+    job_id: JobId,
+    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds to wait at most.")] = None,
+    output: OutputFile = None,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Wait until a job is final, and save its picture if asked; Ctrl-C leaves the job alone."""
+    if output:
+        _check_folder(output)
+    with terminal.connect(url, api_key) as client:
+        try:
+            job = client.wait(job_id, timeout_s=timeout)
+        except KeyboardInterrupt:
+            terminal.note(f"{job_id} goes on")
+            raise typer.Exit(terminal.INTERRUPTED) from None
+        saved = _save(client, job, output) if output else []
+    if as_json:
+        terminal.print_json(job.model_dump(mode="json"))
+        return
+    print(f"{job.id} {job.status}")
+    for path in saved:
+        print(path)
+
+
+def _follow(client: "Client", job: "Job", output: Path) -> "tuple[Job, list[Path]]":
+    """Show a job's progress until it succeeded, and save its pictures."""
+    from clipcanvas.client import successful
+    from clipcanvas.progress import ProgressDisplay
+
+    preview_path = output.with_name(f"{output.stem}.preview.jpg")
+    with ProgressDisplay(job) as display:
+        for event in client.events(job.id):
+            display.show(event)
+            if event.progress and event.progress.preview:
+                preview = client.output(job.id, event.progress.preview.rpartition("/")[2])
+                _write(preview_path, preview)
+                display.previewed(preview_path)
+            job = event.job or job
+    saved = _save(client, successful(job), output)
+    preview_path.unlink(missing_ok=True)
+    return job, saved
+
+
+def _save(client: "Client", job: "Job", output: Path) -> list[Path]:
+    pictures = [item for item in job.outputs if item.name.startswith("image-")]
+    paths = [
+        output if index == 0 else output.with_name(f"{output.stem}-{index}{output.suffix}")
+        for index in range(len(pictures))
+    ]
+    for item, path in zip(pictures, paths, strict=True):
+        _write(path, client.output(job.id, item.name))
+    return paths
+
+
+def _write(path: Path, content: bytes) -> None:
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(content)
+    part.replace(path)  # so that whoever looks sees a whole picture
+
+
+def _cancel_interrupted(job_id: str, url: str, api_key: str | None) -> None:
+    from clipcanvas.errors import ApiError
+
+    with terminal.connect(url, api_key) as client:  # the other one was interrupted in the middle of an answer
+        try:
+            client.cancel(job_id)
+        except ApiError as error:
+            if error.status != 409:
+                raise
+            terminal.note(f"{job_id} had ended already")
+            return
+    terminal.note(f"canceled {job_id}")
+
+
+def _check_folder(output: Path) -> None:
+    if not output.absolute().parent.is_dir():
+        raise typer.BadParameter(f"there is no folder {output.absolute().parent}", param_hint="--output")
+    if output.is_dir():
+        raise typer.BadParameter(f"{output} is a folder", param_hint="--output")
+
+
+def _size(size: str | None) -> tuple[int | None, int | None]:
+    if size is None:
+        return None, None
+    width, cross, height = size.lower().partition("x")
+    if not (cross and width.isdecimal() and height.isdecimal()):
+        raise typer.BadParameter(f"expected WIDTHxHEIGHT such as 256x256, not {size!r}", param_hint="--size")
+    return int(width), int(height)
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise typer.BadParameter(f"expected KEY=VALUE, not {text!r}", param_hint="--option")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _step(job: "Job") -> str | None:
+    return f"{job.progress.step}/{job.progress.steps}" if job.progress else None
+
+
+def _prompt(job: "Job") -> str:
+    prompts = job.request.get("prompts") or []
+    return " | ".join(str(prompt.get("text") or "(image)") for prompt in prompts)
