@@ -27,7 +27,7 @@ class Lease:
 
     @staticmethod
     def start(connection: redis.Redis, job_id: str, worker: str, seconds: float) -> "Lease | str":
-        """Take a job that waits, or whose lease ran out; else why not: `leased`, `missing` or its final status."""
+        """Take a job that waits or whose lease ran out; else why not: leased, missing or a final status."""
         token = secrets.token_hex(6)
         outcome = call(connection, "start", job_id, token, worker, _ms(seconds))
         if isinstance(outcome, str):

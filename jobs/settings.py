@@ -24,6 +24,11 @@ class JobSettings(BaseSettings):
         ("demo-icons",), min_length=1, description="cards of the CLIPs that guide drawing, as a JSON list"
     )
     weights: Path = Field(WEIGHTS, description="folder of the weights that cards name by a relative path")
+    generators: tuple[str, ...] = Field(
+        ("gradient", "pixels", "vqgan_clip"),
+        min_length=1,
+        description="what clients may ask for, as a JSON list",
+    )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 or mps")
     dtype: str = Field("fp32", pattern="^(fp32|bf16|fp16)$", description="precision of CLIP")
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Protocol, cast
 from urllib.parse import urlsplit
 
-_KEY = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)")
+_PART = r"[A-Za-z0-9_-][A-Za-z0-9._-]*"  # no empty part, none that starts with a dot
+_KEY = re.compile(rf"{_PART}(/{_PART})*")
 
 
 class UnknownStore(ValueError):
@@ -51,7 +52,7 @@ def check_key(key: str) -> str:
     Raises:
         ValueError: it cannot be a key.
     """
-    if not _KEY.fullmatch(key) or ".." in key:
+    if not _KEY.fullmatch(key):
         raise ValueError(f"not a key: {key!r}")
     return key
 

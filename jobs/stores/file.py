@@ -45,7 +45,7 @@ class FileStore:
             raise KeyMissing(key) from error
 
     def delete(self, prefix: str) -> None:
-        path = self.root / check_key(f"{prefix}/x").removesuffix("/x")
+        path = self.root / check_key(prefix)
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

@@ -1,0 +1,1 @@
+"""The GPU side: the worker that draws and the janitor that puts right what others left."""

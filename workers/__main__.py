@@ -1,0 +1,102 @@
+"""`python -m workers`: a worker that draws. `python -m workers janitor`: the janitor."""
+
+import argparse
+import os
+import secrets
+import signal
+import socket
+import sys
+import threading
+import time
+from types import FrameType
+
+import structlog
+
+from jobs import logs
+from jobs.connection import connect, connect_rq
+from jobs.queue import RUN_JOB
+from jobs.stores import open_store
+from models import generators
+from models.networks import Networks
+from workers.attempt import Attempts
+from workers.janitor import Janitor
+from workers.pulse import Pulse
+from workers.run import Studio
+from workers.settings import WorkerSettings
+from workers.worker import DrawingWorker
+
+log = structlog.get_logger("workers")
+
+LOAD_FAILED = 4
+
+
+def main() -> int:
+    """Run until SIGTERM; the exit code is 0 then, and 4 if the models could not be loaded."""
+    parser = argparse.ArgumentParser(prog="python -m workers", description=__doc__)
+    parser.add_argument("role", nargs="?", choices=("worker", "janitor"), default="worker")
+    role = parser.parse_args().role
+    logs.configure()
+    settings = WorkerSettings()
+    return sweep(settings) if role == "janitor" else draw(settings)
+
+
+def sweep(settings: WorkerSettings) -> int:
+    """Be a janitor."""
+    stop = threading.Event()
+
+    def request_stop(signum: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, request_stop)
+    signal.signal(signal.SIGINT, request_stop)
+    Janitor(settings, open_store(settings.store), stop).run()
+    return 0
+
+
+def draw(settings: WorkerSettings) -> int:
+    """Be a worker."""
+    name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+    structlog.contextvars.bind_contextvars(worker=name)
+    pulse = Pulse(
+        connect(settings.redis_url, patience_s=0.5),
+        name,
+        period_s=settings.heartbeat_s,
+        details={"device": settings.device, "vqgan": settings.vqgan, "guides": ", ".join(settings.guides)},
+    )
+    pulse.start()
+    try:
+        loaded = _load(settings)
+    except Exception as error:
+        log.exception("models could not be loaded")
+        pulse.show("failed", reason=f"{type(error).__name__}: {error}")
+        time.sleep(settings.heartbeat_s)  # long enough to be seen; whoever started us starts us again
+        return LOAD_FAILED
+    drain = threading.Event()
+    attempts = Attempts(settings, Studio(loaded, open_store(settings.store)), pulse, name, drain)
+    worker = DrawingWorker(
+        connect_rq(settings.redis_url, patience_s=settings.redis_patience_s),
+        name,
+        functions={RUN_JOB: attempts.run_job},
+        drain=drain,
+        lease_s=settings.lease_s,
+    )
+    pulse.show("idle")
+    worker.work(logging_level="WARNING")
+    pulse.stop()
+    return 0 if drain.is_set() else 1
+
+
+def _load(settings: WorkerSettings) -> dict[str, generators.ImageGenerator]:
+    if settings.threads:
+        import torch
+
+        torch.set_num_threads(settings.threads)
+    networks = Networks(settings.network_names)
+    started_s = time.monotonic()
+    loaded = {name: generators.find(name).load(networks) for name in settings.generators}
+    log.info("models loaded", generators=list(loaded), seconds=round(time.monotonic() - started_s, 1))
+    return loaded
+
+
+if __name__ == "__main__":
+    sys.exit(main())

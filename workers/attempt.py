@@ -1,0 +1,137 @@
+"""One attempt at a job: take its lease, draw, and write the end of it, whatever that is."""
+
+import faulthandler
+import threading
+import time
+from dataclasses import replace
+
+import redis
+import structlog
+
+from jobs.connection import connect
+from jobs.lease import Lease, LeaseLost
+from jobs.queue import JobQueue
+from jobs.record import JobError, JobMissing, Output, Progress, Status
+from jobs.stores import KeyMissing, StorageFull
+from models.generators import GenerationError
+from workers.pulse import Pulse
+from workers.run import Canceled, Drained, Pace, Signals, Studio, TimedOut, run
+from workers.settings import WorkerSettings
+
+log = structlog.get_logger(__name__)
+
+HARD_GRACE_S = 30  # a step that hangs for so long past the time limit takes the process with it
+
+
+class Attempts:
+    """Runs jobs one after the other on a studio that stays warm.
+
+    Args:
+        drain: set when this worker is to stop; the running job is handed back.
+    """
+
+    def __init__(
+        self, settings: WorkerSettings, studio: Studio, pulse: Pulse, name: str, drain: threading.Event
+    ) -> None:
+        self._settings, self._studio, self._pulse, self._name, self._drain = (
+            settings,
+            studio,
+            pulse,
+            name,
+            drain,
+        )
+        self._queue = JobQueue(settings, patience_s=settings.redis_patience_s)
+        self._patient = connect(settings.redis_url, patience_s=settings.redis_patience_s)
+        self._hurried = connect(settings.redis_url, patience_s=0.5)
+
+    def run_job(self, job_id: str) -> None:
+        """Run a job that RQ named, if it still waits; its record then says how it ended.
+
+        Never raises for what happens to one job, so that RQ has nothing to retry.
+        """
+        lease = Lease.start(self._patient, job_id, self._name, self._settings.lease_s)
+        if isinstance(lease, str):
+            log.info("job not started", job_id=job_id, because=lease)
+            return
+        with structlog.contextvars.bound_contextvars(job_id=job_id, attempt=lease.attempt):
+            log.info("job started")
+            started_s = time.monotonic()
+            ended = self._attempt(lease)
+            log.info("job ended", how=ended, seconds=round(time.monotonic() - started_s, 3))
+
+    def _attempt(self, lease: Lease) -> str:
+        signals = Signals(drain=self._drain)
+        self._pulse.hold(lease, signals)
+        faulthandler.dump_traceback_later(self._settings.run_timeout_s + HARD_GRACE_S, exit=True)
+        try:
+            return self._draw(lease, signals)
+        except (LeaseLost, JobMissing):
+            self._studio.store.delete(f"{lease.job_id}/{lease.token}")
+            return "lease lost"
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            self._pulse.release()
+
+    def _draw(self, lease: Lease, signals: Signals) -> str:
+        settings = self._settings
+        pace = Pace(
+            settings.progress_every_s,
+            settings.preview_every,
+            settings.checkpoint_every_s,
+            settings.run_timeout_s,
+        )
+
+        def report(
+            *, progress: Progress | None = None, previewed: bool = False, checkpoint: str = ""
+        ) -> None:
+            try:
+                if hurried.report(progress=progress, previewed=previewed, checkpoint=checkpoint):
+                    signals.cancel.set()
+            except redis.RedisError as error:
+                # the drawing goes on: what matters is written at its end, with patience
+                log.warning("progress not told", error=type(error).__name__)
+
+        hurried = replace(lease, connection=self._hurried)
+        folder = f"{lease.job_id}/{lease.token}"
+        try:
+            job = self._queue.get(lease.job_id)
+            outputs = run(job, folder, self._studio, report, signals, pace)
+        except Drained:
+            lease.hand_back()
+            self._queue.dispatch(lease.job_id, job.priority, at_front=True)
+            return "handed back"
+        except Canceled:
+            return self._end(lease, Status.CANCELED)
+        except TimedOut as error:
+            return self._end(lease, Status.FAILED, JobError("timeout", str(error)))
+        except GenerationError as error:
+            return self._end(lease, Status.FAILED, JobError("generation_failed", str(error)))
+        except KeyMissing:
+            gone = JobError("input_missing", "a picture of the request is no longer kept")
+            return self._end(lease, Status.FAILED, gone)
+        except StorageFull:
+            full = JobError("storage_full", "there is no room left for the pictures", retryable=True)
+            return self._end(lease, Status.FAILED, full)
+        except LeaseLost:
+            raise
+        except Exception as error:
+            if _is_out_of_memory(error):
+                log.warning("out of memory on the device")
+                oom = JobError("cuda_oom", "the picture is too large for the device's memory", retryable=True)
+                return self._end(lease, Status.FAILED, oom)
+            log.exception("job failed")
+            return self._end(lease, Status.FAILED, JobError("internal", "internal error", retryable=True))
+        return self._end(lease, Status.SUCCEEDED, outputs=outputs)
+
+    def _end(
+        self, lease: Lease, status: Status, error: JobError | None = None, outputs: tuple[Output, ...] = ()
+    ) -> str:
+        lease.finish(status, outputs=outputs, error=error)
+        self._studio.store.delete(f"{lease.job_id}/{lease.token}/checkpoint")
+        return f"{status}: {error.code}" if error else status
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError)

@@ -1,0 +1,126 @@
+"""The janitor: puts right what others left, so that nothing depends on a free worker. Holds no torch.
+
+One of several leads, by a lock in Redis; each sweep is safe to be done twice all the same.
+"""
+
+import secrets
+import threading
+import time
+
+import redis
+import structlog
+from rq.intermediate_queue import IntermediateQueue
+from rq.queue import Queue
+
+from jobs.connection import connect, connect_rq
+from jobs.queue import JobQueue
+from jobs.record import PRIORITIES, JobMissing, Status, call, key
+from jobs.stores import Store
+from workers.settings import WorkerSettings
+
+log = structlog.get_logger(__name__)
+
+UNDISPATCHED_S = 5  # a create that is still under way is left alone
+POPPED_S = 5  # so is a worker between its pop and its start
+ORPHAN_S = 3600  # a folder without a record may be of a create that is still under way
+ORPHANS_EVERY_S = 600
+LOCK_S = 10
+
+
+class Janitor:
+    """Sweeps every `sweep_every_s` seconds until `stop` is set."""
+
+    def __init__(self, settings: WorkerSettings, store: Store, stop: threading.Event) -> None:
+        self._settings, self._store, self._stop = settings, store, stop
+        self._redis = connect(settings.redis_url, patience_s=1)
+        self._rq = connect_rq(settings.redis_url, patience_s=1)
+        self._queue = JobQueue(settings)
+        self._token = secrets.token_hex(8)
+        self._popped: dict[tuple[str, bytes], float] = {}
+        self._orphans_s = float("-inf")
+
+    def run(self) -> None:
+        """Sweep until told to stop. A Redis that is gone is waited for."""
+        while not self._stop.is_set():
+            try:
+                if self._leads():
+                    self.sweep()
+            except redis.RedisError as error:
+                log.warning("redis is not there", error=type(error).__name__)
+            self._stop.wait(self._settings.sweep_every_s)
+        self._abdicate()
+
+    def sweep(self) -> None:
+        """One round of everything."""
+        self._recover_lost()
+        self._dispatch_waiting()
+        self._put_back_popped()
+        self._forget_old()
+        if time.monotonic() - self._orphans_s > ORPHANS_EVERY_S:
+            self._orphans_s = time.monotonic()
+            self._delete_orphans()
+
+    def _leads(self) -> bool:
+        lock = key("janitor")
+        if self._redis.set(lock, self._token, nx=True, ex=LOCK_S):
+            log.info("leading")
+            return True
+        if self._redis.get(lock) != self._token:
+            return False
+        return bool(self._redis.expire(lock, LOCK_S))
+
+    def _abdicate(self) -> None:
+        try:
+            if self._redis.get(key("janitor")) == self._token:
+                self._redis.delete(key("janitor"))
+        except redis.RedisError:
+            return  # the lock runs out by itself
+
+    def _recover_lost(self) -> None:
+        told = call(self._redis, "recover_lost")
+        for job_id, status in zip(told[::2], told[1::2], strict=True):
+            log.warning("lease ran out", job_id=job_id, now=status)
+            if status == Status.QUEUED:
+                self._dispatch(job_id, at_front=True)
+
+    def _dispatch_waiting(self) -> None:
+        for job_id in call(self._redis, "undispatched", UNDISPATCHED_S * 1000):
+            log.warning("queued but not dispatched", job_id=job_id)
+            self._dispatch(job_id)
+
+    def _dispatch(self, job_id: str, *, at_front: bool = False) -> None:
+        try:
+            self._queue.dispatch(job_id, self._queue.get(job_id).priority, at_front=at_front)
+        except JobMissing:
+            call(self._redis, "dispatched", job_id)
+
+    def _put_back_popped(self) -> None:
+        # what a worker popped and died with before it started it
+        seen: dict[tuple[str, bytes], float] = {}
+        for name in PRIORITIES:
+            queue = Queue(name, connection=self._rq)
+            popped = IntermediateQueue.get_intermediate_queue_key(queue.key)
+            for rq_id in self._rq.lrange(popped, 0, -1):
+                since_s = self._popped.get((name, rq_id), time.monotonic())
+                if time.monotonic() - since_s < POPPED_S:
+                    seen[name, rq_id] = since_s
+                    continue
+                log.warning("popped and not started", rq_id=rq_id.decode())
+                with self._rq.pipeline(transaction=True) as pipe:
+                    pipe.lrem(popped, 1, rq_id)
+                    pipe.lpush(queue.key, rq_id)
+                    pipe.execute()
+        self._popped = seen
+
+    def _forget_old(self) -> None:
+        told = call(self._redis, "forgettable")
+        for job_id, tenant in zip(told[::2], told[1::2], strict=True):
+            self._store.delete(job_id)  # first the files: a record without them can be swept again
+            call(self._redis, "delete", job_id, tenant)
+            log.info("job forgotten", job_id=job_id)
+
+    def _delete_orphans(self) -> None:
+        for folder, changed_s in self._store.folders():
+            if time.time() - changed_s > ORPHAN_S and not self._redis.exists(key("job", folder)):
+                log.info("orphan deleted", folder=folder)
+                self._store.delete(folder)

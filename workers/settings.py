@@ -1,0 +1,17 @@
+"""The settings of a worker and of the janitor; the environment is read in `__main__` only."""
+
+from pydantic import Field
+
+from jobs.settings import JobSettings
+
+
+class WorkerSettings(JobSettings):
+    """How a worker draws and how often it speaks. Times are in seconds."""
+
+    threads: int = Field(0, ge=0, description="CPU threads of torch; 0 leaves the choice to torch")
+    heartbeat_s: float = Field(2, gt=0, description="how often a worker renews its lease")
+    progress_every_s: float = Field(0.5, gt=0, description="progress is told at most this often")
+    preview_every: int = Field(10, ge=1, description="steps between two previews, at the least")
+    checkpoint_every_s: float = Field(5, gt=0, description="how often a checkpoint is kept")
+    redis_patience_s: float = Field(300, gt=0, description="how long a worker waits for a Redis that is gone")
+    sweep_every_s: float = Field(1, gt=0, description="how often the janitor looks")
