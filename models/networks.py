@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
+
     from models.clip.encoder import ClipNetwork
     from models.prior import Prior
     from models.vqgan.network import Vqgan
@@ -24,3 +26,66 @@ class NetworkNames:
     weights: Path = WEIGHTS
     device: str = "auto"  # auto | cpu | cuda | cuda:1 | mps
     dtype: str = "fp32"  # of CLIP; fp32 | bf16 | fp16
+
+
+class Networks:
+    """Networks by name, each loaded at its first use and kept: one object for all generators of a worker."""
+
+    def __init__(self, names: NetworkNames) -> None:
+        self.names = names
+        self._lock = threading.RLock()
+        self._clips: dict[str, ClipNetwork] = {}
+
+    @cached_property
+    def device(self) -> "torch.device":
+        """Where the networks run."""
+        from models.clip.encoder import pick_device
+
+        return pick_device(self.names.device)
+
+    def clip(self, name: str) -> "ClipNetwork":
+        """A CLIP.
+
+        Raises:
+            UnknownClip, WeightsMissing, WeightsCorrupt: as `models.clip.load`.
+        """
+        from models.clip.encoder import load_network
+
+        with self._lock:
+            if name not in self._clips:
+                self._clips[name] = load_network(name, self.names.weights, str(self.device), self.names.dtype)
+            return self._clips[name]
+
+    def guides(self) -> "list[ClipNetwork]":
+        """The CLIPs that guide drawing."""
+        return [self.clip(name) for name in self.names.clips]
+
+    def vqgan(self) -> "Vqgan":
+        """The VQGAN.
+
+        Raises:
+            UnknownVqgan, WeightsMissing, WeightsCorrupt, WeightsMismatch: as `models.vqgan.load`.
+        """
+        with self._lock:
+            return self._vqgan
+
+    def prior(self) -> "Prior | None":
+        """The prior of the VQGAN's card; none: it has none.
+
+        Raises:
+            WeightsMissing, WeightsCorrupt, WeightsMismatch: likewise.
+        """
+        with self._lock:
+            return self._prior
+
+    @cached_property
+    def _vqgan(self) -> "Vqgan":
+        from models.vqgan import load
+
+        return load(self.names.vqgan, self.names.weights, str(self.device))
+
+    @cached_property
+    def _prior(self) -> "Prior | None":
+        from models.vqgan import load_prior
+
+        return load_prior(self.names.vqgan, self.names.weights, str(self.device))

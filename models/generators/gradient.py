@@ -1,0 +1,75 @@
+"""A color gradient from the seed alone: it reads no prompt and needs no weights, to try the service out.
+
+Each step moves the picture from gray a little nearer to the gradient.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import BaseModel, Field
+
+from models import snapshots
+from models.generators import GenerationRequest, ImageGenerator, Profile, Step
+
+if TYPE_CHECKING:
+    from models.networks import NetworkNames, Networks
+
+
+class Options(BaseModel, frozen=True, extra="forbid"):
+    """How the gradient is drawn."""
+
+    delay_s: float = Field(0.0, ge=0, le=1, description="seconds to wait at each step, to make a slow job")
+
+
+def profile(names: "NetworkNames") -> Profile:
+    """The same with any networks."""
+    return Profile(width=256, height=256, steps=20, size_multiple=1, options=Options())
+
+
+def load(networks: "Networks") -> ImageGenerator:
+    """There is nothing to load."""
+    return Gradient()
+
+
+class Gradient:
+    """Draws colors between four corners."""
+
+    def generate(
+        self,
+        request: GenerationRequest,
+        *,
+        seed: int,
+        pictures: Mapping[str, Image.Image],
+        checkpoint: bytes | None = None,
+    ) -> Iterator[Step]:
+        """See `ImageGenerator`."""
+        options = Options.model_validate(request.options)
+        done = 0 if checkpoint is None else snapshots.unpack(checkpoint, request=request, seed=seed)[0]
+        corners = np.random.Generator(np.random.PCG64(seed)).random((2, 2, 3))
+
+        def steps() -> Iterator[Step]:
+            for index in range(done + 1, request.steps + 1):
+                time.sleep(options.delay_s)
+                yield Step(
+                    index=index,
+                    total=request.steps,
+                    render=partial(_render, corners, request, index / request.steps),
+                    checkpoint=partial(snapshots.pack, {}, request=request, seed=seed, step=index),
+                    loss=partial(float, 1 - index / request.steps),
+                )
+
+        return steps()
+
+
+def _render(corners: NDArray[np.float64], request: GenerationRequest, share: float) -> NDArray[np.uint8]:
+    """Bilinear between the corners (2, 2, 3), at `share` of the way from gray -> (H, W, 3)"""
+    down, right = (np.linspace(0, 1, size)[:, None] for size in (request.height, request.width))
+    rows = corners[0] * (1 - down[:, :, None]) + corners[1] * down[:, :, None]  # (H, 2, 3)
+    colors = rows[:, :1] * (1 - right) + rows[:, 1:] * right  # (H, W, 3)
+    picture: NDArray[np.uint8] = np.rint(255 * (0.5 + (colors - 0.5) * share)).astype(np.uint8)
+    return picture

@@ -1,0 +1,110 @@
+"""The prior: from a text's CLIP embedding straight to the codes of a picture, where a drawing starts.
+
+A feed-forward network in the manner of https://github.com/mehdidc/feed_forward_vqgan_clip: it gives
+silhouette and colors in one pass, and the loop draws the rest.
+"""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_ATTRIBUTES = {"inp": "enter", "cond": "condition", "pos": "position", "b": "blocks", "out": "leave"}
+"""The checkpoint's names of the parts, and ours."""
+
+NEUTRAL_TEXTS = (
+    *("a cat", "a house", "a flower", "a dog", "a hat", "a guitar", "a tree", "a star", "a face", "a ball"),
+    *("a fish", "a clock", "a book", "a shoe", "a cup", "a bird", "a plane", "the sun", "the moon", "a key"),
+    *("a hand", "a cake", "a bell", "a lamp", "a box"),
+)
+"""Things of all kinds: what the prior makes of them on average is what it makes of any text."""
+
+
+class Prior(nn.Module):
+    """A frozen prior of a square grid of codes.
+
+    Args:
+        dimension: of the text embeddings.
+        codes: in the codebook.
+        side: of the grid.
+    """
+
+    def __init__(self, dimension: int, codes: int, side: int, channels: int = 192) -> None:
+        super().__init__()
+        self.enter = nn.Linear(dimension, channels * 9)
+        self.condition = nn.Linear(dimension, channels)
+        self.position = nn.Parameter(torch.zeros(1, channels, side, side))
+        self.blocks = nn.ModuleList(_block(channels) for _ in range(6))
+        self.leave = nn.Sequential(nn.GroupNorm(4, channels), nn.SiLU(), nn.Conv2d(channels, codes, 1))
+        self.eval().requires_grad_(False)
+
+    @classmethod
+    def read(cls, weights: Mapping[str, Tensor]) -> "Prior":
+        """A prior of a checkpoint's tensors; its sizes are those of the tensors."""
+        tensors = {}
+        for key, value in weights.items():
+            part, _, rest = key.partition(".")
+            tensors[".".join([_ATTRIBUTES[part], rest] if rest else [_ATTRIBUTES[part]])] = value.float()
+        channels, dimension = tensors["condition.weight"].shape
+        prior = cls(dimension, len(tensors["leave.2.bias"]), tensors["position"].shape[-1], channels)
+        prior.load_state_dict(tensors)
+        return prior
+
+    def logits(self, texts: Tensor) -> Tensor:
+        """Unit embeddings (P, D) -> logits of the codes (P, codes, side, side)"""
+        scaled = texts.float() * texts.shape[-1] ** 0.5
+        grid = self.enter(scaled).reshape(len(texts), -1, 3, 3)
+        condition = self.condition(scaled)[:, :, None, None]
+        grid = F.interpolate(grid + self.blocks[0](grid), scale_factor=2)
+        grid = grid + self.blocks[1](grid + condition)
+        grid = F.interpolate(grid, size=tuple(self.position.shape[2:])) + self.position
+        for block in self.blocks[2:]:
+            grid = grid + block(grid + condition)
+        logits: Tensor = self.leave(grid)
+        return logits
+
+    def start(
+        self,
+        texts: Tensor,
+        weights: Tensor,
+        codebook: Tensor,
+        grid: tuple[int, int],
+        *,
+        temperature: float = 1.0,
+        guidance: float = 1.0,
+        neutral: Tensor | None = None,
+    ) -> Tensor:
+        """Latents to start a drawing from: the codes of each place, averaged by their probability.
+
+        Guidance g moves the logits from those of neutral texts to n + g·(l - n), as classifier-free
+        guidance does (Ho and Salimans 2022, arXiv:2207.12598).
+
+        Args:
+            texts: unit embeddings (P, D).
+            weights: (P,) how much each text counts, all above zero.
+            codebook: (codes, C)
+            grid: rows and columns of the latents; other ones than the prior's are interpolated.
+            temperature: the higher, the softer.
+            neutral: unit embeddings (Q, D); without them guidance does nothing.
+
+        Returns:
+            (1, C, rows, columns)
+        """
+        shares = (weights / weights.sum())[:, None, None, None]
+        logits = (self.logits(texts).log_softmax(1) * shares).sum(0, keepdim=True)
+        if neutral is not None:
+            average = self.logits(neutral).log_softmax(1).mean(0, keepdim=True)
+            logits = average + guidance * (logits - average)
+        odds = logits.div(temperature).softmax(1)
+        latents = torch.einsum("nkhw,kc->nchw", odds, codebook)
+        if latents.shape[2:] != grid:
+            latents = F.interpolate(latents, size=grid, mode="bilinear")
+        return latents
+
+
+def _block(channels: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for _ in range(2):
+        layers += [nn.GroupNorm(4, channels), nn.SiLU(), nn.Conv2d(channels, channels, 3, padding=1)]
+    return nn.Sequential(*layers)

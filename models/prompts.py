@@ -1,0 +1,36 @@
+"""The field's way to write prompts in one line: `a lighthouse in fog | blurry:-0.3 | text:weight:stop`."""
+
+import re
+
+from models.generators import MAX_PROMPTS, Prompt
+
+_NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
+
+
+def parse(line: str) -> tuple[Prompt, ...]:
+    """The prompts of one line, separated by `|`; empty ones are left out.
+
+    A prompt is `text`, `text:weight` or `text:weight:stop`. Numbers are read from the right and the first
+    part that is no number ends them, so a colon in a text stays in it.
+
+    Raises:
+        ValueError: no prompt is left, there are too many, or one's weight or stop is out of range.
+    """
+    parts = [part.strip() for part in line.split("|") if part.strip()]
+    if not parts:
+        raise ValueError("expected a prompt, got an empty text")
+    if len(parts) > MAX_PROMPTS:
+        raise ValueError(f"expected at most {MAX_PROMPTS} prompts, got {len(parts)}")
+    return tuple(_parse_one(part) for part in parts)
+
+
+def _parse_one(part: str) -> Prompt:
+    text, numbers = part, list[float]()
+    while len(numbers) < 2:
+        head, colon, tail = text.rpartition(":")
+        if not colon or not head.strip() or not _NUMBER.fullmatch(tail):
+            break
+        text = head.rstrip()
+        numbers.insert(0, float(tail))
+    weight, stop = [*numbers, None, None][:2]
+    return Prompt(text=text, weight=1.0 if weight is None else weight, stop=stop)

@@ -1,0 +1,134 @@
+"""VQGANs: cards that describe them, and `load`. Reading cards needs no torch."""
+
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field, model_validator
+
+if TYPE_CHECKING:
+    from models.prior import Prior
+    from models.vqgan.network import Vqgan
+
+_CARDS = Path(__file__).parent / "cards"
+
+
+class UnknownVqgan(LookupError):
+    """No card has that name."""
+
+
+class Ddconfig(BaseModel, frozen=True, extra="forbid"):
+    """The encoder and the decoder, in the words of taming-transformers' configs."""
+
+    double_z: Literal[False] = False
+    z_channels: int
+    resolution: int  # pixels of the training pictures; decides where attention sits
+    in_channels: int = 3
+    out_ch: int = 3
+    ch: int
+    ch_mult: tuple[int, ...]
+    num_res_blocks: int
+    attn_resolutions: tuple[int, ...]
+    dropout: float = 0.0
+
+
+class VqganConfig(BaseModel, frozen=True):
+    """The `params` of a taming config; those of training, such as `lossconfig`, are passed over."""
+
+    embed_dim: int
+    n_embed: int
+    ddconfig: Ddconfig
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_taming(cls, config: Any) -> Any:
+        """Peel off what taming's files wrap the parameters in."""
+        for key in ("model", "params", "first_stage_config", "params"):
+            if isinstance(config, dict) and key in config:
+                config = config[key]
+        return config
+
+    @property
+    def factor(self) -> int:
+        """Pixels along the side of one code."""
+        return 1 << (len(self.ddconfig.ch_mult) - 1)
+
+
+class WeightsFile(BaseModel, frozen=True, extra="forbid"):
+    """A safetensors file, and what its bytes must be."""
+
+    file: str  # a relative path starts at the folder of weights
+    sha256: str | None = None  # none: not pinned
+
+
+class Card(BaseModel, frozen=True, extra="forbid"):
+    """What a VQGAN is and where its files are."""
+
+    name: str
+    description: str
+    kind: Literal["VQModel", "GumbelVQ"] = "VQModel"
+    config: VqganConfig
+    channels_per_group: int | None = Field(
+        None, description="of each group normalization; none: 32 groups, as taming has it"
+    )
+    weights: WeightsFile
+    prior: WeightsFile | None = None  # text embedding of the first guide -> codes to start from
+    license: str
+    source: str
+    attributions: tuple[str, ...] = ()
+    drawing: dict[str, Any] = {}  # defaults of the generators: width, height, steps and their options
+
+
+def available() -> list[str]:
+    """The names of the cards."""
+    return sorted(path.stem for path in _CARDS.glob("*.toml"))
+
+
+def read_card(name: str) -> Card:
+    """The card of a VQGAN. Its `config` may be a table, or the name of a YAML or TOML file beside the card.
+
+    Raises:
+        UnknownVqgan: no card has that name.
+    """
+    if name not in available():
+        raise UnknownVqgan(f"no VQGAN {name!r}; there are {', '.join(available())}")
+    fields = tomllib.loads((_CARDS / f"{name}.toml").read_text())
+    if isinstance(fields["config"], str):
+        fields["config"] = read_config(_CARDS / fields["config"])
+    return Card(name=name, **fields)
+
+
+def read_config(path: Path) -> VqganConfig:
+    """The config of a file in taming's layout, as YAML (JSON is YAML) or TOML."""
+    text = path.read_text()
+    return VqganConfig.model_validate(tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text))
+
+
+def load(name: str, weights: Path, device: str = "cpu") -> "Vqgan":
+    """Load a VQGAN. Slow; imports torch.
+
+    Raises:
+        UnknownVqgan: no card has that name.
+        models.checkpoints.WeightsMissing: the file is not there.
+        models.checkpoints.WeightsCorrupt: its SHA-256 is not the card's.
+        models.vqgan.network.WeightsMismatch: its tensors are not those of the card's config.
+    """
+    from models.checkpoints import load_tensors
+    from models.vqgan.network import Vqgan
+
+    card = read_card(name)
+    vqgan = Vqgan(card.config, card.kind, card.channels_per_group)
+    vqgan.read(load_tensors(weights / card.weights.file, card.weights.sha256))
+    return vqgan.to(device)
+
+
+def load_prior(name: str, weights: Path, device: str = "cpu") -> "Prior | None":
+    """Load the prior of a VQGAN's card; none: the card has none. Errors as `load`."""
+    from models.checkpoints import load_tensors
+    from models.prior import Prior
+
+    card = read_card(name)
+    if card.prior is None:
+        return None
+    return Prior.read(load_tensors(weights / card.prior.file, card.prior.sha256)).to(device)
