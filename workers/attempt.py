@@ -1,6 +1,7 @@
 """One attempt at a job: take its lease, draw, and write the end of it, whatever that is."""
 
 import faulthandler
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -132,6 +133,5 @@ class Attempts:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    import torch
-
-    return isinstance(error, torch.OutOfMemoryError)
+    torch = sys.modules.get("torch")  # a worker that draws with torch has it; another need not load it now
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)

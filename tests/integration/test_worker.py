@@ -64,7 +64,7 @@ def store(settings: WorkerSettings) -> Store:
 
 
 class Worker:
-    """A worker as `python -m workers` makes it, but for its generator and for ending when the queue is empty."""
+    """A worker as `python -m workers` makes it, but for its generator; it ends when the queue is empty."""
 
     def __init__(
         self, settings: WorkerSettings, generator: ImageGenerator | None = None, store: Store | None = None
