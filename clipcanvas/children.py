@@ -109,7 +109,7 @@ class Child:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,  # so that Ctrl-C reaches the launcher alone, which stops all in order
-            preexec_fn=_die_with_parent(self._death_signal),
+            preexec_fn=die_with_parent(self._death_signal),
             pass_fds=self._keep_fds,
         )
         assert self._process.stdout is not None
@@ -132,7 +132,8 @@ class Child:
             self._logbook.write(self.name, rest.decode(errors="replace"))
 
 
-def _die_with_parent(death_signal: signal.Signals) -> Callable[[], None] | None:
+def die_with_parent(death_signal: signal.Signals) -> Callable[[], None] | None:
+    """What a new process calls before its program, to get this signal when its parent dies."""
     if sys.platform != "linux":
         return None  # elsewhere a launcher that is killed with SIGKILL leaves its children running
     prctl, parent = ctypes.CDLL(None).prctl, os.getpid()

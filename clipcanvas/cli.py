@@ -14,6 +14,7 @@ app = typer.Typer(
     epilog=terminal.EXIT_CODES,
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -67,7 +68,10 @@ def serve(
         ),
     ] = None,
 ) -> None:
-    """Run the whole service on this machine, until Ctrl-C: Redis, the API, workers and the janitor."""
+    """Run the whole service on this machine.
+
+    Redis, the API, workers and the janitor run as child processes, until Ctrl-C.
+    """
     import asyncio
     import os
 
@@ -86,7 +90,7 @@ app.add_typer(cli_jobs.jobs, name="jobs")
 
 @app.command()
 def models(url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False) -> None:
-    """List the CLIP models and the generators of the service."""
+    """List the CLIP models and the generators."""
     with terminal.connect(url, api_key) as client:
         cards, generators = client.models(), client.generators()
     if as_json:
@@ -120,7 +124,10 @@ def doctor(
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
-    """Say what is missing on this machine to run the service, and how to mend it."""
+    """Say what is missing here, and how to mend it.
+
+    Looks at everything that `serve` needs on this machine, and at the service that runs.
+    """
     import dataclasses
 
     from clipcanvas import doctor as diagnosis

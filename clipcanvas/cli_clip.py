@@ -12,7 +12,7 @@ TEXT_OR_IMAGE = "The path of an image file is an image, everything else a text."
 
 def classify(
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="Path of an image file.")],
-    labels: Annotated[list[str], typer.Argument(metavar="LABEL...", help="What it may show.")],
+    labels: Annotated[list[str], typer.Argument(metavar="LABEL", help="What it may show.")],
     template: Annotated[
         list[str] | None,
         typer.Option(
@@ -25,7 +25,10 @@ def classify(
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say which of the labels fits an image, such as `clipcanvas classify cat.jpg cat dog car`."""
+    """Say which label fits an image.
+
+    For example: clipcanvas classify cat.jpg cat dog car
+    """
     path = terminal.image_path(image)
     with terminal.connect(url, api_key) as client:
         answer = client.classify(path, labels, templates=template or None, top_k=top_k, model=model)
@@ -39,7 +42,7 @@ def classify(
 
 
 def embed(
-    inputs: Annotated[list[str], typer.Argument(metavar="TEXT|IMAGE...", help=TEXT_OR_IMAGE)],
+    inputs: Annotated[list[str], typer.Argument(metavar="TEXT|IMAGE", help=TEXT_OR_IMAGE)],
     dimensions: Annotated[
         int | None, typer.Option(min=1, help="Keep so many numbers of each vector.")
     ] = None,
@@ -48,7 +51,10 @@ def embed(
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Turn texts and images into vectors; --json prints them whole."""
+    """Turn texts and images into vectors.
+
+    --json prints them whole.
+    """
     items = [terminal.text_or_image(item) for item in inputs]
     with terminal.connect(url, api_key) as client:
         answer = client.embed(items, model=model, dimensions=dimensions)
@@ -64,16 +70,17 @@ def embed(
 
 def rank(
     query: Annotated[str, typer.Argument(metavar="TEXT|IMAGE", help=TEXT_OR_IMAGE)],
-    candidates: Annotated[
-        list[str], typer.Argument(metavar="TEXT|IMAGE...", help="What to order; likewise.")
-    ],
+    candidates: Annotated[list[str], typer.Argument(metavar="TEXT|IMAGE", help="What to order; likewise.")],
     top_k: TopK = None,
     model: Model = None,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Order images or texts by how well they fit, such as `clipcanvas rank "a cup of coffee" *.jpg`."""
+    """Order images or texts by how well they fit.
+
+    For example: clipcanvas rank "a cup of coffee" *.jpg
+    """
     asked, items = terminal.text_or_image(query), [terminal.text_or_image(item) for item in candidates]
     with terminal.connect(url, api_key) as client:
         answer = client.rank(asked, items, top_k=top_k, model=model)

@@ -64,7 +64,7 @@ def draw(
             terminal.print_json(job.model_dump(mode="json")) if as_json else print(job.id)
             return
         try:
-            job, saved = _follow(client, job, output or Path(f"{job.id}.png"))
+            job, saved = follow(client, job, output or Path(f"{job.id}.png"))
         except KeyboardInterrupt:
             _cancel_interrupted(job.id, url, api_key)
             raise typer.Exit(terminal.INTERRUPTED) from None
@@ -75,6 +75,32 @@ def draw(
         print(path)
     seconds = (job.finished_at - job.started_at).total_seconds() if job.finished_at and job.started_at else 0
     terminal.note(f"{job.id} took {seconds:.1f} s with seed {job.request.get('seed')}")
+
+
+def follow(client: "Client", job: "Job", output: Path) -> "tuple[Job, list[Path]]":
+    """Show a job's progress until it succeeded, and save its pictures.
+
+    Args:
+        output: of the first picture; others get a number, previews lie beside it meanwhile.
+
+    Raises:
+        JobUnsuccessful: it ended without pictures.
+    """
+    from clipcanvas.client import successful
+    from clipcanvas.progress import ProgressDisplay
+
+    preview_path = output.with_name(f"{output.stem}.preview.jpg")
+    with ProgressDisplay(job) as display:
+        for event in client.events(job.id):
+            display.show(event)
+            if event.progress and event.progress.preview:
+                preview = client.output(job.id, event.progress.preview.rpartition("/")[2])
+                _write(preview_path, preview)
+                display.previewed(preview_path)
+            job = event.job or job
+    saved = _save(client, successful(job), output)
+    preview_path.unlink(missing_ok=True)
+    return job, saved
 
 
 @jobs.command("list")
@@ -170,25 +196,6 @@ def wait(
     print(f"{job.id} {job.status}")
     for path in saved:
         print(path)
-
-
-def _follow(client: "Client", job: "Job", output: Path) -> "tuple[Job, list[Path]]":
-    """Show a job's progress until it succeeded, and save its pictures."""
-    from clipcanvas.client import successful
-    from clipcanvas.progress import ProgressDisplay
-
-    preview_path = output.with_name(f"{output.stem}.preview.jpg")
-    with ProgressDisplay(job) as display:
-        for event in client.events(job.id):
-            display.show(event)
-            if event.progress and event.progress.preview:
-                preview = client.output(job.id, event.progress.preview.rpartition("/")[2])
-                _write(preview_path, preview)
-                display.previewed(preview_path)
-            job = event.job or job
-    saved = _save(client, successful(job), output)
-    preview_path.unlink(missing_ok=True)
-    return job, saved
 
 
 def _save(client: "Client", job: "Job", output: Path) -> list[Path]:

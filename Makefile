@@ -1,0 +1,44 @@
+# The verbs of the project. Each needs Python 3.11 or newer and make, and sets up .venv when it is missing or stale.
+
+PYTHON ?= $(shell for candidate in python3.11 python3.12 python3.13 python3.14 python3 python; do \
+	$$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$candidate && break; done)
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test check bench docs
+
+help: ## say what there is
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1	\2/' | expand -t 14
+
+demo: $(READY) ## start the service, classify a photo, draw a picture, stop
+	@$(BIN)/python -m clipcanvas.demo
+
+serve: $(READY) ## run the service; SERVE="--port 9000 --workers 2" passes options
+	@$(BIN)/clipcanvas serve $(SERVE)
+
+test: $(READY) ## run every test
+	@$(BIN)/python -m pytest
+
+check: $(READY) ## lint, format, types, imports, docs, container files
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python docs/generate.py --check
+	@$(BIN)/hadolint Dockerfile
+	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml docker/compose.gpu.yml
+
+bench: $(READY) ## measure, and print tables
+	@$(BIN)/python -m benchmarks
+
+docs: $(READY) ## write the generated pages anew
+	@$(BIN)/python docs/generate.py
+
+# .ready is written last: an installation that broke off is made again
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; install one, or say which: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "Setting up .venv with $(PYTHON); the first time takes a few minutes and downloads torch"
+	@$(PYTHON) -m venv .venv || { echo "error: $(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	@touch $@

@@ -1,0 +1,111 @@
+"""Write the pages that state facts of the code: `cli.md` from --help, `settings.md` from the settings.
+
+`python docs/generate.py` writes them; with --check it only says whether they are up to date.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+from typer.main import get_command
+from typer.testing import CliRunner
+
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+sys.path.insert(0, str(ROOT))
+
+from app.settings import ApiSettings  # noqa: E402 - importable from any folder only now
+from clipcanvas.cli import app  # noqa: E402
+from jobs.settings import JobSettings  # noqa: E402
+from workers.settings import WorkerSettings  # noqa: E402
+
+GENERATED = "<!-- Written by docs/generate.py: edit the code, not this page. -->"
+
+
+def main() -> int:
+    """Write or check the pages; the exit code is 1 if one is out of date."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing, fail if a page is out of date")
+    check = parser.parse_args().check
+    stale = 0
+    for path, text in ((DOCS / "cli.md", cli_page()), (DOCS / "settings.md", settings_page())):
+        if path.exists() and path.read_text() == text:
+            continue
+        if check:
+            sys.stderr.write(f"{path.relative_to(ROOT)} is out of date: run `make docs`\n")
+            stale = 1
+        else:
+            path.write_text(text)
+    return stale
+
+
+def cli_page() -> str:
+    """The help of every command."""
+    parts = ["# The command line", GENERATED]
+    for words in [(), *_commands(get_command(app))]:
+        answer = CliRunner().invoke(app, [*words, "--help"], prog_name="clipcanvas", env={"COLUMNS": "100"})
+        if answer.exit_code:
+            raise RuntimeError(f"{words} --help failed: {answer.output}")
+        title = " ".join(("clipcanvas", *words))
+        parts.append(f"## {title}" if words else "")
+        parts.append(f"```text\n{answer.output.strip()}\n```")
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def settings_page() -> str:
+    """A table of every setting, by who reads it."""
+    parts = [
+        "# Settings",
+        GENERATED,
+        "Every setting is an environment variable. Lists are JSON. `clipcanvas serve` decides "
+        "`CLIPCANVAS_HOST`, `CLIPCANVAS_PORT` and `CLIPCANVAS_REDIS_URL` by its options, keeps pictures in "
+        "its data folder unless `CLIPCANVAS_STORE` says otherwise, and passes on all others.",
+    ]
+    shared = JobSettings.model_fields
+    for title, fields in (
+        ("The API and the workers", shared),
+        ("The API", _own(ApiSettings.model_fields, shared)),
+        ("The workers and the janitor", _own(WorkerSettings.model_fields, shared)),
+    ):
+        rows = [
+            f"| `CLIPCANVAS_{name.upper()}` | {_default(field)} | {_cell(field.description or '')} |"
+            for name, field in fields.items()
+        ]
+        parts.append(
+            "\n".join([f"## {title}\n", "| Variable | Default | Meaning |", "| --- | --- | --- |", *rows])
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def _commands(group: Any, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, command in group.commands.items():
+        yield (*prefix, name)
+        if hasattr(command, "commands"):
+            yield from _commands(command, (*prefix, name))
+
+
+def _own(fields: dict[str, FieldInfo], shared: dict[str, FieldInfo]) -> dict[str, FieldInfo]:
+    return {name: field for name, field in fields.items() if name not in shared}
+
+
+def _default(field: FieldInfo) -> str:
+    value = field.default
+    if value is PydanticUndefined:
+        return "in the working folder" if field.default_factory else "none: must be set"
+    if isinstance(value, Path):
+        return f"`{value.relative_to(ROOT)}`" if value.is_relative_to(ROOT) else f"`{value}`"
+    if isinstance(value, tuple | list):
+        return "`[" + ", ".join(f'"{item}"' for item in value) + "]`"
+    return f"`{value}`"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
