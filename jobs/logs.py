@@ -5,6 +5,8 @@ import sys
 
 import structlog
 
+OURS = ("app", "jobs", "models", "workers")
+
 
 def configure(level: str = "INFO") -> None:
     """Send structlog's and the standard library's records to stderr in one format."""
@@ -26,10 +28,9 @@ def configure(level: str = "INFO") -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *tail, renderer],
         )
     )
-    logging.basicConfig(handlers=[handler], level=level, force=True)
-    # RQ says the same as we do, a second time, and names arguments
-    logging.getLogger("rq").setLevel(logging.WARNING)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.basicConfig(handlers=[handler], level="WARNING", force=True)  # libraries speak when they must
+    for name in OURS:
+        logging.getLogger(name).setLevel(level)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

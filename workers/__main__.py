@@ -18,7 +18,7 @@ from jobs.queue import RUN_JOB
 from jobs.stores import open_store
 from models import generators
 from models.networks import Networks
-from workers.attempt import Attempts
+from workers.attempt import HARD_GRACE_S, Attempts
 from workers.janitor import Janitor
 from workers.pulse import Pulse
 from workers.run import Studio
@@ -78,7 +78,7 @@ def draw(settings: WorkerSettings) -> int:
         name,
         functions={RUN_JOB: attempts.run_job},
         drain=drain,
-        lease_s=settings.lease_s,
+        longest_job_s=settings.run_timeout_s + 2 * HARD_GRACE_S,
     )
     pulse.show("idle")
     worker.work(logging_level="WARNING")

@@ -77,7 +77,7 @@ class DrawingWorker(SimpleWorker):  # type: ignore[misc]
 
     Args:
         drain: set by SIGTERM, so that the running job stops after its step.
-        lease_s: how long RQ's own records trust this worker unheard.
+        longest_job_s: RQ's own records of a running job are kept for so long; RQ trips over one that is gone.
     """
 
     queue_class = AtomicQueue
@@ -89,9 +89,9 @@ class DrawingWorker(SimpleWorker):  # type: ignore[misc]
         *,
         functions: Mapping[str, Callable[..., Any]],
         drain: threading.Event,
-        lease_s: float,
+        longest_job_s: float,
     ) -> None:
-        self._drain, self._lease_s = drain, lease_s
+        self._drain, self._longest_job_s = drain, longest_job_s
         super().__init__(
             [
                 AtomicQueue(priority, connection=connection, serializer=JSONSerializer)
@@ -107,8 +107,7 @@ class DrawingWorker(SimpleWorker):  # type: ignore[misc]
         )
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
-        # RQ's copy of the lease; ours decides
-        return max(60, round(self._lease_s * 6))
+        return round(self._longest_job_s)
 
     def prepare_job_execution(self, job: Job, remove_from_intermediate_queue: bool = False) -> None:
         super().prepare_job_execution(job, remove_from_intermediate_queue=True)

@@ -83,7 +83,7 @@ class Worker:
             new_id(),
             functions={RUN_JOB: self.attempts.run_job},
             drain=self.drain,
-            lease_s=settings.lease_s,
+            longest_job_s=settings.run_timeout_s,
         )
 
     def work(self) -> None:
@@ -153,6 +153,19 @@ def test_a_worker_leaves_nothing_on_rqs_lists(queue: JobQueue, settings: WorkerS
     connection = connect(settings.redis_url, patience_s=1)
     left = {name for name in connection.scan_iter("rq:*") if ":job:" in name or ":queue:" in name}
     assert left == set()
+
+
+def test_rqs_records_of_a_running_job_outlive_it(queue: JobQueue, settings: WorkerSettings) -> None:
+    create(queue)
+    connection = connect(settings.redis_url, patience_s=1)
+    left_s: list[int] = []
+
+    def look(step: int) -> None:
+        left_s.extend(connection.ttl(name) for name in connection.scan_iter("rq:execution:*"))
+
+    Worker(settings, Generates(look)).work()
+    assert left_s
+    assert min(left_s) > settings.run_timeout_s - 60
 
 
 def test_a_popped_job_is_on_a_list_until_it_starts(queue: JobQueue, settings: WorkerSettings) -> None:
