@@ -8,6 +8,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -191,6 +192,7 @@ def _empty_dict(*args: object) -> dict[Any, Any]:
 # each name stands for `_Inert`, or for a plain dict where the pickle fills in items.
 _INERT_NAMES = (
     "argparse.Namespace",
+    *(f"builtins.{name}" for name in ("bool", "dict", "float", "int", "list", "set", "str", "tuple")),
     "main.CUDACallback",
     "main.ImageLogger",
     "main.SetupCallback",
@@ -238,8 +240,9 @@ def _state_dict(source: Path) -> "dict[str, Tensor]":
             mapped = zipfile.is_zipfile(source)
             checkpoint = torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
         except pickle.UnpicklingError as error:
-            if "Unsupported global" in str(error) or "unsupported GLOBAL" in str(error):
-                raise UnsafeCheckpoint(f"{source} names what is not on the list: {error}") from error
+            # torch's own message goes on to advise loading it without care
+            if named := re.search(r"GLOBAL (\S+)", str(error)):
+                raise UnsafeCheckpoint(f"{source} names what is not on the list: {named[1]}") from error
             raise WeightsUnusable(f"{source} cannot be read as a checkpoint: {error}") from error
         except Exception as error:
             raise WeightsUnusable(f"{source} cannot be read as a checkpoint: {error}") from error

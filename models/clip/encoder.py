@@ -60,7 +60,7 @@ class ClipNetwork:
         self.mean = torch.tensor(preprocess["mean"], device=device).view(1, 3, 1, 1)
         self.std = torch.tensor(preprocess["std"], device=device).view(1, 3, 1, 1)
         if dtype != torch.float32:
-            open_clip.convert_weights_to_lp(model, dtype=dtype)
+            _halve(model, dtype)
         self._model = model.to(device).eval().requires_grad_(False)
         self._text = getattr(model, "text", model)  # the text tower, a module of its own in some models
         self._trims = _is_causal(self._text)
@@ -226,6 +226,17 @@ def _is_causal(tower: Any) -> bool:
     if getattr(tower, "cls_emb", None) is not None or getattr(tower, "use_pad_mask", False):
         return False
     return torch.equal(mask, torch.full_like(mask, -torch.inf).triu(1))
+
+
+def _halve(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Give the large weights a 16-bit dtype; autocast, under which all runs, casts the few others as needed.
+
+    Norms keep fp32. open_clip's own conversions make bf16 of BatchNorm's statistics in timm's networks (all
+    weights there), or stop at SigLIP's text projection.
+    """
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d | torch.nn.MultiheadAttention):
+            module.to(dtype)
 
 
 def _cut_to_max_aspect(image: Image.Image) -> Image.Image:

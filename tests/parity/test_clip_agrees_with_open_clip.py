@@ -1,0 +1,253 @@
+"""Our encoder gives the numbers that calling open_clip directly gives, for pictures and texts, to 1e-5.
+
+Both run the same network in fp32 on the same machine; what may differ is the order in which sums are taken
+(texts are trimmed, pictures normalized after they are stacked), some 1e-7 of a unit vector.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from models.clip import load
+from models.clip.encoder import OpenClipEncoder, load_network
+from models.clip.zero_shot import ensemble, fill_templates, probabilities, similarity
+from models.networks import WEIGHTS
+
+TEXTS = [
+    "",
+    "a cat",
+    "A photo of a CAT!",
+    "an oil painting of a lighthouse in fog, late in the evening, by the sea",
+    "&lt;b&gt;bold&lt;/b&gt;  and   spaces",
+    "crème brûlée, ÅNGSTRÖM, naïve",
+    "猫とコーヒー 🙂🚀",
+    "x" * 60,
+    "don't we'll <end_of_text> 1234",
+]
+
+# a small ViT under both layouts that open_clip has for a text tower, one of them as SigLIP has it:
+# a bias, texts read both ways, the last token's state, pictures squashed to a square
+VISION = {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8, "head_width": 32}
+TEXT = {"context_length": 24, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2}
+SHAPES: dict[str, dict[str, Any]] = {
+    "ViT-B-32": open_clip.get_model_config("ViT-B-32"),
+    "custom-text": {"embed_dim": 48, "vision_cfg": VISION, "text_cfg": TEXT, "custom_text": True},
+    "siglip-like": {
+        "embed_dim": 48,
+        "vision_cfg": VISION,
+        "text_cfg": TEXT | {"no_causal_mask": True, "pool_type": "last", "proj_bias": True},
+        "custom_text": True,
+        "init_logit_bias": -10,
+    },
+}
+
+
+def save_random_clip(folder: Path, shape: str) -> Path:
+    """A CLIP of that shape with weights drawn from a fixed seed, in a folder that open_clip loads."""
+    folder.mkdir()
+    resize_mode = "squash" if shape == "siglip-like" else "shortest"
+    config = {"model_cfg": SHAPES[shape], "preprocess_cfg": {"resize_mode": resize_mode}}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = open_clip.create_model(f"local-dir:{folder}")
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, folder / "open_clip_model.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module", params=["clip-photo", "clip-icons", *SHAPES])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if request.param not in SHAPES:
+        return WEIGHTS / request.param
+    return save_random_clip(tmp_path_factory.mktemp("clip") / request.param, request.param)
+
+
+class Reference:
+    """open_clip called as its README does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.model, _, self.transform = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+        self.model.eval()
+        self.tokenize = open_clip.get_tokenizer(f"local-dir:{folder}")
+
+    @torch.no_grad()
+    def images(self, pictures: Sequence[Image.Image]) -> Any:
+        batch = torch.stack([self.transform(picture) for picture in pictures])
+        return self.model.encode_image(batch, normalize=True).numpy()
+
+    @torch.no_grad()
+    def texts(self, texts: Sequence[str]) -> Any:
+        return self.model.encode_text(self.tokenize(list(texts)), normalize=True).numpy()
+
+
+@pytest.fixture(scope="module")
+def reference(folder: Path) -> Reference:
+    return Reference(folder)
+
+
+@pytest.fixture(scope="module")
+def encoder(folder: Path) -> OpenClipEncoder:
+    return OpenClipEncoder.load(f"local-dir:{folder}", WEIGHTS, "cpu")
+
+
+def picture(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Image:
+    """Smooth stripes and noise: resizing shows in both."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    waves = np.stack([np.sin(x / 7), np.cos(y / 5), np.sin((x + y) / 11)], axis=-1) * 100 + 128
+    noisy = np.clip(waves + rng.normal(0, 20, waves.shape), 0, 255).astype(np.uint8)
+    return Image.fromarray(noisy).convert(mode)
+
+
+def fitting(texts: Sequence[str], encoder: OpenClipEncoder) -> list[str]:
+    return [text for text in texts if encoder.count_tokens(text) <= encoder.context_length]
+
+
+SIZES = [(640, 480), (300, 200), (1, 1), (2, 3), (63, 977), (224, 224), (192, 192), (500, 32)]
+
+
+def test_pictures_of_any_size_give_the_same_embeddings(
+    encoder: OpenClipEncoder, reference: Reference
+) -> None:
+    pictures = [picture(*size, seed=index) for index, size in enumerate(SIZES[:6])]
+    ours = encoder.encode_images(np.stack([encoder.preprocess(p) for p in pictures]))
+    np.testing.assert_allclose(reference.images(pictures), ours, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "LA", "RGBA", "P", "1", "CMYK"])
+@pytest.mark.parametrize("size", SIZES)
+def test_preprocessing_is_open_clips_to_the_last_bit(
+    encoder: OpenClipEncoder, reference: Reference, size: tuple[int, int], mode: str
+) -> None:
+    pixels = encoder.preprocess(picture(*size, mode))
+    assert pixels.shape == (3, encoder.image_size, encoder.image_size)
+    assert pixels.dtype == np.uint8
+    before_normalizing = reference.transform.transforms[:-1]
+    expected: Any = picture(*size, mode)
+    for step in before_normalizing:
+        expected = step(expected)
+    np.testing.assert_array_equal((expected.numpy() * 255).round().astype(np.uint8), pixels)
+
+
+@pytest.mark.parametrize("size", [(100_000, 1), (1, 100_000), (3, 5_000)])
+def test_a_very_long_picture_is_read_in_little_memory(
+    encoder: OpenClipEncoder, size: tuple[int, int]
+) -> None:
+    assert encoder.preprocess(picture(*size)).shape == (3, encoder.image_size, encoder.image_size)
+
+
+def test_cutting_a_long_picture_first_shows_the_model_the_same_middle(
+    encoder: OpenClipEncoder, reference: Reference
+) -> None:
+    if any("CenterCrop" in repr(step) for step in reference.transform.transforms):
+        pixels = encoder.preprocess(picture(40 * 20, 20)).astype(int)
+        expected = (reference.transform(picture(40 * 20, 20)) * encoder.network.std[0].cpu()) + (
+            encoder.network.mean[0].cpu()
+        )
+        assert np.abs(expected.numpy() * 255 - pixels).max() <= 1.01
+
+
+def test_texts_give_the_same_embeddings_though_they_are_trimmed(
+    encoder: OpenClipEncoder, reference: Reference
+) -> None:
+    texts = fitting(TEXTS, encoder)
+    assert len(texts) >= 6
+    np.testing.assert_allclose(reference.texts(texts), encoder.encode_texts(texts), atol=1e-5)
+    # alone, each is trimmed to its own length
+    alone = np.concatenate([encoder.encode_texts([text]) for text in texts])
+    np.testing.assert_allclose(reference.texts(texts), alone, atol=1e-5)
+
+
+def test_only_towers_that_read_left_to_right_are_trimmed(encoder: OpenClipEncoder, folder: Path) -> None:
+    assert (folder.name != "siglip-like") == encoder.network._trims
+
+
+def test_tokens_are_open_clips(encoder: OpenClipEncoder, reference: Reference) -> None:
+    texts = fitting(TEXTS, encoder)
+    for text, row in zip(texts, encoder.network.tokens(texts), strict=True):
+        expected = reference.tokenize([text])[0].tolist()
+        assert expected == row + [0] * (len(expected) - len(row))
+        assert encoder.count_tokens(text) == len(row)
+
+
+def test_what_the_model_is_comes_from_the_model(encoder: OpenClipEncoder, reference: Reference) -> None:
+    model = reference.model
+    assert reference.texts(["a"]).shape[1] == encoder.dimension
+    assert model.context_length == encoder.context_length
+    assert pytest.approx(model.logit_scale.exp().item()) == encoder.logit_scale
+    assert (None if model.logit_bias is None else -10.0) == encoder.logit_bias
+
+
+def test_prompt_ensembling_is_open_clips_zero_shot_classifier(
+    encoder: OpenClipEncoder, reference: Reference
+) -> None:
+    labels, templates = (
+        ["cat", "red car", "lighthouse"],
+        ["{label}", "a photo of a {label}.", "a {label} icon"],
+    )
+    expected = open_clip.build_zero_shot_classifier(
+        reference.model, reference.tokenize, labels, [t.replace("{label}", "{}") for t in templates]
+    )
+    ours = ensemble(encoder.encode_texts(fill_templates(labels, templates)), len(templates))
+    np.testing.assert_allclose(expected.T.numpy(), ours, atol=1e-5)
+
+
+@torch.no_grad()
+def test_probabilities_are_those_of_the_models_own_logits(
+    encoder: OpenClipEncoder, reference: Reference
+) -> None:
+    photo, texts = picture(200, 150), ["a cat", "a car", "stripes"]
+    logits, _ = reference.model.get_logits(reference.transform(photo)[None], reference.tokenize(texts))
+    expected = logits.sigmoid() if encoder.logit_bias is not None else logits.softmax(dim=-1)
+    cosines = similarity(encoder.encode_images(encoder.preprocess(photo)[None]), encoder.encode_texts(texts))
+    ours = probabilities(cosines, encoder.logit_scale, encoder.logit_bias)
+    np.testing.assert_allclose(expected.numpy(), ours, atol=1e-4)
+
+
+# bf16 has eight bits: pictures that demo-photo is unsure of turn by up to 0.016, as in open_clip's own bf16
+@pytest.mark.parametrize(("dtype", "least"), [("bf16", 0.98), ("fp16", 0.9999)])
+def test_half_precision_points_the_same_way(
+    encoder: OpenClipEncoder, folder: Path, dtype: str, least: float
+) -> None:
+    half = OpenClipEncoder.load(f"local-dir:{folder}", WEIGHTS, "cpu", dtype)
+    pixels = np.stack([encoder.preprocess(picture(200, 150, seed=seed)) for seed in range(2)])
+    texts = fitting(TEXTS, encoder)[:4]
+    for ours, full in [
+        (half.encode_images(pixels), encoder.encode_images(pixels)),
+        (half.encode_texts(texts), encoder.encode_texts(texts)),
+    ]:
+        assert ours.dtype == np.float32
+        assert (ours * full).sum(axis=1).min() > least
+        np.testing.assert_allclose(1, np.linalg.norm(ours, axis=1), atol=1e-5)
+    assert encoder.logit_scale == half.logit_scale
+    assert encoder.logit_bias == half.logit_bias
+
+
+def test_gradients_reach_the_pictures_and_stop_at_the_weights(folder: Path) -> None:
+    network = load_network(f"local-dir:{folder}", WEIGHTS, "cpu")
+    images = torch.rand(
+        2, 3, network.image_size, network.image_size, generator=torch.Generator().manual_seed(0)
+    )
+    images.requires_grad_()
+    target = network.encode_text(["a cat"])
+    (network.encode_image(images) @ target.T).sum().backward()
+    assert images.grad is not None
+    assert images.grad.abs().sum() > 0
+    assert not target.requires_grad
+
+
+def test_the_public_load_gives_the_demo_by_name() -> None:
+    encoder = load("demo-photo", WEIGHTS, "cpu")
+    assert (
+        encoder.name, encoder.dimension, encoder.image_size, encoder.context_length
+    ) == ("demo-photo", 640, 192, 32)  # fmt: skip
+    assert encoder.encode_texts([]).shape == (0, 640)

@@ -1,0 +1,168 @@
+"""Loading a CLIP says by name what is missing, corrupt or unknown, and changes nothing else of the process."""
+
+import json
+import shutil
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from models.checkpoints import WeightsCorrupt, WeightsMissing, WeightsUnusable
+from models.clip import TextTooLong, UnknownClip, load
+from models.clip.encoder import OpenClipEncoder, pick_device
+from models.networks import WEIGHTS
+
+
+@pytest.fixture(scope="module")
+def encoder() -> OpenClipEncoder:
+    return OpenClipEncoder.load("demo-icons", WEIGHTS, "cpu")
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """A folder of weights of our own, to damage."""
+    shutil.copytree(WEIGHTS / "clip-icons", tmp_path / "clip-icons")
+    return tmp_path
+
+
+def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(UnknownClip):
+        load("nothing", WEIGHTS)
+
+
+@pytest.mark.parametrize("name", ["open_clip:ViT-B-32/no-such-tag", "open_clip:No-Such/openai"])
+def test_an_unknown_architecture_or_tag_is_refused_before_any_download(name: str) -> None:
+    with pytest.raises(UnknownClip):
+        load(name, WEIGHTS)
+
+
+@pytest.mark.parametrize("file", ["open_clip_config.json", "open_clip_model.safetensors"])
+def test_a_missing_file_is_named(weights: Path, file: str) -> None:
+    (weights / "clip-icons" / file).unlink()
+    with pytest.raises(WeightsMissing, match=file):
+        load("demo-icons", weights)
+
+
+def test_a_flipped_byte_is_found_by_the_hash(weights: Path) -> None:
+    path = weights / "clip-icons" / "open_clip_model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(
+        WeightsCorrupt, match="0f8a67d53006f83a21f02d15fab2090a3fa8d5056417c82e58a23e2062ce4cf0"
+    ):
+        load("demo-icons", weights)
+
+
+def test_a_folder_without_a_card_that_is_cut_short_is_unusable(weights: Path) -> None:
+    path = weights / "clip-icons" / "open_clip_model.safetensors"
+    path.write_bytes(path.read_bytes()[:100_000])
+    with pytest.raises(WeightsUnusable, match="clip-icons"):
+        load("local-dir:clip-icons", weights)
+
+
+def test_weights_of_another_architecture_are_unusable(weights: Path) -> None:
+    path = weights / "clip-icons" / "open_clip_config.json"
+    config = json.loads(path.read_text())
+    config["model_cfg"]["text_cfg"]["layers"] = 4
+    path.write_text(json.dumps(config))
+    with pytest.raises(WeightsUnusable, match="Missing key"):
+        load("local-dir:clip-icons", weights)
+
+
+def test_a_folder_with_a_pickle_only_is_refused(weights: Path) -> None:
+    folder = weights / "clip-icons"
+    (folder / "open_clip_model.safetensors").rename(folder / "open_clip_pytorch_model.bin")
+    with pytest.raises(WeightsMissing, match=r"no \.safetensors"):
+        load("local-dir:clip-icons", weights)
+
+
+def test_a_folder_is_loaded_by_its_path_too(weights: Path, encoder: OpenClipEncoder) -> None:
+    other = load(f"local-dir:{weights / 'clip-icons'}", Path("/nowhere"), "cpu")
+    np.testing.assert_array_equal(encoder.encode_texts(["a cat"]), other.encode_texts(["a cat"]))
+
+
+def test_loading_and_encoding_leave_torch_and_the_warnings_as_they_were() -> None:
+    rng, threads = torch.get_rng_state(), torch.get_num_threads()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        encoder = load("demo-icons", WEIGHTS, "cpu", "bf16")
+        pixels = encoder.preprocess(Image.new("RGB", (50, 40), "red"))[None]
+        pixels.flags.writeable = False
+        encoder.encode_images(pixels)
+        encoder.encode_texts(["a red square"])
+    assert not [str(warning.message) for warning in caught]
+    assert torch.equal(rng, torch.get_rng_state())
+    assert threads == torch.get_num_threads()
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.is_grad_enabled()
+
+
+def test_a_text_that_is_too_long_is_refused_not_cut(encoder: OpenClipEncoder) -> None:
+    fits = " ".join(["cat"] * (encoder.context_length - 2))
+    assert encoder.context_length == encoder.count_tokens(fits)
+    encoder.encode_texts([fits])
+    assert encoder.count_tokens(fits + " cat") > encoder.context_length
+    with pytest.raises(TextTooLong, match=str(encoder.context_length)):
+        encoder.encode_texts(["a cat", fits + " cat"])
+
+
+@pytest.mark.parametrize(
+    "text", ["x" * 100_000, "cat " * 25_000, "猫" * 50_000, "🙂" * 25_000, "a1" * 50_000]
+)
+def test_a_hostile_text_is_counted_in_little_time(encoder: OpenClipEncoder, text: str) -> None:
+    start = time.perf_counter()
+    assert encoder.count_tokens(text) > encoder.context_length
+    assert (
+        time.perf_counter() - start < 2
+    )  # merging 5,000 letters as one word took 2.5 s, and grows as its square
+
+
+def test_the_words_it_remembers_are_bounded(
+    encoder: OpenClipEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.clip.tokens.MAX_WORDS_KEPT", 100)
+    before = encoder.encode_texts(["a red heart"])
+    for number in range(300):
+        encoder.count_tokens(f"word{chr(97 + number % 26)}{chr(97 + number // 26)}")
+    assert len(encoder.network.tokens._tokenizer.cache) <= 110
+    np.testing.assert_array_equal(before, encoder.encode_texts(["a red heart"]))
+
+
+def test_counting_and_preprocessing_are_safe_in_many_threads(encoder: OpenClipEncoder) -> None:
+    texts = [f"a picture of number {number}" for number in range(200)]
+    pictures = [Image.new("RGB", (60 + number, 50), (number, 0, 0)) for number in range(50)]
+    with ThreadPoolExecutor(8) as pool:
+        counts = list(pool.map(encoder.count_tokens, texts))
+        pixels = list(pool.map(encoder.preprocess, pictures))
+    assert [encoder.count_tokens(text) for text in texts] == counts
+    for picture, mine in zip(pictures, pixels, strict=True):
+        np.testing.assert_array_equal(encoder.preprocess(picture), mine)
+
+
+def test_a_list_longer_than_one_forward_gives_a_row_each(
+    encoder: OpenClipEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [f"number {number}" for number in range(10)]
+    whole = encoder.encode_texts(texts)
+    monkeypatch.setattr("models.clip.encoder.MAX_BATCH", 3)
+    np.testing.assert_allclose(whole, encoder.encode_texts(texts), atol=1e-6)
+    assert encoder.encode_images(np.empty((0, 3, 128, 128), np.uint8)).shape == (0, encoder.dimension)
+
+
+def test_the_device_of_a_name_is_that_device() -> None:
+    assert torch.device("cpu") == pick_device("cpu")
+    expected = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    assert expected == pick_device("auto").type
+
+
+@pytest.mark.skipif(find_spec("transformers") is not None, reason="transformers is installed")
+def test_a_card_whose_tokenizer_needs_a_package_says_so_before_downloading() -> None:
+    with pytest.raises(WeightsUnusable, match="transformers"):
+        load("ViT-B-16-SigLIP", WEIGHTS)

@@ -1,0 +1,105 @@
+"""Every CLIP card says what is true, and a name is found or refused without torch."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from models.checkpoints import verify
+from models.clip import UnknownClip
+from models.clip.cards import SCHEMES, available, find_card
+from models.networks import WEIGHTS
+
+DEMOS = ["demo-icons", "demo-photo"]
+
+
+@pytest.mark.parametrize("name", available())
+def test_a_card_says_all_that_a_client_is_told(name: str) -> None:
+    card = find_card(name)
+    assert name == card.name
+    assert card.scheme in SCHEMES
+    assert card.place
+    assert card.description.endswith(".")
+    assert card.license != "unknown"
+    assert card.attributions
+    assert all(template.count("{label}") == 1 for template in card.templates)
+    assert None not in (card.embedding_dim, card.image_size, card.context_length)
+
+
+@pytest.mark.parametrize("name", DEMOS)
+def test_a_demo_card_has_the_hash_of_every_file_and_the_sizes_of_its_configuration(name: str) -> None:
+    card = find_card(name)
+    folder = card.local_folder(WEIGHTS)
+    assert folder is not None
+    assert {path.name for path in folder.iterdir()} == set(card.files)
+    for file, sha256 in card.files.items():
+        verify(folder / file, sha256)
+    config = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]
+    assert config["embed_dim"] == card.embedding_dim
+    assert config["vision_cfg"]["image_size"] == card.image_size
+    assert config["text_cfg"]["context_length"] == card.context_length
+
+
+def test_the_demo_cards_attribute_each_set_whose_licence_asks_for_it() -> None:
+    attributions = find_card("demo-icons").attributions
+    for name in ("Twemoji", "EmojiOne", "Streamline"):
+        assert any(name in line and "CC-BY-4.0" in line for line in attributions), name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "nothing",
+        "",
+        "../cards/demo-photo",
+        "demo-photo.toml",
+        "local-dir:",
+        "open_clip:ViT-B-32",
+        "http://x/y",
+    ],
+)
+def test_a_name_that_is_no_model_is_refused_with_the_names_there_are(name: str) -> None:
+    with pytest.raises(UnknownClip, match="demo-icons, demo-photo"):
+        find_card(name)
+
+
+@pytest.mark.parametrize("name", ["hf-hub:laion/some-model", "open_clip:ViT-B-32/openai"])
+def test_a_source_is_a_name_without_a_card(name: str) -> None:
+    card = find_card(name)
+    assert name == card.name == card.source
+    assert card.templates
+    assert card.embedding_dim is None
+
+
+def test_a_folder_is_a_name_and_its_configuration_gives_the_sizes() -> None:
+    card = find_card(f"local-dir:{WEIGHTS / 'clip-photo'}")
+    assert (card.embedding_dim, card.image_size, card.context_length) == (640, 192, 32)
+    assert card.local_folder(Path("/elsewhere")) == WEIGHTS / "clip-photo"
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", "{}", '{"model_cfg": {"embed_dim": 1}}'])
+def test_a_folder_with_no_sensible_configuration_still_has_a_card(
+    tmp_path: Path, content: str | None
+) -> None:
+    if content is not None:
+        (tmp_path / "open_clip_config.json").write_text(content)
+    assert find_card(f"local-dir:{tmp_path}").embedding_dim is None
+
+
+def test_a_folder_named_after_the_card_is_taken_before_the_hub(tmp_path: Path) -> None:
+    card = find_card("ViT-B-32")
+    assert card.local_folder(tmp_path) is None
+    (tmp_path / "ViT-B-32").mkdir()
+    (tmp_path / "ViT-B-32" / "open_clip_config.json").write_text("{}")
+    assert tmp_path / "ViT-B-32" == card.local_folder(tmp_path)
+
+
+def test_cards_zero_shot_and_weights_errors_come_without_torch() -> None:
+    program = (
+        "import sys, models.checkpoints, models.clip.cards, models.clip.tokens, models.clip.zero_shot\n"
+        "models.clip.cards.find_card('demo-photo')\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
