@@ -17,8 +17,10 @@ def connect_rq(url: str, *, patience_s: float) -> redis.Redis:
 
 
 def connect_async(url: str) -> "redis.asyncio.Redis":
-    """For readers of event streams."""
-    return redis.asyncio.Redis.from_url(url, decode_responses=True, socket_connect_timeout=1)
+    """For readers of event streams; each holds a connection for as long as it reads."""
+    return redis.asyncio.Redis.from_url(
+        url, decode_responses=True, socket_connect_timeout=1, max_connections=1000
+    )
 
 
 def _options(patience_s: float) -> dict[str, object]:

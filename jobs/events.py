@@ -1,7 +1,7 @@
 """The events of a job as they come: a reader that resumes anywhere, on any replica."""
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 import redis.asyncio
@@ -22,7 +22,7 @@ class Event:
 
 async def follow(
     connection: redis.asyncio.Redis, job_id: str, after: str = "0-0"
-) -> AsyncIterator[Event | None]:
+) -> AsyncGenerator[Event | None]:
     """A job's events after the one of that id, to `completed`; None each second in which nothing happened.
 
     The stream is gone an hour after the job's end: a reader sees None only, and asks for the record.

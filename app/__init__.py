@@ -1,0 +1,1 @@
+"""The HTTP front: CLIP answered at once, drawings as jobs."""

@@ -1,0 +1,265 @@
+"""Drawings as jobs: a body checked into a job to queue, and a job's record as the client sees it."""
+
+import hashlib
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+from pydantic import ValidationError
+
+from app.auth import Caller
+from app.bodies import InvalidBody, check_limit, faults_of
+from app.clips import image_limits
+from app.images import Source, decode
+from app.schemas import (
+    Fault,
+    GeneratorAnswer,
+    JobAnswer,
+    JobErrorAnswer,
+    JobRequest,
+    OutputAnswer,
+    ProgressAnswer,
+)
+from app.settings import ApiSettings
+from jobs.queue import NewJob, new_id
+from jobs.record import Job, JobMissing, Output, Progress
+from models.generators import GenerationRequest, Prompt, complete, describe, find
+from models.prompts import parse
+
+_JOB_ID = re.compile(r"job_[0-9a-v]{26}")
+_IDEMPOTENCY_KEY = re.compile(r'"?([\x21\x23-\x7e]{1,255})"?')
+
+
+class MalformedHeader(ValueError):
+    """A header that says nothing."""
+
+
+class JobIsFinal(RuntimeError):
+    """The job has ended; it cannot be canceled any more."""
+
+
+class OutputMissing(LookupError):
+    """The job has no file of that name."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A job to queue, and the files that it needs in the store first."""
+
+    job: NewJob
+    files: dict[str, bytes]  # by their keys in the store
+    fingerprint: str  # of all that the client said
+
+
+def prepare(body: JobRequest, caller: Caller, settings: ApiSettings) -> Drawing:
+    """Check a request whole, and give it an id. Decodes pictures, so it may take a second; touches nothing.
+
+    Raises:
+        app.bodies.InvalidBody, app.bodies.LimitExceeded, app.images.ImageRefused
+        models.generators.UnknownGenerator
+        app.auth.Forbidden: the priority is not this key's to ask for.
+    """
+    if body.priority == "high":
+        caller.require("priority")
+    sources: dict[str, Source] = {}  # by names of their own, in place of the pictures
+    prompts = _prompts(body, settings, sources)
+    options = _options(body, sources)
+    check_limit("#", len(sources), settings.max_images, "images in one request")
+    request = _complete(body, prompts, options, settings)
+    cost = request.width * request.height * request.steps * request.num_images
+    check_limit("#/steps", cost, settings.max_pixel_steps, "pixels times steps times images")
+    job_id = new_id()
+    pictures = {name: _bounded(source, settings) for name, source in sources.items()}
+    inputs = tuple(
+        Output(name, f"{job_id}/{name}", "image/png", picture.width, picture.height)
+        for name, picture in pictures.items()
+    )
+    return Drawing(
+        job=NewJob(
+            id=job_id,
+            request=request,
+            tenant=caller.name,
+            type=body.type,
+            priority=body.priority,
+            inputs=inputs,
+            metadata=body.metadata,
+        ),
+        files={item.key: _png(pictures[item.name]) for item in inputs},
+        fingerprint=hashlib.sha256(body.model_dump_json().encode()).hexdigest(),
+    )
+
+
+def view(job: Job) -> JobAnswer:
+    """A job as the client sees it."""
+    return JobAnswer(
+        id=job.id,
+        type=job.type,
+        status=job.status,
+        seq=job.seq,
+        priority=job.priority,
+        generator=job.request.generator,
+        request=job.request.model_dump(mode="json"),
+        created_at=job.created_at,
+        started_at=job.started_at,
+        finished_at=job.finished_at,
+        expires_at=job.expires_at,
+        cancel_requested_at=job.cancel_requested_at,
+        attempt=job.attempt,
+        queue_position=job.queue_position,
+        progress=view_progress(job.id, job.progress) if job.progress else None,
+        outputs=[view_output(job.id, output) for output in job.outputs],
+        error=JobErrorAnswer(**vars(job.error)) if job.error else None,
+        metadata=job.metadata or {},
+    )
+
+
+def view_progress(job_id: str, progress: Progress) -> ProgressAnswer:
+    """How far a job is, as the client sees it."""
+    return ProgressAnswer(
+        step=progress.step,
+        steps=progress.steps,
+        fraction=round(progress.step / progress.steps, 4) if progress.steps else 0.0,
+        loss=progress.loss,
+        eta_s=progress.eta_s,
+        steps_per_s=progress.steps_per_s,
+        preview=url(job_id, progress.preview.name) if progress.preview else None,
+    )
+
+
+def view_output(job_id: str, output: Output) -> OutputAnswer:
+    """A file of a job, as the client sees it."""
+    fields = {name: value for name, value in vars(output).items() if name != "key"}
+    return OutputAnswer(url=url(job_id, output.name), **fields)
+
+
+def view_generator(name: str, settings: ApiSettings) -> GeneratorAnswer:
+    """A generator, with what it does where a request says nothing."""
+    module = find(name)
+    profile = module.profile(settings.network_names)
+    return GeneratorAnswer(
+        name=name,
+        description=describe(name),
+        defaults={
+            "width": profile.width,
+            "height": profile.height,
+            "steps": profile.steps,
+            "num_images": 1,
+            "options": profile.options.model_dump(mode="json"),
+        },
+        limits={
+            "size_multiple": profile.size_multiple,
+            "max_prompts": settings.max_prompts,
+            "max_pixel_steps": settings.max_pixel_steps,
+        },
+        options=module.Options.model_json_schema(),
+    )
+
+
+def url(job_id: str, name: str) -> str:
+    """Where a file of a job is fetched."""
+    return f"/v1/jobs/{job_id}/outputs/{name}"
+
+
+def check_job_id(text: str) -> str:
+    """The id itself. Raises JobMissing: no job can have it."""
+    if not _JOB_ID.fullmatch(text):
+        raise JobMissing(text)
+    return text
+
+
+def check_idempotency_key(text: str) -> str:
+    """The key without the quotes it may have.
+
+    Raises:
+        MalformedHeader: it is no key.
+    """
+    match = _IDEMPOTENCY_KEY.fullmatch(text)
+    if match is None:
+        raise MalformedHeader(
+            "an Idempotency-Key is 1 to 255 visible ASCII characters, with or without quotes"
+        )
+    return match[1]
+
+
+def _prompts(body: JobRequest, settings: ApiSettings, sources: dict[str, Source]) -> tuple[Prompt, ...]:
+    if body.prompt is not None:
+        try:
+            prompts = parse(body.prompt)
+        except ValidationError as error:
+            details = "; ".join(fault.detail for fault in faults_of(error))
+            raise InvalidBody([Fault(pointer="#/prompt", code="invalid_prompt", detail=details)]) from None
+        except ValueError as error:
+            raise InvalidBody([Fault(pointer="#/prompt", code="invalid_prompt", detail=str(error))]) from None
+        pointer = "#/prompt"
+    else:
+        prompts = tuple(body.prompts or ())
+        pointer = "#/prompts"
+    check_limit(pointer, len(prompts), settings.max_prompts, "prompts")
+    return tuple(
+        prompt
+        if prompt.image is None
+        else prompt.model_copy(update={"image": _named(sources, prompt.image, f"#/prompts/{index}/image")})
+        for index, prompt in enumerate(prompts)
+    )
+
+
+def _options(body: JobRequest, sources: dict[str, Source]) -> dict[str, Any]:
+    options = dict(body.options)
+    for field in _image_options(find(body.generator).Options.model_json_schema()):
+        picture = options.get(field)
+        if isinstance(picture, str):  # what is nothing of the sort, the generator's own schema refuses
+            options[field] = _named(sources, picture, f"#/options/{field}")
+    return options
+
+
+def _image_options(schema: dict[str, Any]) -> Iterator[str]:
+    """The options that take a picture: by their format, perhaps beside null."""
+    for name, kind in schema.get("properties", {}).items():
+        if any(choice.get("format") == "image" for choice in (kind, *kind.get("anyOf", ()))):
+            yield name
+
+
+def _named(sources: dict[str, Source], picture: str, pointer: str) -> str:
+    name = f"input-{len(sources)}.png"
+    sources[name] = Source(picture, pointer)
+    return name
+
+
+def _complete(
+    body: JobRequest, prompts: tuple[Prompt, ...], options: dict[str, Any], settings: ApiSettings
+) -> GenerationRequest:
+    try:
+        return complete(
+            settings.network_names,
+            generator=body.generator,
+            prompts=prompts,
+            width=body.width,
+            height=body.height,
+            steps=body.steps,
+            seed=body.seed,
+            num_images=body.num_images,
+            options=options,
+        )
+    except ValidationError as error:
+        at = "#" if error.title == GenerationRequest.__name__ else "#/options"
+        raise InvalidBody(faults_of(error, at)) from None
+    except ValueError as error:
+        raise InvalidBody([Fault(pointer="#/width", code="invalid_size", detail=str(error))]) from None
+
+
+def _bounded(source: Source, settings: ApiSettings) -> Image.Image:
+    picture = decode(source, image_limits(settings))
+    picture.thumbnail((settings.input_side, settings.input_side), Image.Resampling.LANCZOS)
+    return picture
+
+
+def _png(picture: Image.Image) -> bytes:
+    # encoded anew from the pixels: nothing else of the client's file is kept
+    file = io.BytesIO()
+    clean = Image.new("RGB", picture.size)
+    clean.paste(picture)
+    clean.save(file, "PNG")
+    return file.getvalue()

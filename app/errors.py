@@ -1,0 +1,156 @@
+"""Every error that a client can meet: one table from exceptions to answers, all as RFC 9457 problems."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import Scope
+
+from app import auth, batching, bodies, clients, clips, drawings, encoder, images, resources, streams
+from app.schemas import Fault, Problem
+from jobs import queue, record, stores
+from models import generators
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How one kind of error is answered."""
+
+    status: int
+    code: str
+    title: str
+    retry_after_s: int | None = None
+    detail: str | None = None  # instead of the exception's own words, where those are not for clients
+
+
+INTERNAL = Answer(
+    500, "internal_error", "Something went wrong here", detail="the service's log has the cause"
+)
+INVALID = Answer(422, "invalid_request", "The request is not valid")
+
+ANSWERS: dict[type[Exception], Answer] = {
+    bodies.MalformedBody: Answer(400, "malformed_body", "The body cannot be parsed"),
+    drawings.MalformedHeader: Answer(400, "malformed_header", "A header cannot be parsed"),
+    auth.Unauthenticated: Answer(401, "invalid_api_key", "A valid API key is needed"),
+    auth.Forbidden: Answer(403, "missing_scope", "The API key may not do this"),
+    clips.ModelNotFound: Answer(404, "model_not_found", "No such model"),
+    record.JobMissing: Answer(404, "job_not_found", "No such job", detail="there is no job of that id"),
+    drawings.OutputMissing: Answer(404, "output_not_found", "No such output"),
+    stores.KeyMissing: Answer(404, "output_not_found", "No such output", detail="the file is gone"),
+    bodies.BodyTimeout: Answer(408, "body_timeout", "The body did not come", 1),
+    queue.JobNotFinal: Answer(409, "job_not_final", "The job is not final"),
+    drawings.JobIsFinal: Answer(409, "job_final", "The job is final"),
+    bodies.BodyTooLarge: Answer(413, "body_too_large", "The body is too long"),
+    images.ImageTooLarge: Answer(413, "image_too_large", "A picture is too large"),
+    bodies.UnsupportedBody: Answer(415, "unsupported_media_type", "The body is of a type that is not taken"),
+    images.UnsupportedImage: Answer(415, "unsupported_image", "A picture is of a type that is not taken"),
+    bodies.InvalidBody: INVALID,
+    bodies.LimitExceeded: Answer(422, "limit_exceeded", "More than is allowed"),
+    encoder.TextRefused: Answer(422, "text_too_long", "A text is too long"),
+    images.ImageRefused: Answer(422, "invalid_image", "A picture cannot be read"),
+    images.ImageUrlRefused: Answer(422, "image_url_refused", "Pictures are not fetched from addresses"),
+    generators.UnknownGenerator: Answer(422, "generator_not_found", "No such generator"),
+    queue.IdempotencyConflict: Answer(422, "idempotency_conflict", "The Idempotency-Key is in use"),
+    clients.ClientGone: Answer(499, "client_gone", "Nobody reads this"),
+    queue.TenantQueueFull: Answer(429, "too_many_jobs", "Too many jobs wait", 10),
+    streams.TooManyStreams: Answer(429, "too_many_streams", "Too many event streams are open", 5),
+    batching.Overloaded: Answer(503, "overloaded", "The service is overloaded", 1),
+    clips.ModelLoading: Answer(503, "model_loading", "The model is loading", 5),
+    clips.ModelUnavailable: Answer(503, "model_unavailable", "The model could not be loaded", 60),
+    queue.QueueFull: Answer(503, "queue_full", "The queue is full", 10),
+    stores.StorageFull: Answer(503, "storage_full", "No room is left", 60, "no room is left for pictures"),
+    resources.QueueUnavailable: Answer(
+        503, "queue_unavailable", "The job queue is not there", 2, "try again soon"
+    ),
+    TimeoutError: Answer(503, "timeout", "It took too long", 1, "the request did not end in time"),
+}
+
+
+def answer_of(error: Exception) -> Answer:
+    """What an exception is answered with: its own kind's entry, or that of the nearest kind above it."""
+    return next((ANSWERS[kind] for kind in type(error).__mro__ if kind in ANSWERS), INTERNAL)
+
+
+def problem(
+    scope: Scope,
+    answer: Answer,
+    detail: str,
+    faults: Sequence[Fault] = (),
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    """The answer as `application/problem+json`."""
+    scope.setdefault("state", {})["problem_code"] = answer.code
+    body = Problem(
+        type=f"urn:clipcanvas:problem:{answer.code}",
+        title=answer.title,
+        status=answer.status,
+        code=answer.code,
+        detail=_printable(detail),
+        instance=_printable(scope["path"]),
+        request_id=scope["state"].get("request_id", ""),
+        retryable=answer.status in (408, 429, 503),
+        errors=list(faults),
+    )
+    extra = {"Retry-After": str(answer.retry_after_s)} if answer.retry_after_s else {}
+    if answer.status == HTTPStatus.UNAUTHORIZED:
+        extra["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(
+        body.model_dump(),
+        answer.status,
+        {**(headers or {}), **extra},
+        media_type="application/problem+json",
+    )
+
+
+def problem_of(scope: Scope, error: Exception) -> JSONResponse:
+    """The answer to an exception."""
+    answer = answer_of(error)
+    if answer is INTERNAL:
+        log.error("request failed", exc_info=error)
+    return problem(scope, answer, answer.detail or str(error), getattr(error, "faults", ()))
+
+
+def install(app: FastAPI) -> None:
+    """Answer the exceptions of the table, and the framework's own, as problems."""
+    for kind in ANSWERS:
+        app.add_exception_handler(kind, _answer)
+    app.add_exception_handler(HTTPException, _answer_http)
+    app.add_exception_handler(RequestValidationError, _answer_validation)
+
+
+async def _answer(request: Request, error: Exception) -> JSONResponse:
+    return problem_of(request.scope, error)
+
+
+async def _answer_http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    phrase = HTTPStatus(error.status_code).phrase
+    details = {
+        404: f"there is nothing at {request.url.path}",
+        405: f"{request.method} is not possible at {request.url.path}",
+    }
+    answer = Answer(error.status_code, phrase.lower().replace(" ", "_").replace("-", "_"), phrase)
+    return problem(request.scope, answer, details.get(error.status_code, phrase), headers=error.headers)
+
+
+async def _answer_validation(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    faults = [
+        Fault(pointer="/".join(str(step) for step in item["loc"]), code=item["type"], detail=item["msg"])
+        for item in error.errors()
+    ]
+    return problem(
+        request.scope, INVALID, "; ".join(f"{fault.pointer}: {fault.detail}" for fault in faults), faults
+    )
+
+
+def _printable(text: str) -> str:
+    # half a surrogate pair cannot be encoded
+    return text.encode("utf-8", "replace").decode()[:2000]

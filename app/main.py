@@ -1,0 +1,90 @@
+"""The composition root of the API: makes what it holds, and puts the routes together."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import TypedDict
+
+from fastapi import FastAPI
+
+import models.clip
+from app import errors, openapi
+from app.auth import Keys
+from app.clips import LoadClip, open_clips, open_pool
+from app.metrics import Metrics
+from app.middleware import BodyLimit, RequestContext
+from app.resources import Resources
+from app.routes import clip, health, jobs
+from app.settings import ApiSettings
+from app.streams import StreamSlots
+from jobs.connection import connect_async
+from jobs.queue import JobQueue
+from jobs.stores import open_store
+
+VERSION = "0.1.0"
+
+
+class State(TypedDict):
+    """What the lifespan gives to every request."""
+
+    resources: Resources
+
+
+def create_app(
+    settings: ApiSettings, *, stopping: asyncio.Event | None = None, load_clip: LoadClip | None = None
+) -> FastAPI:
+    """The API.
+
+    Args:
+        stopping: set it when the process has been asked to end: streams end, and `/readyz` says so.
+        load_clip: name -> CLIP; else `models.clip.load`, as the settings have it.
+    """
+    metrics = Metrics()
+    load = load_clip or partial(
+        models.clip.load, weights=settings.weights, device=settings.device, dtype=settings.dtype
+    )
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[State]:
+        async with AsyncExitStack() as stack:
+            queue = JobQueue(settings)
+            stack.callback(queue.close)
+            events = connect_async(settings.redis_url)
+            stack.push_async_callback(events.aclose)
+            pool = open_pool(settings)
+            stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+            clips = await stack.enter_async_context(open_clips(settings, metrics, load, pool))
+            yield State(
+                resources=Resources(
+                    settings=settings,
+                    queue=queue,
+                    events=events,
+                    store=open_store(settings.store),
+                    clips=clips,
+                    pool=pool,
+                    keys=Keys(settings.api_keys),
+                    metrics=metrics,
+                    streams=StreamSlots(settings.max_streams_per_caller, metrics),
+                    waits=asyncio.Semaphore(settings.max_waits),
+                    stopping=stopping or asyncio.Event(),
+                )
+            )
+
+    app = FastAPI(
+        title="Clipcanvas",
+        version=VERSION,
+        description="CLIP looks at pictures, VQGAN+CLIP draws them. Errors are RFC 9457 problems.",
+        lifespan=lifespan,
+        # the library would keep bodies and messages of exceptions
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+        redoc_url=None,
+    )
+    for router in (clip.router, jobs.router, health.router):
+        app.include_router(router)
+    errors.install(app)
+    app.openapi = partial(openapi.describe, app)  # type: ignore[method-assign]  # FastAPI's own way to change it
+    # the one added last is the outermost
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, idle_s=settings.body_idle_s)
+    app.add_middleware(RequestContext, metrics=metrics)
+    return app

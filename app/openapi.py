@@ -1,0 +1,73 @@
+"""What OpenAPI says beyond what FastAPI finds by itself: bodies that routes read themselves, and errors."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Literal
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from app.schemas import (
+    ClassifyRequest,
+    EmbeddingsRequest,
+    JobRequest,
+    Problem,
+    RankRequest,
+)
+
+_REF = "#/components/schemas/{model}"
+_BODIES: tuple[type[BaseModel], ...] = (ClassifyRequest, EmbeddingsRequest, RankRequest, JobRequest, Problem)
+_FORM: dict[str, dict[str, Any]] = {
+    "files": {"type": "array", "items": {"type": "string", "format": "binary"}},
+    "texts": {"type": "array", "items": {"type": "string", "minLength": 1}},
+    "text": {"type": "string"},
+    "integer": {"type": "integer", "minimum": 1},
+}
+
+
+def body(
+    model: type[BaseModel], form: Mapping[str, Literal["files", "texts", "text", "integer"]] | None = None
+) -> dict[str, Any]:
+    """The request body of a route that takes a model as JSON, or its fields as a form.
+
+    Args:
+        form: the kinds of the form's parts, if one is taken.
+    """
+    content: dict[str, Any] = {"application/json": {"schema": {"$ref": _REF.format(model=model.__name__)}}}
+    if form:
+        properties = {name: _FORM[kind] for name, kind in form.items()}
+        content["multipart/form-data"] = {"schema": {"type": "object", "properties": properties}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The errors that a route can answer."""
+    schema = {"$ref": _REF.format(model=Problem.__name__)}
+    return {
+        status: {
+            "description": HTTPStatus(status).phrase,
+            "content": {"application/problem+json": {"schema": schema}},
+        }
+        for status in statuses
+    }
+
+
+def describe(app: FastAPI) -> dict[str, Any]:
+    """The whole document."""
+    if not app.openapi_schema:
+        document = get_openapi(
+            title=app.title,
+            version=app.version,
+            description=app.description,
+            routes=app.routes,
+            tags=app.openapi_tags,
+        )
+        _, definitions = models_json_schema([(model, "validation") for model in _BODIES], ref_template=_REF)
+        components = document.setdefault("components", {})
+        components.setdefault("schemas", {}).update(definitions["$defs"])
+        components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{}, {"key": []}]
+        app.openapi_schema = document
+    return app.openapi_schema

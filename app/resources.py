@@ -1,0 +1,92 @@
+"""What a running API holds, and how routes get at it."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, ParamSpec, TypeVar
+
+import anyio.to_thread
+import redis.asyncio
+from fastapi import Depends, Request
+
+from app.auth import Caller, Keys
+from app.clips import Clips
+from app.metrics import Metrics
+from app.settings import ApiSettings
+from app.streams import StreamSlots
+from jobs.queue import JobQueue
+from jobs.stores import Store
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+QUEUE_TIMEOUT_S = 1.9
+"""Whatever Redis does, a client has its answer within two seconds."""
+
+
+class QueueUnavailable(RuntimeError):
+    """The job queue cannot be reached, or does not answer in time."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a running API holds. The CLIPs load while the job routes already serve."""
+
+    settings: ApiSettings
+    queue: JobQueue
+    events: redis.asyncio.Redis
+    store: Store
+    clips: Clips
+    pool: Executor
+    keys: Keys
+    metrics: Metrics
+    streams: StreamSlots
+    waits: asyncio.Semaphore  # of requests that hold `Prefer: wait`
+    stopping: asyncio.Event  # set when the process has been asked to end
+
+    async def ask(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call something that waits for Redis, on a thread, for no longer than `QUEUE_TIMEOUT_S`.
+
+        Raises:
+            QueueUnavailable: it took longer, or Redis is away; what was asked may still come to pass.
+        """
+        try:
+            async with asyncio.timeout(QUEUE_TIMEOUT_S):
+                return await anyio.to_thread.run_sync(
+                    partial(function, *args, **kwargs), abandon_on_cancel=True
+                )
+        except (TimeoutError, redis.RedisError) as error:
+            raise QueueUnavailable("the job queue cannot be reached") from error
+
+
+def _resources(request: Request) -> Resources:
+    resources: Resources = request.state.resources
+    return resources
+
+
+InUse = Annotated[Resources, Depends(_resources)]
+
+
+def _caller(request: Request, resources: InUse) -> Caller:
+    caller = resources.keys.caller(request.headers.get("authorization"))
+    request.state.caller = caller.name or None
+    return caller
+
+
+AnyCaller = Annotated[Caller, Depends(_caller)]
+
+
+def _clip_caller(caller: AnyCaller) -> Caller:
+    caller.require("clip")
+    return caller
+
+
+def _jobs_caller(caller: AnyCaller) -> Caller:
+    caller.require("jobs")
+    return caller
+
+
+ClipCaller = Annotated[Caller, Depends(_clip_caller)]
+JobsCaller = Annotated[Caller, Depends(_jobs_caller)]

@@ -1,0 +1,212 @@
+"""CLIP over HTTP: classify, embed, rank; answered at once."""
+
+import asyncio
+import base64
+from collections.abc import Coroutine, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from numpy.typing import NDArray
+
+from app.bodies import InvalidBody, Parts, check_limit, read
+from app.clients import while_connected
+from app.encoder import BatchedClip, Text, Timings
+from app.images import Source
+from app.openapi import body, responses
+from app.resources import ClipCaller, InUse, Resources
+from app.schemas import (
+    ClassifyAnswer,
+    ClassifyRequest,
+    EmbeddingsAnswer,
+    EmbeddingsRequest,
+    Fault,
+    Item,
+    RankAnswer,
+    RankRequest,
+)
+from app.settings import ApiSettings
+from models.clip import Embeddings
+from models.clip.zero_shot import probabilities, similarity
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+ERRORS = responses(400, 401, 403, 404, 408, 413, 415, 422, 503)
+
+router = APIRouter(prefix="/v1", tags=["CLIP"])
+
+
+@router.post(
+    "/classify",
+    responses={200: {"model": ClassifyAnswer}, **ERRORS},
+    openapi_extra=body(
+        ClassifyRequest,
+        {"image": "files", "labels": "texts", "templates": "texts", "top_k": "integer", "model": "text"},
+    ),
+)
+async def classify(request: Request, caller: ClipCaller, resources: InUse) -> JSONResponse:
+    """Say which of some labels each picture shows, and how likely each is."""
+    asked = await read(request, ClassifyRequest, _classify_form)
+    clip = resources.clips.get(asked.model)
+    templates = clip.templates if asked.templates is None else tuple(asked.templates)
+    _check_classify(asked, templates, resources.settings)
+    sources = [Source(image, f"#/images/{index}") for index, image in enumerate(asked.images)]
+    timings = Timings()
+    work = _both(clip.embed_images(sources, timings), clip.embed_labels(asked.labels, templates, timings))
+    images, labels = await _answer(request, resources, work)
+    cosines = similarity(images, labels)  # (N, L)
+    chances = probabilities(cosines, clip.encoder.logit_scale, clip.encoder.logit_bias)
+    data = [
+        {
+            "index": index,
+            "labels": [
+                {"label": asked.labels[i], "probability": float(chance[i]), "similarity": float(row[i])}
+                for i in _best(row, asked.top_k)
+            ],
+        }
+        for index, (row, chance) in enumerate(zip(cosines, chances, strict=True))
+    ]
+    usage = {"images": len(sources), "texts": len(asked.labels) * len(templates)}
+    return _listed(clip, data, timings, usage=usage)
+
+
+@router.post(
+    "/embeddings",
+    responses={200: {"model": EmbeddingsAnswer}, **ERRORS},
+    openapi_extra=body(
+        EmbeddingsRequest,
+        {
+            "image": "files",
+            "text": "texts",
+            "model": "text",
+            "encoding_format": "text",
+            "dimensions": "integer",
+        },
+    ),
+)
+async def embeddings(request: Request, caller: ClipCaller, resources: InUse) -> JSONResponse:
+    """Turn texts and pictures into vectors of one space. OpenAI's clients work with this as they are."""
+    asked = await read(request, EmbeddingsRequest, _embeddings_form)
+    clip = resources.clips.get(asked.model)
+    if asked.dimensions is not None:
+        check_limit("#/dimensions", asked.dimensions, clip.encoder.dimension, "dimensions")
+    timings = Timings()
+    items = {f"#/input/{index}": item for index, item in enumerate(asked.input)}
+    rows, tokens = await _answer(request, resources, _embed(clip, items, resources.settings, timings))
+    if asked.dimensions is not None:
+        rows = rows[:, : asked.dimensions]
+        rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    written = _base64(rows) if asked.encoding_format == "base64" else _numbers(rows)
+    data = [
+        {"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(written)
+    ]
+    return _listed(clip, data, timings, usage={"prompt_tokens": tokens, "total_tokens": tokens})
+
+
+@router.post("/rank", responses={200: {"model": RankAnswer}, **ERRORS}, openapi_extra=body(RankRequest))
+async def rank(request: Request, caller: ClipCaller, resources: InUse) -> JSONResponse:
+    """Order texts or pictures by how near they are to a text or a picture."""
+    asked = await read(request, RankRequest)
+    clip = resources.clips.get(asked.model)
+    timings = Timings()
+    items = {f"#/candidates/{index}": item for index, item in enumerate(asked.candidates)}
+    items["#/query"] = asked.query
+    rows, _ = await _answer(request, resources, _embed(clip, items, resources.settings, timings))
+    cosines = similarity(rows[-1:], rows[:-1])[0]
+    data = [{"index": int(i), "similarity": float(cosines[i])} for i in _best(cosines, asked.top_k)]
+    return _listed(clip, data, timings)
+
+
+def _classify_form(parts: Parts) -> dict[str, Any]:
+    return _fields(parts, {"image": "images", "labels": "labels", "templates": "templates"})
+
+
+def _embeddings_form(parts: Parts) -> dict[str, Any]:
+    inputs = [{name: value} for name, value in parts if name in ("image", "text")]
+    rest = _fields([part for part in parts if part[0] not in ("image", "text")], {})
+    return {**rest, **({"input": inputs} if inputs else {})}
+
+
+def _fields(parts: Parts, lists: Mapping[str, str]) -> dict[str, Any]:
+    """A form's parts as the fields of a model.
+
+    Args:
+        lists: the parts that may be there several times, with their names in the model.
+    """
+    fields: dict[str, Any] = {}
+    for name, value in parts:
+        if name in lists:
+            fields.setdefault(lists[name], []).append(value)
+        elif name in fields:
+            fault = Fault(pointer=f"#/{name}", code="duplicate_field", detail="this field is there twice")
+            raise InvalidBody([fault])
+        else:
+            fields[name] = value
+    return fields
+
+
+def _check_classify(asked: ClassifyRequest, templates: tuple[str, ...], settings: ApiSettings) -> None:
+    check_limit("#/images", len(asked.images), settings.max_images, "images")
+    check_limit("#/labels", len(asked.labels), settings.max_labels, "labels")
+    check_limit("#/templates", len(templates), settings.max_templates, "templates")
+    texts = len(asked.labels) * len(templates)
+    check_limit("#/labels", texts, settings.max_texts, "texts (labels times templates)")
+    for field, values in (("labels", asked.labels), ("templates", templates)):
+        for index, text in enumerate(values):
+            check_limit(f"#/{field}/{index}", len(text), settings.max_text_chars, "characters in a text")
+
+
+async def _embed(
+    clip: BatchedClip, items: Mapping[str, Item], settings: ApiSettings, timings: Timings
+) -> tuple[Embeddings, int]:
+    """Texts and pictures by their pointers, in order -> (N, D), and how many tokens the texts are."""
+    places = list(enumerate(items.items()))
+    texts = {i: Text(item.text, pointer) for i, (pointer, item) in places if item.text is not None}
+    images = {i: Source(item.image, pointer) for i, (pointer, item) in places if item.image is not None}
+    check_limit("#", len(images), settings.max_images, "images")
+    check_limit("#", len(texts), settings.max_texts, "texts")
+    for text in texts.values():
+        check_limit(text.pointer, len(text.text), settings.max_text_chars, "characters in a text")
+    image_rows, (text_rows, tokens) = await _both(
+        clip.embed_images(list(images.values()), timings), clip.embed_texts(list(texts.values()), timings)
+    )
+    rows = np.empty((len(items), clip.encoder.dimension), np.float32)
+    rows[list(images)] = image_rows
+    rows[list(texts)] = text_rows
+    return rows, tokens
+
+
+async def _answer(request: Request, resources: Resources, work: Coroutine[Any, Any, T]) -> T:
+    async with asyncio.timeout(resources.settings.clip_timeout_s):
+        return await while_connected(request, work)
+
+
+async def _both(first: Coroutine[Any, Any, T], second: Coroutine[Any, Any, U]) -> tuple[T, U]:
+    """Side by side; if one fails the other is cancelled, and its error is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = group.create_task(first), group.create_task(second)
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return tasks[0].result(), tasks[1].result()
+
+
+def _best(scores: NDArray[np.float32], top_k: int | None) -> NDArray[np.intp]:
+    return np.argsort(-scores, kind="stable")[:top_k]
+
+
+def _numbers(rows: Embeddings) -> list[list[float]]:
+    # 8 decimals are all of float32 below 1, in half the digits
+    numbers: list[list[float]] = np.round(rows.astype(np.float64), 8).tolist()
+    return numbers
+
+
+def _base64(rows: Embeddings) -> list[str]:
+    return [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in rows]
+
+
+def _listed(clip: BatchedClip, data: list[dict[str, Any]], timings: Timings, **more: Any) -> JSONResponse:
+    answer = {"object": "list", "model": clip.encoder.name, "data": data, **more}
+    return JSONResponse(answer, headers={"Server-Timing": timings.header()})

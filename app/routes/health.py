@@ -1,0 +1,115 @@
+"""About the service: its models, generators and queue, and what probes and Prometheus ask."""
+
+from collections import Counter
+from typing import Any
+
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse, RedirectResponse
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from app.drawings import view_generator
+from app.openapi import responses
+from app.resources import AnyCaller, InUse, QueueUnavailable, Resources
+from app.schemas import GeneratorList, ModelAnswer, ModelList, QueueAnswer
+from jobs.queue import JobQueue
+from models import generators
+
+router = APIRouter(tags=["service"])
+
+
+@router.get("/v1/models", responses=responses(401))
+async def list_models(caller: AnyCaller, resources: InUse) -> ModelList:
+    """The CLIPs that are served, the default first."""
+    return ModelList(data=[_model(name, resources) for name in resources.clips.cards])
+
+
+@router.get("/v1/generators", responses=responses(401))
+def list_generators(caller: AnyCaller, resources: InUse) -> GeneratorList:
+    """The ways to draw, with their options as JSON Schema, their defaults and limits."""
+    return GeneratorList(data=[view_generator(name, resources.settings) for name in generators.available()])
+
+
+@router.get("/v1/queue", responses=responses(401, 503))
+async def show_queue(caller: AnyCaller, resources: InUse) -> QueueAnswer:
+    """How many jobs wait and run, and the workers that are there."""
+    return await resources.ask(_look, resources.queue)
+
+
+@router.get("/livez", response_class=Response)
+async def livez() -> Response:
+    """200 while the process turns, whatever its dependencies do."""
+    return Response("ok\n", media_type="text/plain")
+
+
+@router.get("/readyz", responses={503: {"description": "some part is not ready; each says why"}})
+async def readyz(resources: InUse) -> JSONResponse:
+    """200 if every part is ready, else 503; either way each part says how it is."""
+    parts = {f"clip:{name}": resources.clips.status(name) for name in resources.clips.cards}
+    try:
+        await resources.ask(resources.queue.ping)
+        parts["queue"] = "ready"
+    except QueueUnavailable:
+        parts["queue"] = "failed: Redis does not answer"
+    if resources.stopping.is_set():
+        parts["api"] = "stopping"
+    ready = all(state == "ready" for state in parts.values())
+    return JSONResponse(
+        {"status": "ready" if ready else "not ready", "parts": parts},
+        200 if ready else 503,
+        None if ready else {"Retry-After": "5"},
+    )
+
+
+@router.get("/metrics", response_class=Response)
+async def metrics(resources: InUse) -> Response:
+    """For Prometheus; while Redis is away the rest is told all the same."""
+    told = resources.metrics
+    told.jobs.clear()
+    told.workers.clear()
+    try:
+        seen = await resources.ask(_look, resources.queue)
+    except QueueUnavailable:
+        told.redis_up.set(0)
+    else:
+        told.redis_up.set(1)
+        told.jobs.labels("queued").set(seen.queued)
+        told.jobs.labels("running").set(seen.running)
+        for state, count in Counter(worker["state"] for worker in seen.workers).items():
+            told.workers.labels(state).set(count)
+    return Response(generate_latest(told.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/", include_in_schema=False)
+async def root() -> RedirectResponse:
+    """Where a browser starts."""
+    return RedirectResponse("/docs")
+
+
+def _look(queue: JobQueue) -> QueueAnswer:
+    workers = [{"name": worker.name, "state": worker.state, **worker.detail} for worker in queue.workers()]
+    return QueueAnswer(**queue.counts(), workers=workers)
+
+
+def _model(name: str, resources: Resources) -> ModelAnswer:
+    card = resources.clips.cards[name]
+    status = resources.clips.status(name)
+    sizes: dict[str, Any] = {
+        "embedding_dim": card.embedding_dim,
+        "image_size": card.image_size,
+        "context_length": card.context_length,
+    }
+    if status == "ready":
+        encoder = resources.clips.get(name).encoder
+        sizes = {
+            "embedding_dim": encoder.dimension,
+            "image_size": encoder.image_size,
+            "context_length": encoder.context_length,
+        }
+    return ModelAnswer(
+        id=name,
+        status=status.partition(":")[0],
+        loaded=status == "ready",
+        description=card.description,
+        license=card.license,
+        **sizes,
+    )

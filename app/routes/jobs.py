@@ -1,0 +1,253 @@
+"""Drawings over HTTP: jobs are made, followed, fetched, canceled and deleted here."""
+
+import asyncio
+import json
+import re
+from collections.abc import Mapping
+from typing import Annotated
+
+import structlog
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import StreamingResponse
+
+from app.auth import Caller
+from app.bodies import InvalidBody, read
+from app.clients import while_connected
+from app.drawings import (
+    Drawing,
+    JobIsFinal,
+    OutputMissing,
+    check_idempotency_key,
+    check_job_id,
+    prepare,
+    view,
+)
+from app.files import file_response, is_known
+from app.following import START, check_event_id, has_seen_the_end, stream, wait_for_end
+from app.openapi import body, responses
+from app.resources import InUse, JobsCaller, Resources
+from app.schemas import Fault, JobAnswer, JobList, JobRequest
+from jobs.queue import Idempotency, IdempotencyConflict, QueueFull, TenantQueueFull, draft
+from jobs.record import Job, JobMissing, Status
+
+log = structlog.stdlib.get_logger(__name__)
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+POLL_S = 1
+_WAIT = re.compile(r'(?:^|[,;]\s*)wait="?(\d{1,6})"?(?=\s*(?:$|[,;]))', re.IGNORECASE)
+
+IfNoneMatch = Annotated[str | None, Header(description="ETags; 304 if one is still right")]
+
+
+@router.post(
+    "",
+    status_code=202,
+    responses={202: {"model": JobAnswer}, **responses(400, 401, 403, 408, 413, 415, 422, 429, 503)},
+    openapi_extra=body(JobRequest),
+)
+async def create_job(
+    request: Request,
+    caller: JobsCaller,
+    resources: InUse,
+    idempotency_key: Annotated[str | None, Header(description="a request sent twice makes one job")] = None,
+) -> Response:
+    """Queue a drawing."""
+    repeat_key = None if idempotency_key is None else check_idempotency_key(idempotency_key)
+    asked = await read(request, JobRequest)
+    loop = asyncio.get_running_loop()
+    drawing = await loop.run_in_executor(resources.pool, prepare, asked, caller, resources.settings)
+    new = drawing.job
+    answer = view(draft(new)).model_dump_json()
+    repeat = None if repeat_key is None else Idempotency(repeat_key, drawing.fingerprint, answer)
+    earlier = await _create(drawing, repeat, resources)
+    # after a lost answer from Redis the same create is asked again, and finds itself
+    replayed = earlier is not None and json.loads(earlier)["id"] != new.id
+    if replayed:
+        resources.metrics.replays.inc()
+    else:
+        resources.metrics.jobs_submitted.labels(new.request.generator, new.priority).inc()
+        log.info("job queued", job_id=new.id, generator=new.request.generator, steps=new.request.steps)
+    text = earlier or answer
+    headers = {"Location": f"/v1/jobs/{json.loads(text)['id']}", "Retry-After": str(POLL_S)}
+    if replayed:
+        headers["Idempotent-Replayed"] = "true"
+    return Response(text, 202, headers, media_type="application/json")
+
+
+@router.get("", responses=responses(401, 403, 422, 503))
+async def list_jobs(
+    caller: JobsCaller,
+    resources: InUse,
+    status: Status | None = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    after: Annotated[str | None, Query(description="the last_id of the page before")] = None,
+) -> JobList:
+    """The caller's jobs, newest first."""
+    try:
+        if after is not None:
+            check_job_id(after)
+        jobs, has_more = await resources.ask(
+            resources.queue.find, caller.name, status=status, limit=limit, after=after
+        )
+    except JobMissing:
+        fault = Fault(pointer="query/after", code="job_not_found", detail="there is no job of that id")
+        raise InvalidBody([fault]) from None
+    return JobList(data=[view(job) for job in jobs], has_more=has_more, last_id=jobs[-1].id if jobs else None)
+
+
+@router.get(
+    "/{job_id}",
+    responses={
+        200: {"model": JobAnswer},
+        304: {"description": "not changed"},
+        **responses(401, 403, 404, 503),
+    },
+)
+async def show_job(
+    request: Request,
+    job_id: str,
+    caller: JobsCaller,
+    resources: InUse,
+    if_none_match: IfNoneMatch = None,
+    prefer: Annotated[
+        str | None, Header(description="wait=N: answer when the job is final, or after N s")
+    ] = None,
+) -> Response:
+    """A job as it stands."""
+    job = await _get(job_id, caller, resources)
+    headers = {"Cache-Control": "private, no-cache", "Vary": "Prefer"}
+    wait = _WAIT.search(prefer or "")
+    if wait and not job.status.is_final and not resources.waits.locked():
+        seconds = min(int(wait[1]), resources.settings.max_wait_s)
+        async with resources.waits:
+            await while_connected(request, wait_for_end(job.id, seconds, resources))
+        job = await _get(job_id, caller, resources)
+        headers["Preference-Applied"] = f"wait={seconds}"
+    headers["ETag"] = f'"{job.seq}"'
+    if not job.status.is_final:
+        headers["Retry-After"] = str(POLL_S)
+    if is_known(headers["ETag"], if_none_match):
+        return Response(status_code=304, headers=headers)
+    return _job(job, headers=headers)
+
+
+@router.post(
+    "/{job_id}/cancel",
+    responses={
+        200: {"model": JobAnswer, "description": "it waited, or was canceled already"},
+        202: {"model": JobAnswer, "description": "it runs, and stops within a step"},
+        **responses(401, 403, 404, 409, 503),
+    },
+)
+async def cancel_job(job_id: str, caller: JobsCaller, resources: InUse) -> Response:
+    """Stop a job."""
+    outcome = await resources.ask(resources.queue.cancel, check_job_id(job_id), caller.name)
+    if outcome not in (Status.CANCELED, "requested"):
+        raise JobIsFinal(f"the job is {outcome} already")
+    return _job(await _get(job_id, caller, resources), 202 if outcome == "requested" else 200)
+
+
+@router.delete("/{job_id}", status_code=204, responses=responses(401, 403, 404, 409, 503))
+async def delete_job(job_id: str, caller: JobsCaller, resources: InUse) -> None:
+    """Forget a final job and its files."""
+    await resources.ask(resources.queue.delete, check_job_id(job_id), caller.name)
+    await asyncio.to_thread(resources.store.delete, job_id)
+
+
+@router.get(
+    "/{job_id}/events",
+    response_class=Response,
+    responses={
+        200: {
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "description": "server-sent events",
+        },
+        204: {"description": "the client has had every event"},
+        **responses(400, 401, 403, 404, 429, 503),
+    },
+)
+async def follow_job(
+    request: Request,
+    job_id: str,
+    caller: JobsCaller,
+    resources: InUse,
+    last_event_id: Annotated[str | None, Header(description="go on after this event")] = None,
+    after: Annotated[str | None, Query(description="the same, for clients that cannot set headers")] = None,
+) -> Response:
+    """What happens to a job, as it happens: status, progress, preview, completed."""
+    start = check_event_id(last_event_id or after or START)
+    who = caller.name or (request.client.host if request.client else "")
+    resources.streams.check(who)
+    job = await _get(job_id, caller, resources)
+    if await has_seen_the_end(job, start, resources):
+        return Response(status_code=204)  # tells an EventSource not to come back
+    return StreamingResponse(
+        stream(job, start, who, resources),
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+    )
+
+
+@router.get(
+    "/{job_id}/outputs/{name}",
+    response_class=Response,
+    responses={
+        200: {"content": {"image/png": {}, "image/jpeg": {}}, "description": "the file"},
+        206: {"description": "the part that Range asked for"},
+        304: {"description": "not changed"},
+        416: {"description": "the file has no such part"},
+        **responses(401, 403, 404, 503),
+    },
+)
+async def fetch_output(
+    job_id: str,
+    name: str,
+    caller: JobsCaller,
+    resources: InUse,
+    if_none_match: IfNoneMatch = None,
+    if_range: Annotated[str | None, Header()] = None,
+    byte_range: Annotated[str | None, Header(alias="Range", description="bytes=first-last")] = None,
+) -> Response:
+    """A picture of a job: an output, its newest preview, or one that the request brought."""
+    job = await _get(job_id, caller, resources)
+    file = job.file(name)  # from the record only: a name of a stranger's making never reaches the store
+    if file is None:
+        raise OutputMissing("the job has no file of that name")
+    return file_response(
+        await asyncio.to_thread(resources.store.read, file.key),
+        name=file.name,
+        content_type=file.content_type,
+        final=file in job.outputs or file in job.inputs,
+        if_none_match=if_none_match,
+        byte_range=byte_range,
+        if_range=if_range,
+    )
+
+
+async def _create(drawing: Drawing, repeat: Idempotency | None, resources: Resources) -> str | None:
+    """Queue it -> None, or the answer that the same request was given first."""
+    for key, data in drawing.files.items():
+        await asyncio.to_thread(resources.store.save, key, data)
+    try:
+        earlier = await resources.ask(resources.queue.create, drawing.job, repeat)
+    except (QueueFull, TenantQueueFull, IdempotencyConflict):
+        # after other errors nobody knows whether the job was made: the janitor finds files without one
+        await _forget_files(drawing, resources)
+        raise
+    if earlier is not None and json.loads(earlier)["id"] != drawing.job.id:
+        await _forget_files(drawing, resources)
+    return earlier
+
+
+async def _forget_files(drawing: Drawing, resources: Resources) -> None:
+    if drawing.files:
+        await asyncio.to_thread(resources.store.delete, drawing.job.id)
+
+
+async def _get(job_id: str, caller: Caller, resources: Resources) -> Job:
+    return await resources.ask(resources.queue.get, check_job_id(job_id), caller.name)
+
+
+def _job(job: Job, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(view(job).model_dump_json(), status, headers, media_type="application/json")

@@ -1,0 +1,86 @@
+"""The settings of the API: where it listens, which CLIPs it serves, and every limit of the contract."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, StringConstraints
+
+from jobs.settings import JobSettings
+
+Scope = Literal["clip", "jobs", "priority"]  # priority: jobs before everybody else's
+
+
+class ApiKey(BaseModel, frozen=True, extra="forbid"):
+    """A key that may call. Only its hash is known here."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    sha256: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+    scopes: frozenset[Scope] = frozenset({"clip", "jobs"})
+
+
+class ApiSettings(JobSettings):
+    """What one API process needs to know. Times are in seconds."""
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    forwarded_allow_ips: str = Field(
+        "127.0.0.1", description="proxies whose X-Forwarded-* headers are believed, separated by commas"
+    )
+    log_level: str = Field(
+        "INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="least level that is logged"
+    )
+    shutdown_timeout_s: int = Field(20, ge=1, description="how long requests may take to end after SIGTERM")
+    api_keys: tuple[ApiKey, ...] = Field(
+        (), description="keys that may call, as a JSON list; none: everybody may (`python -m app key NAME`)"
+    )
+
+    clip_models: tuple[str, ...] = Field(
+        ("demo-photo",),
+        min_length=1,
+        description="cards of the CLIPs to serve, as a JSON list; first is the default",
+    )
+    max_batch_images: int = Field(32, ge=1, description="pictures encoded in one call; 1 turns batching off")
+    max_batch_texts: int = Field(128, ge=1, description="texts encoded in one call; 1 turns batching off")
+    max_waiting_images: int = Field(
+        512, ge=1, description="pictures in work or waiting, per model; more is 503"
+    )
+    max_waiting_texts: int = Field(
+        65_536, ge=1, description="texts in work or waiting, per model; more is 503"
+    )
+    text_cache_rows: int = Field(
+        50_000, ge=0, description="text embeddings kept, per model; likewise label matrices"
+    )
+    decode_threads: int = Field(0, ge=0, description="threads that decode pictures; 0: one per core")
+    body_idle_s: float = Field(30, gt=0, description="a request is given up if its body pauses for so long")
+    clip_timeout_s: float = Field(60, gt=0, description="longest time for one CLIP request; then 503")
+
+    max_body_bytes: int = Field(32 * 2**20, ge=1024, description="longest request body")
+    max_images: int = Field(64, ge=1, description="pictures in one request")
+    max_image_pixels: int = Field(40_000_000, ge=1, description="pixels of one picture")
+    max_image_side: int = Field(16_384, ge=1, description="longest side of one picture, in pixels")
+    max_image_aspect: float = Field(50, ge=1, description="longest side of a picture over its shortest")
+    max_labels: int = Field(4096, ge=1, description="labels of one classification")
+    max_templates: int = Field(128, ge=1, description="templates of one classification")
+    max_texts: int = Field(
+        32_768, ge=1, description="texts in one request: labels times templates, or inputs"
+    )
+    max_text_chars: int = Field(2000, ge=1, description="characters of one text")
+    max_prompts: int = Field(16, ge=1, le=16, description="prompts of one job")
+    max_pixel_steps: int = Field(
+        2_000_000_000, ge=1, description="width times height times steps times pictures of one job"
+    )
+    max_streams_per_caller: int = Field(
+        50,
+        ge=1,
+        description="event streams open at once for one key, or one address where keys are off; then 429",
+    )
+    max_wait_s: int = Field(60, ge=0, le=600, description="longest `Prefer: wait`")
+    max_waits: int = Field(
+        200, ge=1, description="requests that may hold `Prefer: wait` at once; more do not wait"
+    )
+    max_stream_s: float = Field(
+        3600, gt=0, description="an event stream is closed after so long; clients resume"
+    )
+
+    input_side: int = Field(
+        1024, ge=64, description="pictures of a job are kept no larger than this, in pixels"
+    )
