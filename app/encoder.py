@@ -227,7 +227,7 @@ class BatchedClip:
             item.pointer: Fault(
                 pointer=item.pointer,
                 code="text_too_long",
-                detail=f"the text is {count} tokens long; {self.encoder.name} reads at most {longest}",
+                detail=f"the text has more than the {longest} tokens that {self.encoder.name} reads",
             )
             for item, count in zip(texts, counts, strict=True)
             if count > longest

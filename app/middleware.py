@@ -71,7 +71,9 @@ class RequestContext:
         self._metrics.request_seconds.labels(route, method).observe(first_byte_s)
         if code:
             self._metrics.problems.labels(code).inc()
-        log.info(
+        # probes and scrapes come all the time and say nothing
+        tell = log.debug if route in _QUIET and status < 500 else log.info
+        tell(
             "request",
             method=method,
             route=route,
@@ -82,6 +84,7 @@ class RequestContext:
         )
 
 
+_QUIET = frozenset({"/livez", "/readyz", "/metrics"})
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 

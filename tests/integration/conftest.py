@@ -1,0 +1,64 @@
+"""What the tests of the API share: an API on a real port beside a real Redis."""
+
+import base64
+import io
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.conftest import RedisServer
+from tests.live_api import LiveApi, TinyClip, live_api
+
+StartApi = Callable[..., LiveApi]
+
+
+@pytest.fixture
+def tiny_clip() -> TinyClip:
+    return TinyClip()
+
+
+@pytest.fixture
+def start_api(redis_server: RedisServer, tmp_path: Path, tiny_clip: TinyClip) -> Iterator[StartApi]:
+    """Starts an API with settings of the test's choice."""
+    with ExitStack() as stack:
+
+        def start(**settings: Any) -> LiveApi:
+            settings.setdefault("load_clip", lambda name: tiny_clip)
+            store = (tmp_path / "store").as_uri()
+            return stack.enter_context(live_api(redis_server.url, store, **settings))
+
+        yield start
+
+
+@pytest.fixture
+def api(start_api: StartApi) -> LiveApi:
+    """The API as the settings' defaults make it, but for its CLIP."""
+    return start_api().ready()
+
+
+@pytest.fixture(scope="session")
+def demo_api(redis_process: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveApi]:
+    """The API with its real default CLIP."""
+    store = tmp_path_factory.mktemp("store").as_uri()
+    with live_api(redis_process.url, store, None) as api:
+        yield api.ready(120)
+
+
+def png(picture: Image.Image, format: str = "PNG", **options: Any) -> bytes:
+    """A picture's file."""
+    file = io.BytesIO()
+    picture.save(file, format, **options)
+    return file.getvalue()
+
+
+def plain(color: str, size: tuple[int, int] = (32, 24)) -> bytes:
+    """A PNG of one color."""
+    return png(Image.new("RGB", size, color))
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

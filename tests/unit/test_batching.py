@@ -1,0 +1,173 @@
+"""The batcher shares calls, keeps results apart, bounds what waits, and lets no item harm another."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from app.batching import Batcher, Device, Overloaded
+
+
+class Doubler:
+    """Doubles numbers; refuses batches with a 13; can be held."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.free = threading.Event()
+        self.free.set()
+
+    def __call__(self, items: list[int]) -> Sequence[int]:
+        self.batches.append(items)
+        self.free.wait(5)
+        if 13 in items:
+            raise ValueError("13 is not liked")
+        return [2 * item for item in items]
+
+
+@pytest.fixture
+def doubler() -> Doubler:
+    return Doubler()
+
+
+@pytest.fixture
+async def device() -> AsyncIterator[Device]:
+    device = Device()
+    yield device
+    device.close()
+
+
+def batcher(
+    doubler: Doubler, device: Device, max_batch: int = 8, max_reserved: int = 100
+) -> Batcher[int, int]:
+    return Batcher(doubler, device, max_batch=max_batch, max_reserved=max_reserved)
+
+
+async def submit(batcher: Batcher[int, int], *items: int) -> list[int]:
+    with batcher.reserve(len(items)):
+        return (await batcher.submit(items)).results
+
+
+async def test_a_lone_caller_is_served_at_once(doubler: Doubler, device: Device) -> None:
+    async with batcher(doubler, device) as doubling:
+        assert await submit(doubling, 1, 2, 3) == [2, 4, 6]
+        assert await submit(doubling) == []
+    assert doubler.batches == [[1, 2, 3]]
+
+
+async def test_what_comes_while_the_device_is_busy_shares_the_next_batch(
+    doubler: Doubler, device: Device
+) -> None:
+    async with batcher(doubler, device) as doubling:
+        doubler.free.clear()
+        first = asyncio.create_task(submit(doubling, 0))
+        await asyncio.sleep(0.05)
+        others = [asyncio.create_task(submit(doubling, number)) for number in range(1, 6)]
+        await asyncio.sleep(0.05)
+        doubler.free.set()
+        assert await asyncio.gather(first, *others) == [[0], [2], [4], [6], [8], [10]]
+    assert doubler.batches == [[0], [1, 2, 3, 4, 5]]
+
+
+async def test_no_batch_is_larger_than_allowed_and_order_is_kept(doubler: Doubler, device: Device) -> None:
+    async with batcher(doubler, device, max_batch=4) as doubling:
+        assert await submit(doubling, *range(10)) == [2 * number for number in range(10)]
+    assert [len(batch) for batch in doubler.batches] == [4, 4, 2]
+
+
+async def test_a_small_request_does_not_wait_behind_a_large_one(doubler: Doubler, device: Device) -> None:
+    async with batcher(doubler, device, max_batch=4) as doubling:
+        large = asyncio.create_task(submit(doubling, *range(20, 60)))
+        small = asyncio.create_task(submit(doubling, 1))
+        assert await small == [2]
+        assert not large.done()
+        assert await large == [2 * number for number in range(20, 60)]
+
+
+async def test_only_the_caller_of_the_faulty_item_gets_the_error(doubler: Doubler, device: Device) -> None:
+    async with batcher(doubler, device) as doubling:
+        outcomes = await asyncio.gather(
+            *(submit(doubling, number, number + 100) for number in (11, 12, 13, 14)), return_exceptions=True
+        )
+        assert [outcomes[0], outcomes[1], outcomes[3]] == [[22, 222], [24, 224], [28, 228]]
+        assert isinstance(outcomes[2], ValueError)
+        assert await submit(doubling, 5) == [10], "the batcher goes on"
+
+
+async def test_a_wrong_number_of_results_is_an_error_not_a_mix_up(device: Device) -> None:
+    async with Batcher[int, int](lambda items: items[1:], device, max_batch=8, max_reserved=8) as broken:
+        with broken.reserve(2), pytest.raises(RuntimeError, match="0 results for 1 items"):
+            await broken.submit([1, 2])
+
+
+async def test_more_than_the_places_is_refused_whole(doubler: Doubler, device: Device) -> None:
+    async with batcher(doubler, device, max_reserved=4) as doubling:
+        doubler.free.clear()
+        waiting = asyncio.create_task(submit(doubling, 1, 2, 3))
+        await asyncio.sleep(0.02)
+        with pytest.raises(Overloaded, match="3 of 4"):
+            await submit(doubling, 4, 5)
+        last = asyncio.create_task(submit(doubling, 6))
+        await asyncio.sleep(0.02)
+        doubler.free.set()
+        assert await waiting == [2, 4, 6]
+        assert await last == [12]
+        assert await submit(doubling, 1, 2, 3, 4) == [2, 4, 6, 8], "places come back"
+
+
+async def test_callers_that_left_never_reach_the_device(doubler: Doubler, device: Device) -> None:
+    async with batcher(doubler, device) as doubling:
+        doubler.free.clear()
+        first = asyncio.create_task(submit(doubling, 0))
+        await asyncio.sleep(0.05)
+        leaving = asyncio.create_task(submit(doubling, 1, 2))
+        staying = asyncio.create_task(submit(doubling, 3))
+        await asyncio.sleep(0.05)
+        leaving.cancel()
+        await asyncio.sleep(0)
+        doubler.free.set()
+        assert await first == [0]
+        assert await staying == [6]
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        with doubling.reserve(100):
+            pass
+    assert doubler.batches == [[0], [3]]
+
+
+async def test_two_batchers_take_turns_on_one_device(device: Device) -> None:
+    order: list[str] = []
+
+    def work(name: str, items: list[int]) -> list[int]:
+        order.append(name)
+        return items
+
+    async with (
+        Batcher[int, int](lambda items: work("a", items), device, max_batch=1, max_reserved=9) as a,
+        Batcher[int, int](lambda items: work("b", items), device, max_batch=1, max_reserved=9) as b,
+    ):
+        await asyncio.gather(submit(a, 1, 2, 3), submit(b, 1, 2, 3))
+    assert "".join(order) == "ababab"
+
+
+async def test_closing_ends_those_that_wait(doubler: Doubler, device: Device) -> None:
+    async with batcher(doubler, device) as doubling:
+        doubler.free.clear()
+        tasks = [asyncio.create_task(submit(doubling, number)) for number in range(3)]
+        await asyncio.sleep(0.05)
+    doubler.free.set()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes)
+
+
+async def test_it_tells_how_long_a_caller_waited(doubler: Doubler, device: Device) -> None:
+    async with batcher(doubler, device) as doubling:
+        doubler.free.clear()
+        with doubling.reserve(2):
+            first = asyncio.create_task(doubling.submit([1]))
+            await asyncio.sleep(0.02)
+            second = asyncio.create_task(doubling.submit([2]))
+            await asyncio.sleep(0.1)
+            doubler.free.set()
+            assert (await first).run_s >= 0.1
+            assert (await second).queue_s >= 0.08
