@@ -1,4 +1,5 @@
 -- Every change of a job's record; one call is one atomic change. ARGV: prefix, function, its arguments.
+-- A call whose reply was lost is made again, so each of them does no more the second time, and answers as the first.
 -- What the states and keys mean is said in record.py.
 local P = ARGV[1]
 local time = redis.call('TIME')
@@ -34,6 +35,8 @@ local function queue_up(id)
 end
 
 local function release(id)
+  local token = get(id, 'lease')
+  if token then set(id, 'last_lease', token) end
   redis.call('HDEL', job_key(id), 'lease', 'worker')
   redis.call('ZREM', P .. 'running', id)
 end
@@ -51,6 +54,9 @@ local function finish(id, status, outputs, error)
 end
 
 local function holds(id, token) return get(id, 'lease') == token end
+
+-- what a holder's last call left behind, when it asks again
+local function had(id, token, status) return get(id, 'last_lease') == token and get(id, 'status') == status end
 
 local function is_final(status) return status ~= 'queued' and status ~= 'running' end
 
@@ -72,6 +78,7 @@ local api = {}
 -- id, tenant, max_queued, max_queued_of_tenant, priority_rank, idempotency_key or '', fingerprint, answer, idempotency_ttl_ms, field, value …
 -- -> {'created'} | {'replayed', answer} | {'conflict'} | {'full'} | {'tenant_full'}
 function api.create(id, tenant, max_queued, max_of_tenant, rank, idempotency, fingerprint, answer, ttl, ...)
+  if get(id, 'status') then return {'created'} end
   local remembered = P .. 'idempotency:' .. tenant .. ':' .. idempotency
   if idempotency ~= '' then
     local first = redis.call('HMGET', remembered, 'fingerprint', 'answer')
@@ -103,6 +110,7 @@ function api.start(id, token, worker, lease_ms)
   local status = get(id, 'status')
   if not status then return 'missing' end
   if status == 'running' then
+    if holds(id, token) then return tonumber(get(id, 'attempt')) end
     if tonumber(redis.call('ZSCORE', P .. 'running', id) or 0) > NOW then return 'leased' end
     if recover(id) == 'failed' then return 'failed' end
   elseif is_final(status) then
@@ -135,6 +143,7 @@ end
 
 -- -> 1, or 0 if the lease was lost: then nothing changes
 function api.finish(id, token, status, outputs, error)
+  if had(id, token, status) then return 1 end
   if not holds(id, token) then return 0 end
   finish(id, status, outputs, error)
   return 1
@@ -142,6 +151,7 @@ end
 
 -- the holder stops without an end; the attempt does not count -> 1 | 0
 function api.hand_back(id, token)
+  if had(id, token, 'queued') or had(id, token, 'canceled') then return 1 end
   if not holds(id, token) then return 0 end
   release(id)
   redis.call('HINCRBY', job_key(id), 'attempt', -1)

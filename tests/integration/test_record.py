@@ -121,6 +121,27 @@ def test_a_final_state_never_changes(queue: JobQueue, settings: JobSettings) -> 
     assert (queue.get(job_id).status, queue.get(job_id).seq) == (Status.FAILED, seq)
 
 
+def test_a_call_whose_reply_was_lost_may_be_made_again(queue: JobQueue, settings: JobSettings) -> None:
+    new = NewJob(id=new_id(), request=REQUEST)
+    queue.create(new)
+    connection = connect(settings.redis_url, patience_s=1)
+    for _ in range(2):
+        assert call(connection, "start", new.id, "token", "worker-1", 1000) == 1
+    queue.create(new)
+    assert queue.get(new.id).status == Status.RUNNING
+    lease = Lease(connection, new.id, "token", 1, 1)
+    for _ in range(2):
+        lease.hand_back()
+    assert (queue.get(new.id).status, queue.get(new.id).attempt) == (Status.QUEUED, 0)
+    lease = start(settings, new.id)
+    for _ in range(2):
+        lease.finish(Status.SUCCEEDED, outputs=[])
+    seq = queue.get(new.id).seq
+    with pytest.raises(LeaseLost):
+        lease.finish(Status.FAILED, error=JobError("internal", "x"))
+    assert queue.get(new.id).seq == seq
+
+
 def test_only_one_worker_starts_a_job(queue: JobQueue, settings: JobSettings) -> None:
     job_id = create(queue)
     lease = start(settings, job_id)
