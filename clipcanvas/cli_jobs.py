@@ -86,17 +86,15 @@ def follow(client: "Client", job: "Job", output: Path) -> "tuple[Job, list[Path]
     Raises:
         JobUnsuccessful: it ended without pictures.
     """
-    from clipcanvas.client import successful
+    from clipcanvas.client import successful, write_whole
     from clipcanvas.progress import ProgressDisplay
 
     preview_path = output.with_name(f"{output.stem}.preview.jpg")
     with ProgressDisplay(job) as display:
         for event in client.events(job.id):
             display.show(event)
-            if event.progress and event.progress.preview:
-                preview = client.output(job.id, event.progress.preview.rpartition("/")[2])
-                _write(preview_path, preview)
-                display.previewed(preview_path)
+            if event.preview:
+                display.previewed(write_whole(preview_path, client.output(job.id, event.preview.name)))
             job = event.job or job
     saved = _save(client, successful(job), output)
     preview_path.unlink(missing_ok=True)
@@ -199,20 +197,12 @@ def wait(
 
 
 def _save(client: "Client", job: "Job", output: Path) -> list[Path]:
-    pictures = [item for item in job.outputs if item.name.startswith("image-")]
+    pictures = sum(item.name.startswith("image-") for item in job.outputs)
     paths = [
-        output if index == 0 else output.with_name(f"{output.stem}-{index}{output.suffix}")
-        for index in range(len(pictures))
+        output,
+        *(output.with_name(f"{output.stem}-{image}{output.suffix}") for image in range(1, pictures)),
     ]
-    for item, path in zip(pictures, paths, strict=True):
-        _write(path, client.output(job.id, item.name))
-    return paths
-
-
-def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content)
-    part.replace(path)  # so that whoever looks sees a whole picture
+    return [client.save(job, path, image=image) for image, path in enumerate(paths)]
 
 
 def _cancel_interrupted(job_id: str, url: str, api_key: str | None) -> None:

@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from functools import wraps
+from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import httpx
@@ -104,6 +105,10 @@ class Client:
                 return successful(job)
             deadline.check(job)
 
+    def save(self, job: Job, path: str | Path, *, image: int = 0) -> Path:
+        """Write a picture of a job to a file, whole or not at all; `image` says which of several."""
+        return write_whole(Path(path), self.output(job.id, f"image-{image}.png"))
+
     def every_job(self, *, status: str | None = None) -> Iterator[Job]:
         """All jobs, newest first, fetched page by page."""
         after: str | None = None
@@ -202,6 +207,11 @@ class AsyncClient:
                 return successful(job)
             deadline.check(job)
 
+    async def save(self, job: Job, path: str | Path, *, image: int = 0) -> Path:
+        """As `Client.save`."""
+        content = await self.output(job.id, f"image-{image}.png")
+        return await asyncio.to_thread(write_whole, Path(path), content)
+
     async def every_job(self, *, status: str | None = None) -> AsyncIterator[Job]:
         """As `Client.every_job`."""
         after: str | None = None
@@ -254,6 +264,13 @@ class AsyncClient:
                 return call.result(await self._http.send(call.request(self._http)))
             except (httpx.HTTPError, ApiError) as error:
                 await asyncio.sleep(attempts.pause_after(error))
+
+
+def write_whole(path: Path, content: bytes) -> Path:
+    """Write a file so that whoever looks sees all of it, or what was there before."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(content)
+    return part.replace(path)
 
 
 def successful(job: Job) -> Job:

@@ -69,8 +69,7 @@ async def serve(plan: ServicePlan) -> None:
             try:
                 await service.run()
             except GaveUp as error:
-                for line in logbook.tail(error.name):
-                    print(line, file=sys.stderr)
+                logbook.reveal(error.name)
                 raise
             finally:
                 await service.close()
@@ -197,7 +196,7 @@ class _Service:
                     if parts != waiting_for or time.monotonic() - said > STILL_WAITING_S:
                         self._logbook.say("answering, but not ready yet", url=url, parts=parts)
                         waiting_for, said = parts, time.monotonic()
-                await asyncio.sleep(0.25)
+                await asyncio.sleep(0.5)
 
 
 def free_port(host: str, port: int) -> int:
@@ -234,8 +233,8 @@ def _locked(data: Path) -> Iterator[int]:
     try:
         end = time.monotonic() + LOCK_WAIT_S
         while not _try_lock(lock):
-            if time.monotonic() > end:
-                owner = os.pread(lock, 20, 0).decode(errors="replace").strip() or "unknown"
+            owner = os.pread(lock, 20, 0).decode(errors="replace").strip() or "unknown"
+            if _is_alive(owner) or time.monotonic() > end:
                 raise StartRefused(
                     f"{data} is in use by another Clipcanvas (process {owner}); "
                     "stop that one, or choose another folder with --data"
@@ -253,6 +252,16 @@ def _try_lock(descriptor: int) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    return True
+
+
+def _is_alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        pass
     return True
 
 

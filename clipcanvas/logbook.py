@@ -52,9 +52,10 @@ class Logbook:
         record = {"event": event, **fields, "level": level, "timestamp": datetime.now(UTC).isoformat()}
         self.write("launcher", json.dumps(record, ensure_ascii=False))
 
-    def tail(self, process: str) -> list[str]:
-        """The last lines of a process."""
-        return list(self._tails.get(process, ()))
+    def reveal(self, process: str) -> None:
+        """Show the last lines of a hidden process."""
+        for line in self._tails.get(process, ()) if process in self._hidden else ():
+            self._show(process, line)
 
     def close(self) -> None:
         """Close the files."""

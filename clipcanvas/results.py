@@ -154,6 +154,11 @@ class Event(_Answer):
         return Progress.model_validate(self.data) if self.type == "progress" else None
 
     @property
+    def preview(self) -> Output | None:
+        """A picture of how the drawing looks, if the event brings one."""
+        return Output.model_validate(self.data) if self.type == "preview" else None
+
+    @property
     def job(self) -> Job | None:
         """The whole job, if it is final."""
         return Job.model_validate(self.data) if self.type == "completed" else None
