@@ -1,4 +1,4 @@
-"""Old pickled checkpoints become safetensors with the same tensors, and a hostile one is refused and not run."""
+"""Old pickled checkpoints become safetensors with the same tensors; a hostile one is refused, not run."""
 
 import argparse
 import hashlib
@@ -44,7 +44,7 @@ REST = {
 
 @pytest.fixture
 def lightning(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
-    """Classes under the names that Lightning of 2021 had, so that real pickles name them; gone before converting."""
+    """Classes under the names that Lightning of 2021 had, so that real pickles name them."""
 
     def define(module: str, name: str, bases: tuple[type, ...] = ()) -> Any:
         made = type(name, bases, {"__module__": module})
@@ -107,7 +107,10 @@ def test_it_converts_where_lightning_was_never_installed(
 ) -> None:
     torch.save(lightning_checkpoint(lightning, VQGAN), tmp_path / "last.ckpt")
     # a process that cannot import the packages whose classes are named
-    program = "import sys\nsys.modules['pytorch_lightning'] = None\nfrom models.checkpoints import main\nsys.exit(main())"
+    program = (
+        "import sys; sys.modules['pytorch_lightning'] = None\n"
+        "from models.checkpoints import main; sys.exit(main())"
+    )
     command = [sys.executable, "-c", program, str(tmp_path / "last.ckpt"), str(tmp_path / "out.safetensors")]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr

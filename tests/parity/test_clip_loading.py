@@ -1,7 +1,10 @@
-"""Loading a CLIP says by name what is missing, corrupt or unknown, and changes nothing else of the process."""
+"""Loading says by name what is missing, corrupt or unknown, and changes nothing else in the process."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -119,9 +122,7 @@ def test_a_text_that_is_too_long_is_refused_not_cut(encoder: OpenClipEncoder) ->
 def test_a_hostile_text_is_counted_in_little_time(encoder: OpenClipEncoder, text: str) -> None:
     start = time.perf_counter()
     assert encoder.count_tokens(text) > encoder.context_length
-    assert (
-        time.perf_counter() - start < 2
-    )  # merging 5,000 letters as one word took 2.5 s, and grows as its square
+    assert time.perf_counter() - start < 2  # 5,000 letters merged as one word took 2.5 s
 
 
 def test_the_words_it_remembers_are_bounded(
@@ -151,7 +152,7 @@ def test_a_list_longer_than_one_forward_gives_a_row_each(
 ) -> None:
     texts = [f"number {number}" for number in range(10)]
     whole = encoder.encode_texts(texts)
-    monkeypatch.setattr("models.clip.encoder.MAX_BATCH", 3)
+    monkeypatch.setattr(encoder, "max_batch", 3)
     np.testing.assert_allclose(whole, encoder.encode_texts(texts), atol=1e-6)
     assert encoder.encode_images(np.empty((0, 3, 128, 128), np.uint8)).shape == (0, encoder.dimension)
 
@@ -166,3 +167,18 @@ def test_the_device_of_a_name_is_that_device() -> None:
 def test_a_card_whose_tokenizer_needs_a_package_says_so_before_downloading() -> None:
     with pytest.raises(WeightsUnusable, match="transformers"):
         load("ViT-B-16-SigLIP", WEIGHTS)
+
+
+@pytest.mark.parametrize("name", ["ViT-B-32", "hf-hub:no-such-owner/no-such-model"])
+def test_what_a_hub_that_is_out_of_reach_does_not_give_is_missing(name: str) -> None:
+    program = (
+        "import sys; from models.checkpoints import WeightsMissing; from models.clip import load\n"
+        "from models.networks import WEIGHTS\n"
+        f"try: load({name!r}, WEIGHTS, 'cpu')\n"
+        "except WeightsMissing as error: sys.exit('could not be fetched' not in str(error))\n"
+        "sys.exit('it loaded')"
+    )
+    # the client reads its settings when it is imported, hence a process of its own, with an empty cache
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": "/nonexistent"}
+    result = subprocess.run([sys.executable, "-c", program], env=offline, timeout=60, capture_output=True)
+    assert result.returncode == 0, result.stderr.decode()

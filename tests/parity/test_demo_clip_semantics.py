@@ -1,4 +1,4 @@
-"""The demo CLIP knows a cat, coffee, a rocket and a temple on real photos; what it gets wrong is on record."""
+"""The demo CLIP knows cat, coffee, rocket and temple on real photos; what it gets wrong is on record."""
 
 from collections.abc import Callable
 
