@@ -16,9 +16,14 @@ from torch import Tensor
 from models.clip import TextTooLong
 from models.drawing import straight_through
 from models.generators import GenerationError, Prompt
+from models.prompts import rivals
 
 Cutouts = Callable[[Tensor, int], Tensor]
 """The same views of each picture: (N, 3, H, W) and R -> (N, K, 3, R, R)"""
+
+
+_SHARPNESS = 20.0
+"""Of the contrast's softmax. Softer than CLIP's own 100, which is sure too early and then stops pulling."""
 
 
 class Clip(Protocol):
@@ -42,12 +47,15 @@ class Targets:
         images: (I, 3, H, W) in [0, 1], cut at each step as the picture is.
         weights: (T + I,); a negative one pushes away.
         stops: (T + I,) signed distances below which a prompt no longer pulls.
+        rivals: for each text that pulls, itself and what it is not (1 + R, D), and its weight; none without
+            contrast.
     """
 
     texts: Tensor
     images: Tensor
     weights: Tensor
     stops: Tensor
+    rivals: Sequence[tuple[Tensor, float]]
 
 
 def spherical_distance(a: Tensor, b: Tensor) -> Tensor:
@@ -60,11 +68,18 @@ class ClipGuidance:
     """The loss of a picture against its prompts: each one's weight times its mean distance over the cutouts.
 
     With several CLIPs, each sees cutouts of its own, and their losses are averaged.
+
+    Args:
+        contrast: how much it counts to tell each text that pulls from its rivals. A color or a part that many
+            things share moves distances little; beside the rivals it is what decides.
     """
 
-    def __init__(self, clips: Sequence[Clip], targets: Sequence[Targets], cutouts: Cutouts) -> None:
+    def __init__(
+        self, clips: Sequence[Clip], targets: Sequence[Targets], cutouts: Cutouts, contrast: float = 0.0
+    ) -> None:
         self._pairs = list(zip(clips, targets, strict=True))
         self._cutouts = cutouts
+        self._contrast = contrast
 
     def __call__(self, image: Tensor) -> Tensor:
         """(1, 3, H, W) in [0, 1] -> scalar"""
@@ -93,14 +108,19 @@ class ClipGuidance:
         pulled = straight_through(
             signed, floored
         )  # below its stop a prompt keeps its loss, but pulls no more
-        return (targets.weights.abs() * pulled.mean(0)).sum()
+        loss = (targets.weights.abs() * pulled.mean(0)).sum()
+        for texts, weight in targets.rivals:
+            loss = loss + self._contrast * weight * _confusion(seen[0], texts)
+        return loss
 
 
 def targets_of(
     clip: Clip,
     prompts: Sequence[Prompt],
     pictures: Mapping[str, Image.Image],
+    *,
     templates: Sequence[str],
+    contrasted: bool,
     size: tuple[int, int],
     device: torch.device,
 ) -> Targets:
@@ -109,6 +129,7 @@ def targets_of(
     Args:
         pictures: RGB, by the names that the prompts use.
         templates: texts with a `{prompt}`; a prompt's embedding is the mean of it in each of them.
+        contrasted: embed rivals, too.
         size: (H, W) of the drawing, to which image prompts are scaled.
 
     Raises:
@@ -119,11 +140,13 @@ def targets_of(
     embeddings = [embed(clip, prompt.text or "", templates) for prompt in texts]
     images = [to_tensor(find_picture(pictures, prompt.image or ""), size, device) for prompt in named]
     ordered = [*texts, *named]
+    told_apart = [prompt for prompt in texts if contrasted and prompt.weight > 0]
     return Targets(
         texts=torch.cat([*embeddings, clip.encode_text(["a"])[:0]]).to(device),
         images=torch.cat([*images, torch.zeros(0, 3, *size, device=device)]),
         weights=torch.tensor([prompt.weight for prompt in ordered], device=device),
         stops=torch.tensor([-torch.inf if p.stop is None else p.stop for p in ordered], device=device),
+        rivals=[(_with_rivals(clip, p.text or "", templates).to(device), p.weight) for p in told_apart],
     )
 
 
@@ -157,6 +180,16 @@ def to_tensor(picture: Image.Image, size: tuple[int, int], device: torch.device)
     """An RGB picture scaled to (H, W): (1, 3, H, W) in [0, 1]"""
     scaled = picture.convert("RGB").resize((size[1], size[0]), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(scaled)).permute(2, 0, 1)[None].to(device).float().div(255)
+
+
+def _with_rivals(clip: Clip, text: str, templates: Sequence[str]) -> Tensor:
+    return torch.cat([embed(clip, other, templates) for other in (text, *rivals(text))])
+
+
+def _confusion(seen: Tensor, texts: Tensor) -> Tensor:
+    """Cross-entropy of finding the first text among all: (K, D), (1 + R, D) -> scalar"""
+    logits = _SHARPNESS * seen @ texts.T  # (K, 1 + R)
+    return F.cross_entropy(logits, torch.zeros(len(seen), dtype=torch.long, device=seen.device))
 
 
 def _fit(images: Tensor, size: tuple[int, int]) -> Tensor:

@@ -13,13 +13,6 @@ from torch import Tensor, nn
 _ATTRIBUTES = {"inp": "enter", "cond": "condition", "pos": "position", "b": "blocks", "out": "leave"}
 """The checkpoint's names of the parts, and ours."""
 
-NEUTRAL_TEXTS = (
-    *("a cat", "a house", "a flower", "a dog", "a hat", "a guitar", "a tree", "a star", "a face", "a ball"),
-    *("a fish", "a clock", "a book", "a shoe", "a cup", "a bird", "a plane", "the sun", "the moon", "a key"),
-    *("a hand", "a cake", "a bell", "a lamp", "a box"),
-)
-"""Things of all kinds: what the prior makes of them on average is what it makes of any text."""
-
 
 class Prior(nn.Module):
     """A frozen prior of a square grid of codes.

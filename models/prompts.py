@@ -4,6 +4,15 @@ import re
 
 from models.generators import MAX_PROMPTS, Prompt
 
+COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "gray")
+
+THINGS = (
+    *("a cat", "a house", "a flower", "a dog", "a hat", "a guitar", "a tree", "a star", "a face", "a ball"),
+    *("a fish", "a clock", "a book", "a shoe", "a cup", "a bird", "a plane", "the sun", "the moon", "a key"),
+    *("a hand", "a cake", "a bell", "a lamp", "a box"),
+)
+"""Things of all kinds, to tell what is particular about a text."""
+
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
 
 
@@ -22,6 +31,19 @@ def parse(line: str) -> tuple[Prompt, ...]:
     if len(parts) > MAX_PROMPTS:
         raise ValueError(f"expected at most {MAX_PROMPTS} prompts, got {len(parts)}")
     return tuple(_parse_one(part) for part in parts)
+
+
+def rivals(text: str) -> tuple[str, ...]:
+    """What a picture of a text is not: the same in other colors, and things that the text does not name."""
+    words = text.lower().replace("grey", "gray").split()
+    recolored = [
+        " ".join([*words[:place], color, *words[place + 1 :]])
+        for place, word in enumerate(words)
+        if word in COLORS
+        for color in COLORS
+        if color != word
+    ]
+    return (*recolored, *(thing for thing in THINGS if thing.split()[1] not in words))
 
 
 def _parse_one(part: str) -> Prompt:

@@ -23,6 +23,9 @@ class Options(BaseModel, frozen=True, extra="forbid"):
     whole: float = Field(0.75, ge=0, le=1, description="share of views that show the whole picture")
     learning_rate: float = Field(0.05, gt=0, le=10, description="of Adam; colors reach from 0 to 1")
     smoothness: float = Field(0.3, ge=0, le=100, description="weight of the differences between neighbors")
+    contrast: float = Field(
+        0.1, ge=0, le=100, description="weight of telling the prompts from other colors and other things"
+    )
     templates: tuple[str, ...] = Field(
         ("{prompt}", "an emoji of {prompt}", "clip art of {prompt}", "a picture of {prompt}"),
         min_length=1,
@@ -69,21 +72,23 @@ class Pixels:
         rng = torch.Generator().manual_seed(seed)
         colors = 0.8 + 0.1 * torch.rand(1, 3, options.rows, options.columns, generator=rng)
         grid = _Grid(colors.to(device), (request.height, request.width))
-        guidance = ClipGuidance(
-            guides,
-            [
-                targets_of(
-                    guide,
-                    request.prompts,
-                    pictures,
-                    options.templates,
-                    (request.height, request.width),
-                    device,
-                )
-                for guide in guides
-            ],
-            lambda images, size: random_views(images, options.cutouts, size, rng, whole=options.whole),
-        )
+        targets = [
+            targets_of(
+                guide,
+                request.prompts,
+                pictures,
+                templates=options.templates,
+                contrasted=options.contrast > 0,
+                size=(request.height, request.width),
+                device=device,
+            )
+            for guide in guides
+        ]
+
+        def views(images: "Tensor", size: int) -> "Tensor":
+            return random_views(images, options.cutouts, size, rng, whole=options.whole)
+
+        guidance = ClipGuidance(guides, targets, views, contrast=options.contrast)
 
         def loss_of(image: "Tensor") -> "Tensor":
             return guidance(image) + options.smoothness * smoothness(grid.latents)

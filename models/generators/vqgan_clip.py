@@ -58,6 +58,9 @@ class Options(BaseModel, frozen=True, extra="forbid"):
     background: float = Field(
         0, ge=0, le=100, description="how strongly the picture is held to white where its start is white"
     )
+    contrast: float = Field(
+        0, ge=0, le=100, description="weight of telling the prompts from other colors and other things"
+    )
     commitment: float = Field(0, ge=0, le=1e4, description="how strongly the latents are held to their codes")
     templates: tuple[str, ...] = Field(
         ("{prompt}",),
@@ -114,10 +117,18 @@ class VqganClip:
         rng = torch.Generator().manual_seed(seed)
         drawer = _CodedPicture(self._vqgan, start.clone())
         targets = [
-            targets_of(guide, request.prompts, pictures, options.templates, size, self._device)
+            targets_of(
+                guide,
+                request.prompts,
+                pictures,
+                templates=options.templates,
+                contrasted=options.contrast > 0,
+                size=size,
+                device=self._device,
+            )
             for guide in self._guides
         ]
-        guidance = ClipGuidance(self._guides, targets, _cutouts(options, rng))
+        guidance = ClipGuidance(self._guides, targets, _cutouts(options, rng), contrast=options.contrast)
         mask = white_mask(drawer.first_render()) if options.background else None
 
         def loss_of(image: "Tensor") -> "Tensor":
@@ -154,7 +165,7 @@ class VqganClip:
         import torch
 
         from models.guidance import embed, find_picture, to_tensor
-        from models.prior import NEUTRAL_TEXTS
+        from models.prompts import THINGS
 
         grid = (request.height // self._vqgan.factor, request.width // self._vqgan.factor)
         with torch.no_grad():
@@ -175,7 +186,7 @@ class VqganClip:
                     grid,
                     temperature=options.prior_temperature,
                     guidance=options.prior_guidance,
-                    neutral=guide.encode_text(NEUTRAL_TEXTS),
+                    neutral=guide.encode_text(THINGS),
                 )
             codes = torch.randint(len(self._vqgan.codebook), [grid[0] * grid[1]], generator=rng)
             return self._vqgan.lookup(codes.view(1, *grid).to(self._device))

@@ -1,0 +1,134 @@
+"""The VQGAN: codes, pictures and strict reading of weights; the cutouts of all its views."""
+
+import pytest
+import torch
+from torch import nn
+
+from models.cutouts import random_crops, random_views
+from models.drawing import clamp_to_range, straight_through
+from models.guidance import spherical_distance
+from models.networks import WEIGHTS
+from models.vqgan import VqganConfig, load, read_card
+from models.vqgan.network import EncoderMissing, Vqgan, WeightsMismatch
+
+TINY = VqganConfig.model_validate(
+    {
+        "embed_dim": 8,
+        "n_embed": 50,
+        "ddconfig": {
+            "z_channels": 16,
+            "resolution": 32,
+            "ch": 32,
+            "ch_mult": [1, 2],
+            "num_res_blocks": 1,
+            "attn_resolutions": [16],
+        },
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return load("demo", WEIGHTS)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_the_demo_vqgan_gives_back_what_it_was_shown(demo):
+    """Colors survive: with 32 groups of one channel each they would not."""
+    image = torch.ones(1, 3, 96, 96)
+    image[:, 1:, 24:72, 24:72] = 0.1  # a red square on white
+    again = demo.decode(demo.encode(image)).clamp(0, 1)
+    assert (again - image).abs().mean() < 0.06
+
+
+@pytest.mark.parametrize("kind", ["VQModel", "GumbelVQ"])
+def test_quantizing_agrees_with_tamings_own_modules(kind):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        vqgan = Vqgan(TINY, kind)
+        image = torch.rand(2, 3, 32, 48)
+    hidden = vqgan.quant_conv(vqgan.encoder(image * 2 - 1))
+    if kind == "VQModel":
+        expected = vqgan.quantize(hidden)[0]
+    else:  # taming adds noise to the choice; without it, the likeliest code is taken
+        codes = vqgan.quantize.proj(hidden).argmax(1)
+        expected = vqgan.quantize.get_codebook_entry(codes.flatten(), (2, 16, 24, 8))
+    assert torch.allclose(expected, vqgan.encode(image), atol=1e-6)
+    assert tuple(vqgan.decode(expected).shape) == (2, 3, 32, 48)
+    codes = torch.randint(50, (1, 4, 6), generator=generator())
+    assert torch.equal(codes, vqgan.nearest(vqgan.lookup(codes)))
+
+
+def test_weights_must_be_the_configs_own_and_the_error_names_them(demo):
+    tensors = dict(demo.state_dict())
+    missing, extra, other = dict(tensors), dict(tensors), dict(tensors)
+    del missing["decoder.conv_in.bias"]
+    extra["decoder.surprise"] = torch.zeros(1)
+    other["quantize.embedding.weight"] = torch.zeros(2, 2)
+    card = read_card("demo")
+    for wrong, message in (
+        (missing, "decoder.conv_in.bias is missing"),
+        (extra, "decoder.surprise is not expected"),
+        (other, r"quantize.embedding.weight is \[2, 2\], expected \[1024, 64\]"),
+    ):
+        with pytest.raises(WeightsMismatch, match=message):
+            Vqgan(card.config, card.kind, 32).read(wrong)
+
+
+def test_weights_of_the_decoder_alone_can_draw_but_not_encode(demo):
+    card = read_card("demo")
+    kept = ("decoder.", "quantize.", "post_quant_conv.")
+    tensors = {key: value for key, value in demo.state_dict().items() if key.startswith(kept)}
+    half = Vqgan(card.config, card.kind, card.channels_per_group)
+    half.read(tensors)
+    latents = demo.lookup(torch.zeros(1, 2, 2, dtype=torch.long))
+    assert torch.allclose(demo.decode(latents), half.decode(latents), atol=1e-5)
+    with pytest.raises(EncoderMissing, match="no encoder"):
+        half.encode(torch.zeros(1, 3, 16, 16))
+
+
+@pytest.mark.parametrize("cutouts", [random_crops, random_views])
+@pytest.mark.parametrize(("height", "width"), [(40, 64), (200, 140), (16, 300)])
+def test_cutouts_are_squares_in_range_and_the_same_of_every_picture(cutouts, height, width):
+    image = torch.rand(1, 3, height, width, generator=generator())
+    views = cutouts(torch.cat([image, image]), 5, 32, generator())
+    assert tuple(views.shape) == (2, 5, 3, 32, 32)
+    assert views.min() >= 0
+    assert views.max() <= 1
+    assert torch.allclose(views[0], views[1], atol=1e-6)
+    assert torch.equal(views, cutouts(torch.cat([image, image]), 5, 32, generator()))
+    assert not torch.equal(views, cutouts(torch.cat([image, image]), 5, 32, generator(1)))
+
+
+def test_whole_views_show_a_picture_of_any_shape_undistorted():
+    """A centered square stays as high as wide in views of a picture twice as wide as high."""
+    image = torch.ones(1, 3, 50, 100)
+    image[:, :, 15:35, 40:60] = 0
+    views = random_views(image, 16, 64, generator(), whole=1.0, noise=0)[0].mean(1)  # (16, 64, 64)
+    dark = views < 0.4
+    heights, widths = dark.any(2).sum(1), dark.any(1).sum(1)
+    assert (heights - widths).abs().max() <= 3
+    assert heights.min() > 0
+
+
+def test_gradients_of_the_clamp_lead_inwards_only():
+    images = torch.tensor([-0.5, 0.5, 1.5], requires_grad=True)
+    for sign, expected in ((1.0, [0.0, 1.0, 1.0]), (-1.0, [-1.0, -1.0, 0.0])):
+        (gradient,) = torch.autograd.grad((clamp_to_range(images) * sign).sum(), images)
+        assert expected == gradient.tolist()
+
+
+def test_the_straight_through_value_has_the_others_gradient():
+    value, other = torch.tensor([1.0]), torch.tensor([5.0], requires_grad=True)
+    result = straight_through(value, other)
+    (gradient,) = torch.autograd.grad(result * 3, other)
+    assert (result.item(), gradient.item()) == (1.0, 3.0)
+
+
+def test_the_spherical_distance_is_half_the_squared_angle():
+    a, b = nn.functional.normalize(torch.randn(2, 7, 30, generator=generator()), dim=-1)
+    angle = torch.arccos((a * b).sum(-1))
+    assert torch.allclose(angle**2 / 2, spherical_distance(a, b), atol=1e-5)
