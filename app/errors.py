@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
 from app import auth, batching, bodies, clients, clips, drawings, encoder, images, resources, streams
@@ -34,6 +35,7 @@ INTERNAL = Answer(
     500, "internal_error", "Something went wrong here", detail="the service's log has the cause"
 )
 INVALID = Answer(422, "invalid_request", "The request is not valid")
+_GONE = Answer(499, "client_gone", "Nobody reads this", detail="the client left before the answer")
 
 ANSWERS: dict[type[Exception], Answer] = {
     bodies.MalformedBody: Answer(400, "malformed_body", "The body cannot be parsed"),
@@ -58,7 +60,8 @@ ANSWERS: dict[type[Exception], Answer] = {
     images.ImageUrlRefused: Answer(422, "image_url_refused", "Pictures are not fetched from addresses"),
     generators.UnknownGenerator: Answer(422, "generator_not_found", "No such generator"),
     queue.IdempotencyConflict: Answer(422, "idempotency_conflict", "The Idempotency-Key is in use"),
-    clients.ClientGone: Answer(499, "client_gone", "Nobody reads this"),
+    clients.ClientGone: _GONE,
+    ClientDisconnect: _GONE,
     queue.TenantQueueFull: Answer(429, "too_many_jobs", "Too many jobs wait", 10),
     streams.TooManyStreams: Answer(429, "too_many_streams", "Too many event streams are open", 5),
     batching.Overloaded: Answer(503, "overloaded", "The service is overloaded", 1),

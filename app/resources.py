@@ -61,7 +61,8 @@ class Resources:
             raise QueueUnavailable("the job queue cannot be reached") from error
 
 
-def _resources(request: Request) -> Resources:
+# all are `async`: FastAPI would run others on a thread, one switch each
+async def _resources(request: Request) -> Resources:
     resources: Resources = request.state.resources
     return resources
 
@@ -69,7 +70,7 @@ def _resources(request: Request) -> Resources:
 InUse = Annotated[Resources, Depends(_resources)]
 
 
-def _caller(request: Request, resources: InUse) -> Caller:
+async def _caller(request: Request, resources: InUse) -> Caller:
     caller = resources.keys.caller(request.headers.get("authorization"))
     request.state.caller = caller.name or None
     return caller
@@ -78,12 +79,12 @@ def _caller(request: Request, resources: InUse) -> Caller:
 AnyCaller = Annotated[Caller, Depends(_caller)]
 
 
-def _clip_caller(caller: AnyCaller) -> Caller:
+async def _clip_caller(caller: AnyCaller) -> Caller:
     caller.require("clip")
     return caller
 
 
-def _jobs_caller(caller: AnyCaller) -> Caller:
+async def _jobs_caller(caller: AnyCaller) -> Caller:
     caller.require("jobs")
     return caller
 

@@ -63,9 +63,10 @@ class TinyClip:
 
 
 def text_vector(text: str) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """What `TinyClip` makes of a text, but for its length."""
+    """What `TinyClip` makes of a text: (48,) of unit length."""
     seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
-    return np.random.Generator(np.random.PCG64(seed)).normal(size=48)
+    vector = np.random.Generator(np.random.PCG64(seed)).normal(size=48)
+    return vector / np.linalg.norm(vector)
 
 
 def _unit(rows: np.ndarray[Any, Any]) -> Embeddings:

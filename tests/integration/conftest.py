@@ -2,18 +2,26 @@
 
 import base64
 import io
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from PIL import Image
 
 from tests.conftest import RedisServer
 from tests.live_api import LiveApi, TinyClip, live_api
 
 StartApi = Callable[..., LiveApi]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quiet_logs() -> None:
+    """Tests that read logs start a process of their own."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
 @pytest.fixture

@@ -15,10 +15,3 @@ def test_importing_the_api_imports_no_torch() -> None:
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=50)
 
-
-def test_a_key_is_made_on_the_command_line() -> None:
-    made = subprocess.run(
-        [sys.executable, "-m", "app", "key", "shop"], check=True, timeout=50, capture_output=True, text=True
-    )
-    assert made.stdout.startswith("cc_")
-    assert "CLIPCANVAS_API_KEYS='[{" in made.stdout

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from app.__main__ import make_key
 from app.auth import ANYBODY, Forbidden, Keys, Unauthenticated, new_key
 from app.settings import ApiKey, ApiSettings
 
@@ -23,6 +24,16 @@ def test_anything_else_is_nobody(header: str | None) -> None:
     keys = Keys([ApiKey.model_validate_json(new_key("shop")[1])])
     with pytest.raises(Unauthenticated):
         keys.caller(header)
+
+
+def test_the_command_line_makes_a_key_once(capsys: pytest.CaptureFixture[str]) -> None:
+    make_key("shop")
+    key, _, entry = capsys.readouterr().out.partition("\n")
+    assert key.startswith("cc_")
+    assert key not in entry
+    assert "CLIPCANVAS_API_KEYS='[{" in entry
+    with pytest.raises(SystemExit, match="1 to 64"):
+        make_key("not a name")
 
 
 def test_without_keys_everybody_may() -> None:
