@@ -68,6 +68,9 @@ ANSWERS: dict[type[Exception], Answer] = {
     clips.ModelLoading: Answer(503, "model_loading", "The model is loading", 5),
     clips.ModelUnavailable: Answer(503, "model_unavailable", "The model could not be loaded", 60),
     queue.QueueFull: Answer(503, "queue_full", "The queue is full", 10),
+    stores.StoreUnavailable: Answer(
+        503, "store_unavailable", "The store is away", 5, "the store of pictures cannot be reached"
+    ),
     stores.StorageFull: Answer(503, "storage_full", "No room is left", 60, "no room is left for pictures"),
     resources.QueueUnavailable: Answer(
         503, "queue_unavailable", "The job queue is not there", 2, "try again soon"

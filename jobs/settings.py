@@ -16,7 +16,7 @@ class JobSettings(BaseSettings):
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="the Redis that holds queue and records")
     store: str = Field(
         default_factory=lambda: Path("data/store").absolute().as_uri(),
-        description="where pictures are kept: file:///folder",
+        description="where pictures are kept: file:///folder or s3://bucket/prefix",
     )
 
     vqgan: str = Field("demo", description="card of the VQGAN that draws")

@@ -13,7 +13,7 @@ from jobs.connection import connect
 from jobs.lease import Lease, LeaseLost
 from jobs.queue import JobQueue
 from jobs.record import JobError, JobMissing, Output, Progress, Status
-from jobs.stores import KeyMissing, StorageFull
+from jobs.stores import KeyMissing, StorageFull, StoreUnavailable
 from models.generators import GenerationError
 from workers.pulse import Pulse
 from workers.run import Canceled, Drained, Pace, Signals, Studio, TimedOut, run
@@ -67,7 +67,7 @@ class Attempts:
         try:
             return self._draw(lease, signals)
         except (LeaseLost, JobMissing):
-            self._studio.store.delete(f"{lease.job_id}/{lease.token}")
+            self._discard(f"{lease.job_id}/{lease.token}")
             return "lease lost"
         finally:
             faulthandler.cancel_dump_traceback_later()
@@ -113,6 +113,9 @@ class Attempts:
         except StorageFull:
             full = JobError("storage_full", "there is no room left for the pictures", retryable=True)
             return self._end(lease, Status.FAILED, full)
+        except StoreUnavailable:
+            away = JobError("storage_unavailable", "the store cannot be reached", retryable=True)
+            return self._end(lease, Status.FAILED, away)
         except LeaseLost:
             raise
         except Exception as error:
@@ -128,8 +131,14 @@ class Attempts:
         self, lease: Lease, status: Status, error: JobError | None = None, outputs: tuple[Output, ...] = ()
     ) -> str:
         lease.finish(status, outputs=outputs, error=error)
-        self._studio.store.delete(f"{lease.job_id}/{lease.token}/checkpoint")
+        self._discard(f"{lease.job_id}/{lease.token}/checkpoint")
         return f"{status}: {error.code}" if error else status
+
+    def _discard(self, prefix: str) -> None:
+        try:
+            self._studio.store.delete(prefix)
+        except StoreUnavailable:
+            log.warning("files left behind", prefix=prefix)  # they go with the job
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -15,7 +15,7 @@ from rq.queue import Queue
 from jobs.connection import connect, connect_rq
 from jobs.queue import JobQueue
 from jobs.record import PRIORITIES, JobMissing, Status, call, key
-from jobs.stores import Store
+from jobs.stores import Store, StoreUnavailable
 from workers.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)
@@ -40,13 +40,13 @@ class Janitor:
         self._orphans_s = float("-inf")
 
     def run(self) -> None:
-        """Sweep until told to stop. A Redis that is gone is waited for."""
+        """Sweep until told to stop. A Redis or a store that is gone is waited for."""
         while not self._stop.is_set():
             try:
                 if self._leads():
                     self.sweep()
-            except redis.RedisError as error:
-                log.warning("redis is not there", error=type(error).__name__)
+            except (redis.RedisError, StoreUnavailable) as error:
+                log.warning("sweep broke off", error=type(error).__name__)
             self._stop.wait(self._settings.sweep_every_s)
         self._abdicate()
 

@@ -22,8 +22,15 @@ class StorageFull(OSError):
     """There is no room left. What was kept before is unharmed."""
 
 
+class StoreUnavailable(OSError):
+    """The store cannot be reached. Trying again later may help."""
+
+
 class Store(Protocol):
-    """Keeps bytes by key, such as `job_…/3f2a/image-0.png`; the first part of a key is its folder."""
+    """Keeps bytes by key, such as `job_…/3f2a/image-0.png`; the first part of a key is its folder.
+
+    Every method may raise StoreUnavailable.
+    """
 
     def save(self, key: str, data: bytes) -> None:
         """Keep `data`. A reader sees all of it or none; saving a key again replaces it.

@@ -18,7 +18,7 @@ from jobs.connection import connect, connect_rq
 from jobs.lease import Lease
 from jobs.queue import RUN_JOB, JobQueue, NewJob, new_id
 from jobs.record import Job, JobMissing, Status, call, key
-from jobs.stores import KeyMissing, StorageFull, Store, open_store
+from jobs.stores import KeyMissing, StorageFull, Store, StoreUnavailable, open_store
 from models.generators import GenerationError, GenerationRequest, ImageGenerator, Prompt, Step, gradient
 from tests.conftest import RedisServer
 from workers import janitor
@@ -193,6 +193,7 @@ def test_a_forged_job_runs_nothing(settings: WorkerSettings, tmp_path: Path) -> 
     [
         (GenerationError("the loss is not finite"), "generation_failed", "the loss is not finite"),
         (OSError("/secret/path"), "internal", "internal error"),
+        (StoreUnavailable("x"), "storage_unavailable", "the store cannot be reached"),
         (StorageFull(28, "x"), "storage_full", "there is no room left for the pictures"),
     ],
 )
