@@ -56,7 +56,7 @@ def open_store(url: str) -> Store:
     if not parts.netloc or parts.query or parts.username:
         raise UnknownStore(f"an S3 store is s3://bucket or s3://bucket/prefix, not {url!r}")
     # plain HTTP is for an endpoint that the operator names, such as one on this machine
-    options: "ClientConfig" = {"connect_timeout": "2s", "timeout": "30s", "allow_http": True}
+    options: ClientConfig = {"connect_timeout": "2s", "timeout": "30s", "allow_http": True}
     prefix = unquote(parts.path).strip("/") or None
     return S3Store(Bucket(parts.netloc, prefix=prefix, client_options=options))
 
