@@ -1,4 +1,4 @@
-"""Texts of models whose tokenizer is one of transformers' are counted, refused and padded as CLIP's own are."""
+"""Texts for a tokenizer of transformers' are counted, refused and padded as those for CLIP's own."""
 
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -36,12 +36,12 @@ def tokens() -> Tokens:
 
 
 def test_tokens_are_counted_after_cleaning(tokens: Tokens) -> None:
-    assert [1, 3, 5] == [tokens.count(text) for text in ("", "a cat .", "one two three four")]
+    assert [tokens.count(text) for text in ("", "a cat .", "one two three four")] == [1, 3, 5]
 
 
 def test_rows_are_padded_as_the_tokenizer_pads_them(tokens: Tokens) -> None:
-    assert [[1, 3, END, PADDING, PADDING], [4, END, PADDING, PADDING, PADDING]] == tokens(["a cat", "bird"])
-    assert [] == tokens([])
+    assert tokens(["a cat", "bird"]) == [[1, 3, END, PADDING, PADDING], [4, END, PADDING, PADDING, PADDING]]
+    assert tokens([]) == []
 
 
 @pytest.mark.parametrize("words", [5, 6, 10_000])
