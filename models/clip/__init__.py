@@ -54,6 +54,7 @@ def load(name: str, weights: Path, device: str = "auto", dtype: str = "fp32") ->
         UnknownClip: no card has that name.
         models.checkpoints.WeightsMissing: a file is not there.
         models.checkpoints.WeightsCorrupt: a file's SHA-256 is not the card's.
+        models.checkpoints.WeightsUnusable: the files make no network, or a package for it is not installed.
     """
     from models.clip.encoder import OpenClipEncoder
 
