@@ -38,6 +38,7 @@ COPY --from=build /opt/clipcanvas /opt/clipcanvas
 ENV PATH=/opt/clipcanvas/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
+    OMP_WAIT_POLICY=PASSIVE \
     HF_HOME=/weights/hf \
     XDG_CACHE_HOME=/tmp \
     CLIPCANVAS_STORE=file:///data/store

@@ -5,6 +5,9 @@ PYTHON ?= $(shell for candidate in python3.11 python3.12 python3.13 python3.14 p
 BIN := .venv/bin
 READY := .venv/.ready
 
+# threads of torch that wait do not spin: many processes share the cores
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo serve test check bench docs
 
