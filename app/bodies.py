@@ -18,7 +18,14 @@ Parts = Sequence[tuple[str, str | bytes]]  # of a form, in order: names and valu
 JSON = "application/json"
 MULTIPART = "multipart/form-data"
 _MAX_FAULTS = 100
-_WORDS = {"extra_forbidden": "this field is not known", "missing": "this field is missing"}
+_WORDS = {  # where pydantic's speak of Python
+    "extra_forbidden": "this field is not known",
+    "missing": "this field is missing",
+    "model_type": "this must be an object",
+    "dict_type": "this must be an object",
+    "list_type": "this must be a list",
+    "string_unicode": "this is not Unicode text",
+}
 
 
 class MalformedBody(ValueError):

@@ -80,7 +80,9 @@ def decode(source: Source, limits: ImageLimits) -> Image.Image:
         known = ", ".join("WebP" if name == "WEBP" else name for name in FORMATS)
         raise UnsupportedImage(source.pointer, f"not a picture of a known format ({known})") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageTooLarge(source.pointer, f"far too many pixels; at most {limits.pixels} are allowed") from None
+        raise ImageTooLarge(
+            source.pointer, f"far too many pixels; at most {limits.pixels} are allowed"
+        ) from None
     except Exception as error:  # the decoders raise nearly anything on broken files
         raise ImageRefused(source.pointer, "the image is truncated or damaged") from error
 

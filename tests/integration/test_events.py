@@ -75,23 +75,11 @@ def test_a_stream_tells_all_of_a_job_and_ends(api: LiveApi, connection: redis.Re
     events = read(api, job_id)
     thread.join()
     kinds = [event["event"] for event in events]
-    assert kinds == [
-        "status",
-        "status",
-        "progress",
-        "progress",
-        "preview",
-        "progress",
-        "progress",
-        "completed",
-    ]
+    progress = ["progress"] * 2
+    assert kinds == ["status", "status", *progress, "preview", *progress, "completed"]
     assert [event["data"]["status"] for event in events[:2]] == ["queued", "running"]
-    assert [event["data"]["fraction"] for event in events if event["event"] == "progress"] == [
-        0.25,
-        0.5,
-        0.75,
-        1.0,
-    ]
+    fractions = [event["data"]["fraction"] for event in events if event["event"] == "progress"]
+    assert fractions == [0.25, 0.5, 0.75, 1.0]
     assert events[4]["data"]["url"] == f"/v1/jobs/{job_id}/outputs/preview-0.jpg"
     assert events[-1]["data"] == api.http.get(f"/v1/jobs/{job_id}").json()
     assert f"{job_id}/a/" not in json.dumps(events), "keys of the store stay inside"
@@ -149,8 +137,8 @@ def test_there_are_so_many_streams_and_no_more(start_api: StartApi) -> None:
     path = f"/v1/jobs/{job_id}/events"
     with api.http.stream("GET", path) as first, api.http.stream("GET", path) as second:
         assert [first.status_code, second.status_code] == [200, 200]
-        next(first.iter_lines())
-        next(second.iter_lines())
+        lines = [first.iter_lines(), second.iter_lines()]
+        assert [next(line) for line in lines] == ["retry: 1000"] * 2
         third = api.http.get(path)
         assert (third.status_code, third.json()["code"]) == (429, "too_many_streams")
         assert int(third.headers["retry-after"]) > 0
@@ -175,8 +163,7 @@ def test_a_job_deleted_meanwhile_ends_its_stream(
     api: LiveApi, connection: redis.Redis, tmp_path: Path
 ) -> None:
     job_id = create(api)
-    threading.Timer(
-        0.3, lambda: connection.delete(f"clipcanvas:job:{job_id}", f"clipcanvas:events:{job_id}")
-    ).start()
+    keys = [f"clipcanvas:job:{job_id}", f"clipcanvas:events:{job_id}"]
+    threading.Timer(0.3, connection.delete, keys).start()
     with httpx.Client(base_url=api.url, timeout=20) as http:
         assert "completed" not in http.get(f"/v1/jobs/{job_id}/events").text

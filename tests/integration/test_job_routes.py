@@ -1,4 +1,4 @@
-"""Jobs over HTTP: made once, told truly, fetched in part or whole, canceled, deleted, each only its own key's."""
+"""Jobs over HTTP: made once, told truly, fetched, canceled, deleted, and only by their own key."""
 
 import io
 import json
