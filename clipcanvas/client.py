@@ -28,6 +28,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 DEFAULT_URL = "http://127.0.0.1:8000"
+FIRST_PAUSE_S = 0.5  # before the first retry; each next one waits twice as long
 
 
 def _blocking(build: Callable[P, Call[T]]) -> "Callable[Concatenate[Client, P], T]":
@@ -292,7 +293,7 @@ class _Attempts:
     def __init__(self, url: str, retries: int, max_pause_s: float) -> None:
         self._url = url
         self._left = retries
-        self._pause_s = 0.5
+        self._pause_s = FIRST_PAUSE_S
         self._max_pause_s = max_pause_s
 
     def pause_after(self, error: httpx.HTTPError | ApiError) -> float:

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import io
 import os
 import signal
 import subprocess
@@ -30,6 +31,8 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=Path("data/demo"), help="folder of all that is kept")
     parser.add_argument("--seed", type=int, default=1, help="of the picture")
     arguments = parser.parse_args()
+    assert isinstance(sys.stdout, io.TextIOWrapper)
+    sys.stdout.reconfigure(line_buffering=True)  # in step with what goes to standard error
     started = time.monotonic()
     try:
         with _service(arguments.data) as client:

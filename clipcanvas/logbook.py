@@ -67,8 +67,8 @@ class Logbook:
             sys.stderr.write(line + "\n")
             return
         names = list(self._files)
-        text = Text(f"{process:<9}| ", style=_COLORS[names.index(process) % len(_COLORS)])
-        self._console.print(text + _readable(line))
+        prefix = Text(f"{process:<9}| ", style=_COLORS[names.index(process) % len(_COLORS)])
+        self._console.print(Text.assemble(prefix, _readable(line)))
 
 
 def _readable(line: str) -> Text:
@@ -82,5 +82,7 @@ def _readable(line: str) -> Text:
         record.pop(noise, None)
     text = Text(event, style=_LEVEL_COLORS.get(level, ""))
     for name, value in record.items():
+        if value is None:
+            continue
         text.append(f" {name}=", style="dim").append(str(value))
     return text.append(f"\n{stack}") if stack else text

@@ -1,12 +1,14 @@
 """Each command prints what a person or a program needs, and ends with the exit code that it promises."""
 
+import asyncio
 import json
 import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,11 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
         return int(ended.value.code or 0)
 
     return call
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clipcanvas.client.FIRST_PAUSE_S", 0.02)
 
 
 class Service:
@@ -239,6 +246,29 @@ def test_a_refusal_ends_with_4_and_names_the_field(
 def test_waiting_too_long_ends_with_6(run: Run, serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("jobs", "wait", "job_1", "--timeout", "0", url=serve(Service(JOB).app)) == 6
     assert "still queued" in capsys.readouterr().err
+
+
+def test_ctrl_c_cancels_the_job_and_says_so(serve: Serve, tmp_path: Path) -> None:
+    service = Service()
+
+    async def endless(request: Request) -> Response:
+        async def body() -> AsyncIterator[bytes]:
+            yield b'id: 1-0\nevent: status\ndata: {"status": "running"}\n\n'
+            await asyncio.sleep(60)
+
+        return StreamingResponse(body(), media_type="text/event-stream")
+
+    service.app.router.routes.insert(0, Route("/v1/jobs/job_1/events", endless))
+    argv = [sys.executable, "-m", "clipcanvas", "draw", "a fox", "-o", str(tmp_path / "fox.png")]
+    drawing = subprocess.Popen([*argv, "--url", serve(service.app)], stderr=subprocess.PIPE, text=True)
+    assert drawing.stderr is not None
+    told = ""
+    while "running" not in told:
+        told += drawing.stderr.readline()
+    drawing.send_signal(signal.SIGINT)
+    assert drawing.communicate(timeout=20)[1] == "canceled job_1\n"
+    assert drawing.returncode == 130
+    assert service.asked[-1][0] == "/v1/jobs/job_1/cancel"
 
 
 def test_jobs_are_listed_shown_waited_for_and_canceled(

@@ -37,6 +37,11 @@ def call(request: pytest.FixtureRequest) -> Caller:
     return request.param  # type: ignore[no-any-return]
 
 
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clipcanvas.client.FIRST_PAUSE_S", 0.02)
+
+
 class Scripted:
     """Answers each request with the next of its answers, the last one for ever; keeps the headers."""
 
