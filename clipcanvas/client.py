@@ -330,7 +330,10 @@ def _reason(error: httpx.HTTPError) -> str:
 
 
 def _http_arguments(base_url: str, api_key: str | None) -> dict[str, Any]:
-    url = httpx.URL(base_url)
+    try:
+        url = httpx.URL(base_url)
+    except httpx.InvalidURL as error:
+        raise ValueError(f"expected a URL such as {DEFAULT_URL}, not {base_url!r}") from error
     if url.scheme not in ("http", "https") or not url.host:
         raise ValueError(f"expected a URL such as {DEFAULT_URL}, not {base_url!r}")
     return {

@@ -151,7 +151,7 @@ def test_a_service_that_is_not_ready_says_what_it_waits_for(call: Caller, serve:
     assert (readiness.ready, readiness.parts) == (False, body["parts"])
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://host", "http://"])
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://host", "http://", "http://[::1", "http://a:b:c"])
 def test_a_base_url_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="expected a URL"):
         Client(url)
