@@ -65,13 +65,8 @@ class Prior(nn.Module):
         grid: tuple[int, int],
         *,
         temperature: float = 1.0,
-        guidance: float = 1.0,
-        neutral: Tensor | None = None,
     ) -> Tensor:
         """Latents to start a drawing from: the codes of each place, averaged by their probability.
-
-        Guidance g moves the logits from those of neutral texts to n + g·(l - n), as classifier-free
-        guidance does (Ho and Salimans 2022, arXiv:2207.12598).
 
         Args:
             texts: unit embeddings (P, D).
@@ -79,21 +74,27 @@ class Prior(nn.Module):
             codebook: (codes, C)
             grid: rows and columns of the latents; other ones than the prior's are interpolated.
             temperature: the higher, the softer.
-            neutral: unit embeddings (Q, D); without them guidance does nothing.
 
         Returns:
             (1, C, rows, columns)
         """
         shares = (weights / weights.sum())[:, None, None, None]
         logits = (self.logits(texts).log_softmax(1) * shares).sum(0, keepdim=True)
-        if neutral is not None:
-            average = self.logits(neutral).log_softmax(1).mean(0, keepdim=True)
-            logits = average + guidance * (logits - average)
         odds = logits.div(temperature).softmax(1)
         latents = torch.einsum("nkhw,kc->nchw", odds, codebook)
         if latents.shape[2:] != grid:
             latents = F.interpolate(latents, size=grid, mode="bilinear")
         return latents
+
+
+def painted(images: Tensor, color: Tensor) -> Tensor:
+    """What is not white in a picture, in one color on white: (N, 3, H, W) in [0, 1], (3,) -> (N, 3, H, W)
+
+    The prior knows shapes better than colors.
+    """
+    ink = 1 - images.amin(1, keepdim=True)
+    ink = (ink * 1.3 / ink.amax().clamp(min=1e-3)).clamp(0, 1)
+    return 1 - ink * (1 - color[:, None, None])
 
 
 def _block(channels: int) -> nn.Sequential:

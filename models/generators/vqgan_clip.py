@@ -7,6 +7,7 @@ from PIL import Image
 from pydantic import BaseModel, Field
 
 from models.generators import GenerationError, GenerationRequest, ImageGenerator, PictureName, Profile, Step
+from models.prompts import color_of
 from models.vqgan import read_card
 
 if TYPE_CHECKING:
@@ -35,11 +36,8 @@ class Options(BaseModel, frozen=True, extra="forbid"):
     prior_temperature: float = Field(
         0.7, gt=0, le=10, description="of the prior's code probabilities; higher is softer"
     )
-    prior_guidance: float = Field(
-        1,
-        ge=0,
-        le=10,
-        description="how far the prior goes from what any text gives towards what this one does",
+    paint: bool = Field(
+        True, description="paint what the prior makes in the color that the first text names, if it names one"
     )
     cutouts: int = Field(32, ge=1, le=256, description="views that CLIP sees at each step")
     cutout_method: Literal["crops", "views"] = Field(
@@ -165,29 +163,31 @@ class VqganClip:
         import torch
 
         from models.guidance import embed, find_picture, to_tensor
-        from models.prompts import THINGS
+        from models.prior import painted
 
         grid = (request.height // self._vqgan.factor, request.width // self._vqgan.factor)
         with torch.no_grad():
             if options.init_image is not None:
-                picture = find_picture(pictures, options.init_image)
-                return self._vqgan.encode(to_tensor(picture, (request.height, request.width), self._device))
+                given = find_picture(pictures, options.init_image)
+                return self._vqgan.encode(to_tensor(given, (request.height, request.width), self._device))
             texts = [prompt for prompt in request.prompts if prompt.text is not None and prompt.weight > 0]
             if options.start == "prior" and self._prior is None:
                 raise GenerationError("this VQGAN has no prior to start from; use start=random")
             if options.start == "prior" and self._prior is not None and texts:
-                guide = self._guides[0]
-                embeddings = [embed(guide, prompt.text or "", options.templates) for prompt in texts]
+                embeddings = [embed(self._guides[0], p.text or "", options.templates) for p in texts]
                 weights = torch.tensor([prompt.weight for prompt in texts], device=self._device)
-                return self._prior.start(
+                latents = self._prior.start(
                     torch.cat(embeddings),
                     weights,
                     self._vqgan.codebook,
                     grid,
                     temperature=options.prior_temperature,
-                    guidance=options.prior_guidance,
-                    neutral=guide.encode_text(THINGS),
                 )
+                color = color_of(texts[0].text or "") if options.paint else None
+                if color is None:
+                    return latents
+                picture = self._vqgan.decode(latents).clamp(0, 1)
+                return self._vqgan.encode(painted(picture, torch.tensor(color, device=self._device)))
             codes = torch.randint(len(self._vqgan.codebook), [grid[0] * grid[1]], generator=rng)
             return self._vqgan.lookup(codes.view(1, *grid).to(self._device))
 

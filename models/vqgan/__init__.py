@@ -114,13 +114,16 @@ def load(name: str, weights: Path, device: str = "cpu") -> "Vqgan":
         models.checkpoints.WeightsCorrupt: its SHA-256 is not the card's.
         models.vqgan.network.WeightsMismatch: its tensors are not those of the card's config.
     """
+    import torch
+
     from models.checkpoints import load_tensors
     from models.vqgan.network import Vqgan
 
     card = read_card(name)
     vqgan = Vqgan(card.config, card.kind, card.channels_per_group)
     vqgan.read(load_tensors(weights / card.weights.file, card.weights.sha256))
-    return vqgan.to(device)
+    # the demo's decoder takes two thirds of the time so on a CPU
+    return vqgan.to(memory_format=torch.channels_last).to(device)
 
 
 def load_prior(name: str, weights: Path, device: str = "cpu") -> "Prior | None":
