@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from models.generators import Prompt
-from models.prompts import parse, rivals
+from models.prompts import COLORS, color_of, parse, rivals
 
 
 @pytest.mark.parametrize(
@@ -61,3 +61,11 @@ def test_rivals_of_a_colored_thing_have_the_other_colors():
 
 def test_a_thing_is_no_rival_of_itself():
     assert "a house" not in rivals("a small House")
+
+
+@pytest.mark.parametrize(
+    ("text", "color"),
+    [("a Red heart", "red"), ("a boat, blue.", "blue"), ("grey fog", "gray"), ("a cat", None)],
+)
+def test_the_color_of_a_text_is_the_first_it_names(text, color):
+    assert COLORS.get(color) == color_of(text)
