@@ -33,7 +33,8 @@ check: $(READY) ## lint, format, types, imports, docs, container files
 	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml docker/compose.gpu.yml
 
 bench: $(READY) ## measure, and print tables
-	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks.clip_speed
+	@$(BIN)/python -m benchmarks.drawing_speed
 
 docs: $(READY) ## write the generated pages anew
 	@$(BIN)/python docs/generate.py

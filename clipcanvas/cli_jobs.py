@@ -90,13 +90,20 @@ def follow(client: "Client", job: "Job", output: Path) -> "tuple[Job, list[Path]
     from clipcanvas.progress import ProgressDisplay
 
     preview_path = output.with_name(f"{output.stem}.preview.jpg")
-    with ProgressDisplay(job) as display:
-        for event in client.events(job.id):
-            display.show(event)
-            if event.preview:
-                display.previewed(write_whole(preview_path, client.output(job.id, event.preview.name)))
-            job = event.job or job
-    saved = _save(client, successful(job), output)
+    previewed = False
+    try:
+        with ProgressDisplay(job) as display:
+            for event in client.events(job.id):
+                display.show(event)
+                if event.preview:
+                    display.previewed(write_whole(preview_path, client.output(job.id, event.preview.name)))
+                    previewed = True
+                job = event.job or job
+        saved = _save(client, successful(job), output)
+    except BaseException:
+        if previewed:
+            terminal.note(f"the last preview is {preview_path}")
+        raise
     preview_path.unlink(missing_ok=True)
     return job, saved
 

@@ -1,5 +1,6 @@
 """Where the lines of the service's processes go: a file for each process, and what a person sees of them."""
 
+import contextlib
 import json
 import logging
 import sys
@@ -38,14 +39,15 @@ class Logbook:
         """Take one line of a process."""
         if process not in self._files:
             path = self.folder / f"{process}.log"
-            self._files[process] = RotatingFileHandler(
+            self._files[process] = _LogFile(
                 path, maxBytes=_FILE_BYTES, backupCount=_KEPT_FILES, encoding="utf-8"
             )
             self._tails[process] = deque(maxlen=_TAIL_LINES)
         self._files[process].emit(logging.makeLogRecord({"msg": line}))
         self._tails[process].append(line)
         if process not in self._hidden:
-            self._show(process, line)
+            with contextlib.suppress(OSError):  # nobody looks any more; the service goes on
+                self._show(process, line)
 
     def say(self, event: str, level: str = "info", **fields: Any) -> None:
         """Write a line of the launcher's own."""
@@ -69,6 +71,11 @@ class Logbook:
         names = list(self._files)
         prefix = Text(f"{process:<9}| ", style=_COLORS[names.index(process) % len(_COLORS)])
         self._console.print(Text.assemble(prefix, _readable(line)))
+
+
+class _LogFile(RotatingFileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """A full disk must not stop what is still running."""
 
 
 def _readable(line: str) -> Text:
