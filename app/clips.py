@@ -25,6 +25,7 @@ LoadClip = Callable[[str], ClipEncoder]
 _REASONS = {
     "WeightsMissing": "its weights are missing",
     "WeightsCorrupt": "its weights are not those of its card",
+    "WeightsUnusable": "its weights do not fit it",
 }
 
 

@@ -10,26 +10,19 @@ from typing import Any
 from PIL import Image
 from pydantic import ValidationError
 
+from app.answers import GeneratorAnswer, JobAnswer, JobErrorAnswer, OutputAnswer, ProgressAnswer
 from app.auth import Caller
 from app.bodies import InvalidBody, check_limit, faults_of
 from app.clips import image_limits
 from app.images import Source, decode
-from app.schemas import (
-    Fault,
-    GeneratorAnswer,
-    JobAnswer,
-    JobErrorAnswer,
-    JobRequest,
-    OutputAnswer,
-    ProgressAnswer,
-)
+from app.schemas import Fault, JobRequest
 from app.settings import ApiSettings
 from jobs.queue import NewJob, new_id
 from jobs.record import Job, JobMissing, Output, Progress
-from models.generators import GenerationRequest, Prompt, complete, describe, find
+from models.generators import GenerationRequest, Prompt, UnknownGenerator, complete, describe, find
 from models.prompts import parse
 
-_JOB_ID = re.compile(r"job_[0-9a-v]{26}")
+JOB_ID = "^job_[0-9a-v]{26}$"
 _IDEMPOTENCY_KEY = re.compile(r'"?([\x21\x23-\x7e]{1,255})"?')
 
 
@@ -64,6 +57,9 @@ def prepare(body: JobRequest, caller: Caller, settings: ApiSettings) -> Drawing:
     """
     if body.priority == "high":
         caller.require("priority")
+    if body.generator not in settings.generators:
+        served = ", ".join(settings.generators)
+        raise UnknownGenerator(f"no generator {body.generator!r} is served; there are {served}")
     sources: dict[str, Source] = {}  # by names of their own, in place of the pictures
     prompts = _prompts(body, settings, sources)
     options = _options(body, sources)
@@ -165,7 +161,7 @@ def url(job_id: str, name: str) -> str:
 
 def check_job_id(text: str) -> str:
     """The id itself. Raises JobMissing: no job can have it."""
-    if not _JOB_ID.fullmatch(text):
+    if not re.fullmatch(JOB_ID, text):
         raise JobMissing(text)
     return text
 

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
-from app import auth, batching, bodies, clients, clips, drawings, encoder, images, resources, streams
+from app import auth, batching, bodies, clients, clips, drawings, encoder, images, openapi, resources, streams
 from app.schemas import Fault, Problem
 from jobs import queue, record, stores
 from models import generators
@@ -142,8 +142,11 @@ async def _answer_http(request: Request, error: Exception) -> JSONResponse:
         404: f"there is nothing at {request.url.path}",
         405: f"{request.method} is not possible at {request.url.path}",
     }
+    headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(openapi.methods_of(request.app, request.url.path))
     answer = Answer(error.status_code, phrase.lower().replace(" ", "_").replace("-", "_"), phrase)
-    return problem(request.scope, answer, details.get(error.status_code, phrase), headers=error.headers)
+    return problem(request.scope, answer, details.get(error.status_code, phrase), headers=headers)
 
 
 async def _answer_validation(request: Request, error: Exception) -> JSONResponse:

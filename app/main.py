@@ -12,6 +12,7 @@ import models.clip
 from app import errors, openapi
 from app.auth import Keys
 from app.clips import LoadClip, open_clips, open_pool
+from app.drawings import view_generator
 from app.metrics import Metrics
 from app.middleware import BodyLimit, RequestContext
 from app.resources import Resources
@@ -62,6 +63,8 @@ def create_app(
                     events=events,
                     store=open_store(settings.store),
                     clips=clips,
+                    # here, so that a card that cannot be read stops the start and not a request
+                    generators=tuple(view_generator(name, settings) for name in settings.generators),
                     pool=pool,
                     keys=Keys(settings.api_keys),
                     metrics=metrics,

@@ -1,13 +1,14 @@
 """What OpenAPI says beyond what FastAPI finds by itself: bodies that routes read themselves, and errors."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, Literal
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
+from starlette.routing import compile_path
 
 from app.schemas import (
     ClassifyRequest,
@@ -20,25 +21,29 @@ from app.schemas import (
 _REF = "#/components/schemas/{model}"
 _BODIES: tuple[type[BaseModel], ...] = (ClassifyRequest, EmbeddingsRequest, RankRequest, JobRequest, Problem)
 _FORM: dict[str, dict[str, Any]] = {
-    "files": {"type": "array", "items": {"type": "string", "format": "binary"}},
-    "texts": {"type": "array", "items": {"type": "string", "minLength": 1}},
-    "text": {"type": "string"},
+    "files": {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1},
+    "texts": {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1},
+    "templates": {"type": "array", "items": {"type": "string", "pattern": r"\{label\}"}, "minItems": 1},
+    "text": {"type": "string", "minLength": 1},
+    "encoding": {"enum": ["float", "base64"]},
     "integer": {"type": "integer", "minimum": 1},
 }
 
 
 def body(
-    model: type[BaseModel], form: Mapping[str, Literal["files", "texts", "text", "integer"]] | None = None
+    model: type[BaseModel], form: Mapping[str, str] | None = None, required: Sequence[str] = ()
 ) -> dict[str, Any]:
     """The request body of a route that takes a model as JSON, or its fields as a form.
 
     Args:
         form: the kinds of the form's parts, if one is taken.
+        required: the parts that must be there.
     """
     content: dict[str, Any] = {"application/json": {"schema": {"$ref": _REF.format(model=model.__name__)}}}
     if form:
         properties = {name: _FORM[kind] for name, kind in form.items()}
-        content["multipart/form-data"] = {"schema": {"type": "object", "properties": properties}}
+        schema = {"type": "object", "properties": properties, "required": [*required]}
+        content["multipart/form-data"] = {"schema": schema}
     return {"requestBody": {"required": True, "content": content}}
 
 
@@ -71,3 +76,11 @@ def describe(app: FastAPI) -> dict[str, Any]:
         document["security"] = [{}, {"key": []}]
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def methods_of(app: FastAPI, path: str) -> list[str]:
+    """What can be done at a path: a router knows only of the first route that matches it."""
+    operations = [
+        names for pattern, names in describe(app)["paths"].items() if compile_path(pattern)[0].match(path)
+    ]
+    return sorted({name.upper() for names in operations for name in names})

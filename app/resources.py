@@ -11,6 +11,7 @@ import anyio.to_thread
 import redis.asyncio
 from fastapi import Depends, Request
 
+from app.answers import GeneratorAnswer
 from app.auth import Caller, Keys
 from app.clips import Clips
 from app.metrics import Metrics
@@ -39,6 +40,7 @@ class Resources:
     events: redis.asyncio.Redis
     store: Store
     clips: Clips
+    generators: tuple[GeneratorAnswer, ...]
     pool: Executor
     keys: Keys
     metrics: Metrics

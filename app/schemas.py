@@ -1,6 +1,5 @@
-"""What requests and answers look like on the wire: the contract as pydantic models."""
+"""What requests and problems look like on the wire: the contract as pydantic models."""
 
-from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -21,7 +20,7 @@ IMAGE = {
     "type": "string",
     "minLength": 1,
     "description": "data:image/…;base64,… or bare base64 of a JPEG, PNG, WebP, GIF, BMP or TIFF file",
-    "examples": ["data:image/png;base64,iVBORw0KGgo="],
+    "examples": ["data:image/gif;base64,R0lGODdhAQABAIEAAP///wAAAAAAAAAAACwAAAAAAQABAAAIBAABBAQAOw=="],
 }
 ITEM: dict[str, Any] = {
     "description": "a text, or a text or a picture in an object",
@@ -150,6 +149,21 @@ class RankRequest(Wire):
 class JobRequest(Wire):
     """A drawing to make. What is not said, the generator's own defaults fill."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {
+                    "required": ["prompt"],
+                    "properties": {"prompt": {"type": "string"}, "prompts": {"type": "null"}},
+                },
+                {
+                    "required": ["prompts"],
+                    "properties": {"prompts": {"type": "array"}, "prompt": {"type": "null"}},
+                },
+            ]
+        }
+    )
+
     type: Literal["draw"] = "draw"
     generator: Annotated[str, Field(min_length=1, max_length=64)] = "vqgan_clip"
     prompt: PromptLine | None = None
@@ -171,185 +185,3 @@ class JobRequest(Wire):
         if (self.prompt is None) == (self.prompts is None):
             raise ValueError("say either prompt or prompts")
         return self
-
-
-class LabelScore(BaseModel):
-    """How well one label fits a picture."""
-
-    label: str
-    probability: float
-    similarity: float = Field(description="cosine of the picture's and the label's embeddings")
-
-
-class Classified(BaseModel):
-    """The labels of one picture, the likeliest first."""
-
-    index: int
-    labels: list[LabelScore]
-
-
-class ClassifyUsage(BaseModel):
-    """What was encoded."""
-
-    images: int
-    texts: int
-
-
-class ClassifyAnswer(BaseModel):
-    """One entry per picture, in the request's order."""
-
-    object: Literal["list"] = "list"
-    model: str
-    data: list[Classified]
-    usage: ClassifyUsage
-
-
-class Embedding(BaseModel):
-    """A vector of unit length."""
-
-    object: Literal["embedding"] = "embedding"
-    index: int
-    embedding: list[float] | str = Field(description="numbers, or base64 of little-endian float32")
-
-
-class EmbeddingsUsage(BaseModel):
-    """Tokens of the texts."""
-
-    prompt_tokens: int
-    total_tokens: int
-
-
-class EmbeddingsAnswer(BaseModel):
-    """One entry per input, in the request's order."""
-
-    object: Literal["list"] = "list"
-    model: str
-    data: list[Embedding]
-    usage: EmbeddingsUsage
-
-
-class Ranked(BaseModel):
-    """A candidate, by its place in the request."""
-
-    index: int
-    similarity: float
-
-
-class RankAnswer(BaseModel):
-    """The candidates, the nearest first."""
-
-    object: Literal["list"] = "list"
-    model: str
-    data: list[Ranked]
-
-
-class ProgressAnswer(BaseModel):
-    """How far a running job is, over all of its pictures."""
-
-    step: int
-    steps: int
-    fraction: float
-    loss: float | None
-    eta_s: float | None
-    steps_per_s: float | None
-    preview: str | None
-
-
-class OutputAnswer(BaseModel):
-    """A picture of a job."""
-
-    name: str
-    url: str
-    content_type: str
-    width: int | None
-    height: int | None
-    seed: int | None
-    clip_score: float | None
-
-
-class JobErrorAnswer(BaseModel):
-    """Why a job failed."""
-
-    code: str
-    detail: str
-    retryable: bool
-
-
-class JobAnswer(BaseModel):
-    """A job at one moment."""
-
-    id: str
-    object: Literal["job"] = "job"
-    type: str
-    status: str
-    seq: int
-    priority: str
-    generator: str
-    request: dict[str, Any]
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-    expires_at: datetime | None
-    cancel_requested_at: datetime | None
-    attempt: int
-    queue_position: int | None
-    progress: ProgressAnswer | None
-    outputs: list[OutputAnswer]
-    error: JobErrorAnswer | None
-    metadata: dict[str, str]
-
-
-class JobList(BaseModel):
-    """Jobs, newest first."""
-
-    object: Literal["list"] = "list"
-    data: list[JobAnswer]
-    has_more: bool
-    last_id: str | None
-
-
-class ModelAnswer(BaseModel):
-    """A CLIP that is served."""
-
-    id: str
-    object: Literal["model"] = "model"
-    status: str = Field(description="loading, ready, or failed")
-    loaded: bool
-    embedding_dim: int | None = Field(description="null: known once it is loaded")
-    image_size: int | None
-    context_length: int | None
-    license: str
-    description: str
-
-
-class ModelList(BaseModel):
-    """The CLIPs that are served; the first is the default."""
-
-    object: Literal["list"] = "list"
-    data: list[ModelAnswer]
-
-
-class GeneratorAnswer(BaseModel):
-    """A way to draw."""
-
-    name: str
-    object: Literal["generator"] = "generator"
-    description: str
-    defaults: dict[str, Any]
-    limits: dict[str, Any]
-    options: dict[str, Any] = Field(description="JSON Schema of a job's options")
-
-
-class GeneratorList(BaseModel):
-    """The ways to draw."""
-
-    object: Literal["list"] = "list"
-    data: list[GeneratorAnswer]
-
-
-class QueueAnswer(BaseModel):
-    """How busy the service is."""
-
-    queued: int
-    running: int
-    workers: list[dict[str, Any]]

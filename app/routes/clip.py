@@ -10,22 +10,14 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from numpy.typing import NDArray
 
+from app.answers import ClassifyAnswer, EmbeddingsAnswer, RankAnswer
 from app.bodies import InvalidBody, Parts, check_limit, read
 from app.clients import while_connected
 from app.encoder import BatchedClip, Text, Timings
 from app.images import Source
 from app.openapi import body, responses
 from app.resources import ClipCaller, InUse, Resources
-from app.schemas import (
-    ClassifyAnswer,
-    ClassifyRequest,
-    EmbeddingsAnswer,
-    EmbeddingsRequest,
-    Fault,
-    Item,
-    RankAnswer,
-    RankRequest,
-)
+from app.schemas import ClassifyRequest, EmbeddingsRequest, Fault, Item, RankRequest
 from app.settings import ApiSettings
 from models.clip import Embeddings
 from models.clip.zero_shot import probabilities, similarity
@@ -43,7 +35,8 @@ router = APIRouter(prefix="/v1", tags=["CLIP"])
     responses={200: {"model": ClassifyAnswer}, **ERRORS},
     openapi_extra=body(
         ClassifyRequest,
-        {"image": "files", "labels": "texts", "templates": "texts", "top_k": "integer", "model": "text"},
+        {"image": "files", "labels": "texts", "templates": "templates", "top_k": "integer", "model": "text"},
+        required=("image", "labels"),
     ),
 )
 async def classify(request: Request, caller: ClipCaller, resources: InUse) -> JSONResponse:
@@ -81,7 +74,7 @@ async def classify(request: Request, caller: ClipCaller, resources: InUse) -> JS
             "image": "files",
             "text": "texts",
             "model": "text",
-            "encoding_format": "text",
+            "encoding_format": "encoding",
             "dimensions": "integer",
         },
     ),

@@ -7,12 +7,10 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse, RedirectResponse
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from app.drawings import view_generator
+from app.answers import GeneratorList, ModelAnswer, ModelList, QueueAnswer
 from app.openapi import responses
 from app.resources import AnyCaller, InUse, QueueUnavailable, Resources
-from app.schemas import GeneratorList, ModelAnswer, ModelList, QueueAnswer
 from jobs.queue import JobQueue
-from models import generators
 
 router = APIRouter(tags=["service"])
 
@@ -24,9 +22,9 @@ async def list_models(caller: AnyCaller, resources: InUse) -> ModelList:
 
 
 @router.get("/v1/generators", responses=responses(401))
-def list_generators(caller: AnyCaller, resources: InUse) -> GeneratorList:
+async def list_generators(caller: AnyCaller, resources: InUse) -> GeneratorList:
     """The ways to draw, with their options as JSON Schema, their defaults and limits."""
-    return GeneratorList(data=[view_generator(name, resources.settings) for name in generators.available()])
+    return GeneratorList(data=[*resources.generators])
 
 
 @router.get("/v1/queue", responses=responses(401, 503))

@@ -10,10 +10,12 @@ import structlog
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
+from app.answers import JobAnswer, JobList
 from app.auth import Caller
 from app.bodies import InvalidBody, read
 from app.clients import while_connected
 from app.drawings import (
+    JOB_ID,
     Drawing,
     JobIsFinal,
     OutputMissing,
@@ -26,7 +28,7 @@ from app.files import file_response, is_known
 from app.following import START, check_event_id, has_seen_the_end, stream, wait_for_end
 from app.openapi import body, responses
 from app.resources import InUse, JobsCaller, Resources
-from app.schemas import Fault, JobAnswer, JobList, JobRequest
+from app.schemas import Fault, JobRequest
 from jobs.queue import Idempotency, IdempotencyConflict, QueueFull, TenantQueueFull, draft
 from jobs.record import Job, JobMissing, Status
 
@@ -81,12 +83,10 @@ async def list_jobs(
     resources: InUse,
     status: Status | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    after: Annotated[str | None, Query(description="the last_id of the page before")] = None,
+    after: Annotated[str | None, Query(pattern=JOB_ID, description="the last_id of the page before")] = None,
 ) -> JobList:
     """The caller's jobs, newest first."""
     try:
-        if after is not None:
-            check_job_id(after)
         jobs, has_more = await resources.ask(
             resources.queue.find, caller.name, status=status, limit=limit, after=after
         )

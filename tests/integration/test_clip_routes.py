@@ -14,7 +14,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from app.schemas import ClassifyAnswer, EmbeddingsAnswer, RankAnswer
+from app.answers import ClassifyAnswer, EmbeddingsAnswer, RankAnswer
 from tests.integration.conftest import StartApi, b64, plain, png
 from tests.live_api import LiveApi, TinyClip, text_vector
 

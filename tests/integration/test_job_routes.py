@@ -14,8 +14,8 @@ import pytest
 import redis
 from PIL import Image
 
+from app.answers import GeneratorList, JobAnswer, JobList
 from app.auth import new_key
-from app.schemas import GeneratorList, JobAnswer, JobList
 from jobs.connection import connect
 from jobs.lease import Lease
 from jobs.record import JobError, Output, Progress, Status

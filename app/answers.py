@@ -1,0 +1,188 @@
+"""What answers look like on the wire: the contract as pydantic models."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+
+class LabelScore(BaseModel):
+    """How well one label fits a picture."""
+
+    label: str
+    probability: float
+    similarity: float = Field(description="cosine of the picture's and the label's embeddings")
+
+
+class Classified(BaseModel):
+    """The labels of one picture, the likeliest first."""
+
+    index: int
+    labels: list[LabelScore]
+
+
+class ClassifyUsage(BaseModel):
+    """What was encoded."""
+
+    images: int
+    texts: int
+
+
+class ClassifyAnswer(BaseModel):
+    """One entry per picture, in the request's order."""
+
+    object: Literal["list"] = "list"
+    model: str
+    data: list[Classified]
+    usage: ClassifyUsage
+
+
+class Embedding(BaseModel):
+    """A vector of unit length."""
+
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str = Field(description="numbers, or base64 of little-endian float32")
+
+
+class EmbeddingsUsage(BaseModel):
+    """Tokens of the texts."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingsAnswer(BaseModel):
+    """One entry per input, in the request's order."""
+
+    object: Literal["list"] = "list"
+    model: str
+    data: list[Embedding]
+    usage: EmbeddingsUsage
+
+
+class Ranked(BaseModel):
+    """A candidate, by its place in the request."""
+
+    index: int
+    similarity: float
+
+
+class RankAnswer(BaseModel):
+    """The candidates, the nearest first."""
+
+    object: Literal["list"] = "list"
+    model: str
+    data: list[Ranked]
+
+
+class ProgressAnswer(BaseModel):
+    """How far a running job is, over all of its pictures."""
+
+    step: int
+    steps: int
+    fraction: float
+    loss: float | None
+    eta_s: float | None
+    steps_per_s: float | None
+    preview: str | None
+
+
+class OutputAnswer(BaseModel):
+    """A picture of a job."""
+
+    name: str
+    url: str
+    content_type: str
+    width: int | None
+    height: int | None
+    seed: int | None
+    clip_score: float | None
+
+
+class JobErrorAnswer(BaseModel):
+    """Why a job failed."""
+
+    code: str
+    detail: str
+    retryable: bool
+
+
+class JobAnswer(BaseModel):
+    """A job at one moment."""
+
+    id: str
+    object: Literal["job"] = "job"
+    type: str
+    status: str
+    seq: int
+    priority: str
+    generator: str
+    request: dict[str, Any]
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    expires_at: datetime | None
+    cancel_requested_at: datetime | None
+    attempt: int
+    queue_position: int | None
+    progress: ProgressAnswer | None
+    outputs: list[OutputAnswer]
+    error: JobErrorAnswer | None
+    metadata: dict[str, str]
+
+
+class JobList(BaseModel):
+    """Jobs, newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[JobAnswer]
+    has_more: bool
+    last_id: str | None
+
+
+class ModelAnswer(BaseModel):
+    """A CLIP that is served."""
+
+    id: str
+    object: Literal["model"] = "model"
+    status: str = Field(description="loading, ready, or failed")
+    loaded: bool
+    embedding_dim: int | None = Field(description="null: known once it is loaded")
+    image_size: int | None
+    context_length: int | None
+    license: str
+    description: str
+
+
+class ModelList(BaseModel):
+    """The CLIPs that are served; the first is the default."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelAnswer]
+
+
+class GeneratorAnswer(BaseModel):
+    """A way to draw."""
+
+    name: str
+    object: Literal["generator"] = "generator"
+    description: str
+    defaults: dict[str, Any]
+    limits: dict[str, Any]
+    options: dict[str, Any] = Field(description="JSON Schema of a job's options")
+
+
+class GeneratorList(BaseModel):
+    """The ways to draw."""
+
+    object: Literal["list"] = "list"
+    data: list[GeneratorAnswer]
+
+
+class QueueAnswer(BaseModel):
+    """How busy the service is."""
+
+    queued: int
+    running: int
+    workers: list[dict[str, Any]]
