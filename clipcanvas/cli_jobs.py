@@ -39,7 +39,7 @@ def draw(
         list[str] | None,
         typer.Option("--option", "-O", metavar="KEY=VALUE", help="Option of the generator; repeatable."),
     ] = None,
-    detach: Annotated[bool, typer.Option(help="Print the job's id and do not wait.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Print the job's id, do not wait.")] = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,

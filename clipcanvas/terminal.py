@@ -109,7 +109,7 @@ def note(message: str) -> None:
     print(message, file=sys.stderr)
 
 
-def explain(error: Exception, url: str | None = None) -> int:
+def explain(error: Exception) -> int:
     """Print an error in one line, with what to do about it, and return the exit code."""
     from clipcanvas.errors import ApiError, JobUnsuccessful, Unreachable, WaitTimeout
 
