@@ -23,7 +23,7 @@ from models.generators import GenerationRequest, Prompt, UnknownGenerator, compl
 from models.prompts import parse
 
 JOB_ID = "^job_[0-9a-v]{26}$"
-_IDEMPOTENCY_KEY = re.compile(r'"?([\x21\x23-\x7e]{1,255})"?')
+IDEMPOTENCY_KEY = r'^"?([\x21\x23-\x7e]{1,255})"?$'
 
 
 class MalformedHeader(ValueError):
@@ -172,7 +172,7 @@ def check_idempotency_key(text: str) -> str:
     Raises:
         MalformedHeader: it is no key.
     """
-    match = _IDEMPOTENCY_KEY.fullmatch(text)
+    match = re.fullmatch(IDEMPOTENCY_KEY, text)
     if match is None:
         raise MalformedHeader(
             "an Idempotency-Key is 1 to 255 visible ASCII characters, with or without quotes"

@@ -31,18 +31,25 @@ _FORM: dict[str, dict[str, Any]] = {
 
 
 def body(
-    model: type[BaseModel], form: Mapping[str, str] | None = None, required: Sequence[str] = ()
+    model: type[BaseModel],
+    form: Mapping[str, str] | None = None,
+    *,
+    required: Sequence[str] = (),
+    any_of: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The request body of a route that takes a model as JSON, or its fields as a form.
 
     Args:
         form: the kinds of the form's parts, if one is taken.
         required: the parts that must be there.
+        any_of: parts of which one must be there.
     """
     content: dict[str, Any] = {"application/json": {"schema": {"$ref": _REF.format(model=model.__name__)}}}
     if form:
         properties = {name: _FORM[kind] for name, kind in form.items()}
-        schema = {"type": "object", "properties": properties, "required": [*required]}
+        schema: dict[str, Any] = {"type": "object", "properties": properties, "required": [*required]}
+        if any_of:
+            schema["anyOf"] = [{"required": [name]} for name in any_of]
         content["multipart/form-data"] = {"schema": schema}
     return {"requestBody": {"required": True, "content": content}}
 

@@ -77,6 +77,7 @@ class LiveApi:
     """An API that listens; `http` is a client of it."""
 
     def __init__(self, settings: ApiSettings, load_clip: Callable[[str], ClipEncoder] | None) -> None:
+        self.settings = settings
         self.stopping = asyncio.Event()
         self.app = create_app(settings, stopping=self.stopping, load_clip=load_clip)
         config = uvicorn.Config(

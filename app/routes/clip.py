@@ -77,6 +77,7 @@ async def classify(request: Request, caller: ClipCaller, resources: InUse) -> JS
             "encoding_format": "encoding",
             "dimensions": "integer",
         },
+        any_of=("image", "text"),
     ),
 )
 async def embeddings(request: Request, caller: ClipCaller, resources: InUse) -> JSONResponse:

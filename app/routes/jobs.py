@@ -15,6 +15,7 @@ from app.auth import Caller
 from app.bodies import InvalidBody, read
 from app.clients import while_connected
 from app.drawings import (
+    IDEMPOTENCY_KEY,
     JOB_ID,
     Drawing,
     JobIsFinal,
@@ -39,6 +40,14 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 POLL_S = 1
 _WAIT = re.compile(r'(?:^|[,;]\s*)wait="?(\d{1,6})"?(?=\s*(?:$|[,;]))', re.IGNORECASE)
 
+RepeatKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        description="a request sent twice makes one job",
+        json_schema_extra={"pattern": IDEMPOTENCY_KEY},
+    ),
+]
 IfNoneMatch = Annotated[str | None, Header(description="ETags; 304 if one is still right")]
 
 
@@ -52,7 +61,7 @@ async def create_job(
     request: Request,
     caller: JobsCaller,
     resources: InUse,
-    idempotency_key: Annotated[str | None, Header(description="a request sent twice makes one job")] = None,
+    idempotency_key: RepeatKey = None,
 ) -> Response:
     """Queue a drawing."""
     repeat_key = None if idempotency_key is None else check_idempotency_key(idempotency_key)
