@@ -19,7 +19,7 @@ def mean_square(difference: Tensor) -> Tensor:
     return difference.pow(2).mean()
 
 
-def white_mask(images: Tensor, margin: int = 4) -> Tensor:
+def white_mask(images: Tensor, margin: int = 7) -> Tensor:
     """Where a picture is white, `margin` pixels off from ink: (N, 3, H, W) -> (N, 1, H, W) in [0, 1]"""
     ink = (1 - images.amin(1, keepdim=True)).mul(4).clamp(0, 1)
     return 1 - F.max_pool2d(ink, 2 * margin + 1, stride=1, padding=margin)
