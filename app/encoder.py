@@ -19,6 +19,7 @@ from app.schemas import Fault
 from models.clip import ClipEncoder, Embeddings, Pixels
 from models.clip.zero_shot import ensemble, fill_templates
 
+_FEW_TEXTS = 16  # whose tokens are counted sooner than a thread is woken
 Key = TypeVar("Key", bound=Hashable)
 
 
@@ -177,7 +178,10 @@ class BatchedClip:
         """
         if not texts:
             return self._no_rows(), 0
-        tokens = await asyncio.get_running_loop().run_in_executor(self._pool, self._count_tokens, texts)
+        if len(texts) <= _FEW_TEXTS:
+            tokens = self._count_tokens(texts)
+        else:
+            tokens = await asyncio.get_running_loop().run_in_executor(self._pool, self._count_tokens, texts)
         known = {item.text: self._text_rows.get(item.text) for item in texts}
         missing = [text for text, rows in known.items() if rows is None]
         self._metrics.text_cache.labels("hit").inc(len(known) - len(missing))

