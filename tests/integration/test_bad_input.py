@@ -167,7 +167,6 @@ def test_bad_fields_are_named(unharmed: LiveApi, body: dict[str, Any], pointer: 
         ({"type": "paint"}, "#/type"),
         ({"metadata": {"a": 1}}, "#/metadata/a"),
         ({"metadata": {str(n): "x" for n in range(17)}}, "#/metadata"),
-        ({"webhook": {"url": "https://example.org"}}, "#/webhook"),
     ],
 )
 def test_bad_jobs_are_refused_before_they_queue(
