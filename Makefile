@@ -9,10 +9,10 @@ READY := .venv/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check bench docs
+.PHONY: help demo serve test test-chaos check bench docs
 
 help: ## say what there is
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1	\2/' | expand -t 14
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1	\2/' | expand -t 17
 
 demo: $(READY) ## start the service, classify a photo, draw a picture, stop
 	@$(BIN)/python -m clipcanvas.demo
@@ -22,6 +22,9 @@ serve: $(READY) ## run the service; SERVE="--port 9000 --workers 2" passes optio
 
 test: $(READY) ## run every test
 	@$(BIN)/python -m pytest
+
+test-chaos: $(READY) ## kill everything at random for two minutes; CHAOS="--seed 7" chooses how
+	@$(BIN)/python -m tests.chaos.driver --seconds 120 $(CHAOS)
 
 check: $(READY) ## lint, format, types, imports, docs, container files
 	@$(BIN)/ruff check .
