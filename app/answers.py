@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from jobs.views import JobAnswer
+
 
 class LabelScore(BaseModel):
     """How well one label fits a picture."""
@@ -76,62 +78,6 @@ class RankAnswer(BaseModel):
     data: list[Ranked]
 
 
-class ProgressAnswer(BaseModel):
-    """How far a running job is, over all of its pictures."""
-
-    step: int
-    steps: int
-    fraction: float
-    loss: float | None
-    eta_s: float | None
-    steps_per_s: float | None
-    preview: str | None
-
-
-class OutputAnswer(BaseModel):
-    """A picture of a job."""
-
-    name: str
-    url: str
-    content_type: str
-    width: int | None
-    height: int | None
-    seed: int | None
-    clip_score: float | None
-
-
-class JobErrorAnswer(BaseModel):
-    """Why a job failed."""
-
-    code: str
-    detail: str
-    retryable: bool
-
-
-class JobAnswer(BaseModel):
-    """A job at one moment."""
-
-    id: str
-    object: Literal["job"] = "job"
-    type: str
-    status: str
-    seq: int
-    priority: str
-    generator: str
-    request: dict[str, Any]
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-    expires_at: datetime | None
-    cancel_requested_at: datetime | None
-    attempt: int
-    queue_position: int | None
-    progress: ProgressAnswer | None
-    outputs: list[OutputAnswer]
-    error: JobErrorAnswer | None
-    metadata: dict[str, str]
-
-
 class JobList(BaseModel):
     """Jobs, newest first."""
 
@@ -186,3 +132,25 @@ class QueueAnswer(BaseModel):
     queued: int
     running: int
     workers: list[dict[str, Any]]
+
+
+class DeliveryAnswer(BaseModel):
+    """An event that a webhook is told, and how that went so far."""
+
+    id: str = Field(description="the `webhook-id` of its requests")
+    object: Literal["webhook_delivery"] = "webhook_delivery"
+    event: str
+    status: str = Field(description="pending, delivered, or failed: it is not tried any more")
+    attempts: int
+    created_at: datetime
+    last_attempt_at: datetime | None
+    next_attempt_at: datetime | None
+    response_status: int | None = Field(description="HTTP status of the last attempt")
+    error: str | None = Field(description="why the last attempt failed")
+
+
+class DeliveryList(BaseModel):
+    """What a job's webhook is told, the oldest first."""
+
+    object: Literal["list"] = "list"
+    data: list[DeliveryAnswer]

@@ -1,4 +1,4 @@
-"""Drawings as jobs: a body checked into a job to queue, and a job's record as the client sees it."""
+"""Drawings as jobs: a body checked into a job to queue, and the generators as the client sees them."""
 
 import hashlib
 import io
@@ -10,15 +10,17 @@ from typing import Any
 from PIL import Image
 from pydantic import ValidationError
 
-from app.answers import GeneratorAnswer, JobAnswer, JobErrorAnswer, OutputAnswer, ProgressAnswer
+from app.answers import DeliveryAnswer, GeneratorAnswer
 from app.auth import Caller
 from app.bodies import InvalidBody, check_limit, faults_of
 from app.clips import image_limits
 from app.images import Source, decode
-from app.schemas import Fault, JobRequest
+from app.schemas import Fault, JobRequest, WebhookRequest
 from app.settings import ApiSettings
+from jobs.outbound import AddressRefused, check_url, port_of
+from jobs.outbox import Delivery, DeliveryMissing
 from jobs.queue import NewJob, new_id
-from jobs.record import Job, JobMissing, Output, Progress
+from jobs.record import JobMissing, Output, Webhook
 from models.generators import GenerationRequest, Prompt, UnknownGenerator, complete, describe, find
 from models.prompts import parse
 
@@ -32,6 +34,10 @@ class MalformedHeader(ValueError):
 
 class JobIsFinal(RuntimeError):
     """The job has ended; it cannot be canceled any more."""
+
+
+class WebhooksOff(ValueError):
+    """No secret is set by which webhooks could be signed."""
 
 
 class OutputMissing(LookupError):
@@ -54,6 +60,7 @@ def prepare(body: JobRequest, caller: Caller, settings: ApiSettings) -> Drawing:
         app.bodies.InvalidBody, app.bodies.LimitExceeded, app.images.ImageRefused
         models.generators.UnknownGenerator
         app.auth.Forbidden: the priority is not this key's to ask for.
+        WebhooksOff: none are sent here.
     """
     if body.priority == "high":
         caller.require("priority")
@@ -66,7 +73,10 @@ def prepare(body: JobRequest, caller: Caller, settings: ApiSettings) -> Drawing:
     check_limit("#", len(sources), settings.max_images, "images in one request")
     request = _complete(body, prompts, options, settings)
     cost = request.width * request.height * request.steps * request.num_images
+    check_limit("#/start_timeout_s", body.start_timeout_s or 0, int(settings.max_start_timeout_s), "seconds")
+    check_limit("#/run_timeout_s", body.run_timeout_s or 0, int(settings.run_timeout_s), "seconds")
     check_limit("#/steps", cost, settings.max_pixel_steps, "pixels times steps times images")
+    webhook = _webhook(body.webhook, settings) if body.webhook else None
     job_id = new_id()
     pictures = {name: _bounded(source, settings) for name, source in sources.items()}
     inputs = tuple(
@@ -82,53 +92,13 @@ def prepare(body: JobRequest, caller: Caller, settings: ApiSettings) -> Drawing:
             priority=body.priority,
             inputs=inputs,
             metadata=body.metadata,
+            webhook=webhook,
+            start_timeout_s=body.start_timeout_s,
+            run_timeout_s=body.run_timeout_s,
         ),
         files={item.key: _png(pictures[item.name]) for item in inputs},
         fingerprint=hashlib.sha256(body.model_dump_json().encode()).hexdigest(),
     )
-
-
-def view(job: Job) -> JobAnswer:
-    """A job as the client sees it."""
-    return JobAnswer(
-        id=job.id,
-        type=job.type,
-        status=job.status,
-        seq=job.seq,
-        priority=job.priority,
-        generator=job.request.generator,
-        request=job.request.model_dump(mode="json"),
-        created_at=job.created_at,
-        started_at=job.started_at,
-        finished_at=job.finished_at,
-        expires_at=job.expires_at,
-        cancel_requested_at=job.cancel_requested_at,
-        attempt=job.attempt,
-        queue_position=job.queue_position,
-        progress=view_progress(job.id, job.progress) if job.progress else None,
-        outputs=[view_output(job.id, output) for output in job.outputs],
-        error=JobErrorAnswer(**vars(job.error)) if job.error else None,
-        metadata=job.metadata or {},
-    )
-
-
-def view_progress(job_id: str, progress: Progress) -> ProgressAnswer:
-    """How far a job is, as the client sees it."""
-    return ProgressAnswer(
-        step=progress.step,
-        steps=progress.steps,
-        fraction=round(progress.step / progress.steps, 4) if progress.steps else 0.0,
-        loss=progress.loss,
-        eta_s=progress.eta_s,
-        steps_per_s=progress.steps_per_s,
-        preview=url(job_id, progress.preview.name) if progress.preview else None,
-    )
-
-
-def view_output(job_id: str, output: Output) -> OutputAnswer:
-    """A file of a job, as the client sees it."""
-    fields = {name: value for name, value in vars(output).items() if name != "key"}
-    return OutputAnswer(url=url(job_id, output.name), **fields)
 
 
 def view_generator(name: str, settings: ApiSettings) -> GeneratorAnswer:
@@ -154,9 +124,26 @@ def view_generator(name: str, settings: ApiSettings) -> GeneratorAnswer:
     )
 
 
-def url(job_id: str, name: str) -> str:
-    """Where a file of a job is fetched."""
-    return f"/v1/jobs/{job_id}/outputs/{name}"
+def view_delivery(delivery: Delivery) -> DeliveryAnswer:
+    """A webhook's delivery, as the client sees it."""
+    return DeliveryAnswer(
+        id=delivery.id,
+        event=delivery.event,
+        status=delivery.state,
+        attempts=delivery.attempts,
+        created_at=delivery.created_at,
+        last_attempt_at=delivery.last_at,
+        next_attempt_at=delivery.next_at,
+        response_status=delivery.last_status,
+        error=delivery.last_error,
+    )
+
+
+def check_delivery_id(text: str) -> str:
+    """The id itself. Raises DeliveryMissing: no delivery can have it."""
+    if not re.fullmatch("msg_[0-9a-v]{26}_[0-9]{1,12}", text):
+        raise DeliveryMissing("the job has no delivery of that id")
+    return text
 
 
 def check_job_id(text: str) -> str:
@@ -244,6 +231,18 @@ def _complete(
         raise InvalidBody(faults_of(error, at)) from None
     except ValueError as error:
         raise InvalidBody([Fault(pointer="#/width", code="invalid_size", detail=str(error))]) from None
+
+
+def _webhook(asked: WebhookRequest, settings: ApiSettings) -> Webhook:
+    if not settings.webhook_secrets:
+        raise WebhooksOff("this service signs what it sends, and has no secret for it")
+    try:
+        url = check_url(asked.url, settings.webhook_rules)
+    except AddressRefused as error:
+        fault = Fault(pointer="#/webhook/url", code="webhook_url_refused", detail=str(error))
+        raise InvalidBody([fault]) from None
+    events = tuple(dict.fromkeys(asked.events))
+    return Webhook(asked.url, events, f"{url.raw_host.decode()}:{port_of(url)}")
 
 
 def _bounded(source: Source, settings: ApiSettings) -> Image.Image:

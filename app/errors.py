@@ -14,7 +14,7 @@ from starlette.types import Scope
 
 from app import auth, batching, bodies, clients, clips, drawings, encoder, images, openapi, resources, streams
 from app.schemas import Fault, Problem
-from jobs import queue, record, stores
+from jobs import outbox, queue, record, stores
 from models import generators
 
 log = structlog.stdlib.get_logger(__name__)
@@ -44,6 +44,7 @@ ANSWERS: dict[type[Exception], Answer] = {
     auth.Forbidden: Answer(403, "missing_scope", "The API key may not do this"),
     clips.ModelNotFound: Answer(404, "model_not_found", "No such model"),
     record.JobMissing: Answer(404, "job_not_found", "No such job", detail="there is no job of that id"),
+    outbox.DeliveryMissing: Answer(404, "delivery_not_found", "No such delivery"),
     drawings.OutputMissing: Answer(404, "output_not_found", "No such output"),
     stores.KeyMissing: Answer(404, "output_not_found", "No such output", detail="the file is gone"),
     bodies.BodyTimeout: Answer(408, "body_timeout", "The body did not come", 1),
@@ -58,6 +59,7 @@ ANSWERS: dict[type[Exception], Answer] = {
     encoder.TextRefused: Answer(422, "text_too_long", "A text is too long"),
     images.ImageRefused: Answer(422, "invalid_image", "A picture cannot be read"),
     images.ImageUrlRefused: Answer(422, "image_url_refused", "Pictures are not fetched from addresses"),
+    drawings.WebhooksOff: Answer(422, "webhooks_not_configured", "No webhooks are sent here"),
     generators.UnknownGenerator: Answer(422, "generator_not_found", "No such generator"),
     queue.IdempotencyConflict: Answer(422, "idempotency_conflict", "The Idempotency-Key is in use"),
     clients.ClientGone: _GONE,

@@ -10,10 +10,11 @@ from typing import Any
 import redis
 import structlog
 
-from app.drawings import MalformedHeader, view, view_output, view_progress
+from app.drawings import MalformedHeader
 from app.resources import QueueUnavailable, Resources
 from jobs.events import EVENT_ID, Event, follow
 from jobs.record import Job, JobMissing, Output, key, progress_from
+from jobs.views import view, view_output, view_progress
 
 log = structlog.stdlib.get_logger(__name__)
 

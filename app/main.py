@@ -19,7 +19,8 @@ from app.resources import Resources
 from app.routes import clip, health, jobs
 from app.settings import ApiSettings
 from app.streams import StreamSlots
-from jobs.connection import connect_async
+from jobs.connection import connect, connect_async
+from jobs.outbox import Outbox
 from jobs.queue import JobQueue
 from jobs.stores import open_store
 
@@ -51,6 +52,8 @@ def create_app(
         async with AsyncExitStack() as stack:
             queue = JobQueue(settings)
             stack.callback(queue.close)
+            outbox_redis = connect(settings.redis_url, patience_s=1)
+            stack.callback(outbox_redis.close)
             events = connect_async(settings.redis_url)
             stack.push_async_callback(events.aclose)
             pool = open_pool(settings)
@@ -60,6 +63,7 @@ def create_app(
                 resources=Resources(
                     settings=settings,
                     queue=queue,
+                    outbox=Outbox(outbox_redis),
                     events=events,
                     store=open_store(settings.store),
                     clips=clips,

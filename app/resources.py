@@ -17,6 +17,7 @@ from app.clips import Clips
 from app.metrics import Metrics
 from app.settings import ApiSettings
 from app.streams import StreamSlots
+from jobs.outbox import Outbox
 from jobs.queue import JobQueue
 from jobs.stores import Store
 
@@ -37,6 +38,7 @@ class Resources:
 
     settings: ApiSettings
     queue: JobQueue
+    outbox: Outbox
     events: redis.asyncio.Redis
     store: Store
     clips: Clips

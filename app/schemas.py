@@ -13,6 +13,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from jobs.outbox import WebhookEvent
 from models.generators import MAX_SEED, Prompt
 
 TEXT = {"type": "string", "minLength": 1}
@@ -146,6 +147,15 @@ class RankRequest(Wire):
     model: ModelName | None = None
 
 
+class WebhookRequest(Wire):
+    """Who is told, by signed requests, what happens to a job."""
+
+    url: Annotated[str, Field(min_length=1, max_length=2048, json_schema_extra={"format": "uri"})]
+    events: Annotated[
+        list[WebhookEvent], Field(min_length=1, max_length=10, description="every end of a job, if not said")
+    ] = ["job.succeeded", "job.failed", "job.canceled", "job.expired"]
+
+
 class JobRequest(Wire):
     """A drawing to make. What is not said, the generator's own defaults fill."""
 
@@ -175,6 +185,14 @@ class JobRequest(Wire):
     num_images: Annotated[int, Field(ge=1, le=16)] = 1
     options: dict[str, Any] = {}
     priority: Literal["high", "normal", "low"] = "normal"
+    start_timeout_s: (
+        Annotated[int, Field(ge=1, description="the job expires if no worker starts it in so many seconds")]
+        | None
+    ) = None
+    run_timeout_s: (
+        Annotated[int, Field(ge=1, description="the job fails when it has run for so many seconds")] | None
+    ) = None
+    webhook: WebhookRequest | None = None
     metadata: Annotated[
         dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
         Field(max_length=16),

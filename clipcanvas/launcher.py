@@ -1,4 +1,4 @@
-"""The whole service on one machine: Redis, the API, workers and the janitor as child processes."""
+"""The whole service on one machine: Redis, API, workers, janitor and webhook sender as child processes."""
 
 import asyncio
 import contextlib
@@ -29,6 +29,7 @@ STILL_WAITING_S = 15.0
 API_STOP_S = 25.0  # a little more than the API gives its own requests
 WORKER_STOP_S = 40.0  # a step, a checkpoint, and handing the job back
 JANITOR_STOP_S = 10.0
+WEBHOOKS_STOP_S = 20.0  # the time that a receiver has to answer
 REDIS_STOP_S = 30.0  # writing the append-only file to the end
 
 
@@ -93,7 +94,10 @@ class _Service:
         if self.stop.is_set():
             return
         environment = self._environment(redis_url)
-        self._start(self._python("janitor", ["workers", "janitor"], environment, JANITOR_STOP_S))
+        self._start(
+            self._python("janitor", ["workers", "janitor"], environment, JANITOR_STOP_S),
+            self._python("webhooks", ["workers", "webhooks"], environment, WEBHOOKS_STOP_S),
+        )
         names = [f"worker-{number}" for number in range(1, self._plan.workers + 1)]
         self._start(*(self._python(name, ["workers"], environment, WORKER_STOP_S) for name in names))
         self._start(self._python("api", ["app"], environment, API_STOP_S))

@@ -4,6 +4,7 @@
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,7 +100,7 @@ def _default(field: FieldInfo) -> str:
     if isinstance(value, Path):
         return f"`{value.relative_to(ROOT)}`" if value.is_relative_to(ROOT) else f"`{value}`"
     if isinstance(value, tuple | list):
-        return "`[" + ", ".join(f'"{item}"' for item in value) + "]`"
+        return f"`{json.dumps(value)}`"
     return f"`{value}`"
 
 

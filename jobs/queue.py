@@ -14,7 +14,7 @@ from rq import Queue
 from rq.serializers import JSONSerializer
 
 from jobs.connection import connect, connect_rq
-from jobs.record import PRIORITIES, Job, JobMissing, Output, Status, call, from_hash, key
+from jobs.record import PRIORITIES, Job, JobMissing, Output, Status, Webhook, call, from_hash, key
 from jobs.settings import JobSettings
 from models.generators import GenerationRequest
 
@@ -49,6 +49,9 @@ class NewJob:
     priority: Literal["high", "normal", "low"] = "normal"
     inputs: tuple[Output, ...] = ()
     metadata: Mapping[str, str] | None = None
+    webhook: Webhook | None = None
+    start_timeout_s: float | None = None  # it expires if nobody starts it in time
+    run_timeout_s: float | None = None  # else as the settings say
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,12 @@ class JobQueue:
             "created_ms": time.time_ns() // 1_000_000,
             "retention_ms": round(settings.retention_s * 1000),
             "max_attempts": settings.max_attempts,
+            "run_timeout_ms": round((new.run_timeout_s or settings.run_timeout_s) * 1000),
         }
+        if new.start_timeout_s is not None:
+            fields["start_timeout_ms"] = round(new.start_timeout_s * 1000)
+        if new.webhook is not None:
+            fields["webhook"] = json.dumps(asdict(new.webhook))
         known = idempotency or Idempotency("", "", "")
         outcome, *rest = call(
             self._redis,

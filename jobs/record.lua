@@ -1,15 +1,18 @@
--- Every change of a job's record; one call is one atomic change. ARGV: prefix, function, its arguments.
+-- Every change of a job's record; one call is one atomic change. record.py puts outbox.lua where it is named. ARGV: prefix, function, its arguments.
 -- A call whose reply was lost is made again, so each of them does no more the second time, and answers as the first.
 -- What the states and keys mean is said in record.py.
 local P = ARGV[1]
 local time = redis.call('TIME')
 local NOW = time[1] * 1000 + math.floor(time[2] / 1000)
+local api = {}
 local EVENTS_KEPT = 1000
 local EVENTS_KEPT_MS = 3600 * 1000 -- after the end
 
 local function job_key(id) return P .. 'job:' .. id end
 local function get(id, field) return redis.call('HGET', job_key(id), field) end
 local function set(id, ...) redis.call('HSET', job_key(id), ...) end
+
+-- include outbox.lua
 
 local function tell(id, event, data)
   redis.call('HINCRBY', job_key(id), 'seq', 1)
@@ -36,7 +39,10 @@ end
 
 local function release(id)
   local token = get(id, 'lease')
-  if token then set(id, 'last_lease', token) end
+  if token then
+    set(id, 'last_lease', token)
+    redis.call('HINCRBY', job_key(id), 'ran_ms', NOW - (get(id, 'leased_ms') or NOW))
+  end
   redis.call('HDEL', job_key(id), 'lease', 'worker')
   redis.call('ZREM', P .. 'running', id)
 end
@@ -45,12 +51,14 @@ local function finish(id, status, outputs, error)
   release(id)
   redis.call('ZREM', P .. 'queued', id)
   redis.call('ZREM', P .. 'undispatched', id)
+  redis.call('ZREM', P .. 'start_by', id)
   local expires = NOW + get(id, 'retention_ms')
   enter(id, status)
   set(id, 'finished_ms', NOW, 'expires_ms', expires, 'outputs', outputs, 'error', error)
   redis.call('ZADD', P .. 'final', expires, id)
   tell(id, 'completed', '{}')
   redis.call('PEXPIRE', P .. 'events:' .. id, EVENTS_KEPT_MS) -- later readers get the record itself
+  notify(id, 'job.' .. status)
 end
 
 local function holds(id, token) return get(id, 'lease') == token end
@@ -60,20 +68,31 @@ local function had(id, token, status) return get(id, 'last_lease') == token and 
 
 local function is_final(status) return status ~= 'queued' and status ~= 'running' end
 
+-- a job that nobody started in time -> whether this is one
+local function expire(id)
+  local start_by = redis.call('ZSCORE', P .. 'start_by', id)
+  if not start_by or tonumber(start_by) > NOW then return false end
+  finish(id, 'expired', '[]', '')
+  return true
+end
+
 -- a lease that ran out: back into the queue, or the end of it
 local function recover(id)
+  release(id)
+  if tonumber(get(id, 'ran_ms')) >= tonumber(get(id, 'run_timeout_ms') or math.huge) then
+    finish(id, 'failed', '[]', cjson.encode({
+      code = 'timeout', detail = 'the job took longer than it may', retryable = false}))
+    return 'failed'
+  end
   if tonumber(get(id, 'attempt')) >= tonumber(get(id, 'max_attempts')) then
     finish(id, 'failed', '[]', cjson.encode({
       code = 'worker_lost', detail = 'every worker that ran this job was lost', retryable = true}))
     return 'failed'
   end
-  release(id)
   queue_up(id)
   tell_status(id)
   return 'queued'
 end
-
-local api = {}
 
 -- id, tenant, max_queued, max_queued_of_tenant, priority_rank, idempotency_key or '', fingerprint, answer, idempotency_ttl_ms, field, value …
 -- -> {'created'} | {'replayed', answer} | {'conflict'} | {'full'} | {'tenant_full'}
@@ -91,7 +110,9 @@ function api.create(id, tenant, max_queued, max_of_tenant, rank, idempotency, fi
   if redis.call('ZCARD', P .. 'jobs:' .. tenant .. ':queued') >= tonumber(max_of_tenant) then
     return {'tenant_full'}
   end
-  set(id, 'id', id, 'tenant', tenant, 'seq', 0, 'attempt', 0, 'queue_score', rank * 1e13 + NOW, ...)
+  set(id, 'id', id, 'tenant', tenant, 'seq', 0, 'attempt', 0, 'ran_ms', 0, 'queue_score', rank * 1e13 + NOW, ...)
+  local patience = get(id, 'start_timeout_ms')
+  if patience then redis.call('ZADD', P .. 'start_by', NOW + patience, id) end
   redis.call('ZADD', P .. 'jobs:' .. tenant, get(id, 'created_ms'), id)
   queue_up(id)
   tell_status(id)
@@ -115,15 +136,19 @@ function api.start(id, token, worker, lease_ms)
     if recover(id) == 'failed' then return 'failed' end
   elseif is_final(status) then
     return status
+  elseif expire(id) then
+    return 'expired'
   end
   redis.call('ZREM', P .. 'queued', id)
   redis.call('ZREM', P .. 'undispatched', id)
+  redis.call('ZREM', P .. 'start_by', id)
   local attempt = redis.call('HINCRBY', job_key(id), 'attempt', 1)
   enter(id, 'running')
-  set(id, 'lease', token, 'worker', worker)
-  redis.call('HSETNX', job_key(id), 'started_ms', NOW)
+  set(id, 'lease', token, 'worker', worker, 'leased_ms', NOW)
+  local is_first = redis.call('HSETNX', job_key(id), 'started_ms', NOW) == 1
   redis.call('ZADD', P .. 'running', NOW + lease_ms, id)
   tell_status(id)
+  if is_first then notify(id, 'job.started') end
   return attempt
 end
 
@@ -186,6 +211,7 @@ function api.delete(id, tenant)
   redis.call('ZREM', P .. 'jobs:' .. tenant, id)
   redis.call('ZREM', P .. 'jobs:' .. tenant .. ':' .. status, id)
   redis.call('ZREM', P .. 'final', id)
+  forget_deliveries(id)
   redis.call('DEL', job_key(id), P .. 'events:' .. id)
   return 'deleted'
 end
@@ -198,6 +224,13 @@ function api.recover_lost()
     table.insert(told, recover(id))
   end
   return told
+end
+
+-- ends the jobs that nobody started in time -> their ids
+function api.expire_late()
+  local late = redis.call('ZRANGEBYSCORE', P .. 'start_by', '-inf', NOW, 'LIMIT', 0, 100)
+  for _, id in ipairs(late) do expire(id) end
+  return late
 end
 
 -- ids of queued jobs that have waited for RQ longer than age_ms

@@ -3,7 +3,7 @@
     queued ──start──> running ──> succeeded | failed | canceled        final states never change
       │  ^               │
       │  └── handed back ┘  (the worker drains, or its lease ran out)
-      └────> canceled | expired
+      └────> canceled | expired        (expired: `start_timeout_s` passed before a first start)
 
 A running job belongs to whoever holds its lease: a token that each of the holder's calls must show. `seq`
 rises with each change; the event stream tells each change once. Times are the clock of the Redis server, in
@@ -29,10 +29,19 @@ PREFIX = "clipcanvas:"
 # jobs:{tenant}[:{status}]     sorted sets by time of creation, ids of a tenant's jobs, all or of one status
 # queued                       sorted set by priority and time of creation: the order of the queue
 # undispatched                 sorted set by time: queued jobs that RQ may not have been told of
+# start_by                     sorted set by the time when a job that was never started expires
 # running                      sorted set by the end of the lease
 # final                        sorted set by the time when the job may be forgotten
 # idempotency:{tenant}:{key}   hash of fingerprint and first answer
 # workers                      sorted set by time last seen; worker:{name} says what it does
+#
+# delivery:{id}                hash, one event for a webhook: what it is, how its attempts ended
+# snapshot:{id}                the job's record as it was at that event
+# deliveries:{job}             list, ids of a job's deliveries; they are forgotten with it
+# outbox:{destination}         sorted set by the next attempt: deliveries to one host and port
+# sending:{destination}        sorted set by the end of the claim: those that are under way
+# destinations                 sorted set by the time when a destination is next worth a look
+# claim:{token}                list, ids of what a sender took
 PRIORITIES = ("high", "normal", "low")
 
 
@@ -82,6 +91,15 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Webhook:
+    """Who is to be told what of a job."""
+
+    url: str
+    events: tuple[str, ...]
+    destination: str  # host:port; few requests at once are made to each
+
+
+@dataclass(frozen=True)
 class JobError:
     """Why a job failed, fit for the client's eyes."""
 
@@ -114,6 +132,9 @@ class Job:
     error: JobError | None = None
     checkpoint: str | None = None  # key in the store
     metadata: dict[str, str] | None = None
+    webhook: Webhook | None = None
+    run_timeout_s: float | None = None
+    ran_s: float = 0.0  # in the attempts before this one
 
     def file(self, name: str) -> Output | None:
         """The output, preview or input of that name."""
@@ -134,11 +155,11 @@ def from_hash(fields: dict[str, str], queue_position: int | None = None) -> Job:
         priority=fields["priority"],
         request=GenerationRequest.model_validate_json(fields["request"]),
         attempt=int(fields["attempt"]),
-        created_at=_moment(fields["created_ms"]) or datetime.fromtimestamp(0, UTC),
-        started_at=_moment(fields.get("started_ms")),
-        finished_at=_moment(fields.get("finished_ms")),
-        expires_at=_moment(fields.get("expires_ms")),
-        cancel_requested_at=_moment(fields.get("cancel_requested_ms")),
+        created_at=moment(fields["created_ms"]) or datetime.fromtimestamp(0, UTC),
+        started_at=moment(fields.get("started_ms")),
+        finished_at=moment(fields.get("finished_ms")),
+        expires_at=moment(fields.get("expires_ms")),
+        cancel_requested_at=moment(fields.get("cancel_requested_ms")),
         queue_position=queue_position,
         progress=progress_from(progress) if progress else None,
         inputs=_outputs(fields.get("inputs")),
@@ -146,6 +167,9 @@ def from_hash(fields: dict[str, str], queue_position: int | None = None) -> Job:
         error=JobError(**error) if error else None,
         checkpoint=fields.get("checkpoint") or None,
         metadata=json.loads(fields.get("metadata") or "{}"),
+        webhook=_webhook(fields.get("webhook")),
+        run_timeout_s=int(fields["run_timeout_ms"]) / 1000 if "run_timeout_ms" in fields else None,
+        ran_s=int(fields.get("ran_ms", 0)) / 1000,
     )
 
 
@@ -169,7 +193,8 @@ def key(*parts: str) -> str:
     return PREFIX + ":".join(parts)
 
 
-def _moment(milliseconds: str | None) -> datetime | None:
+def moment(milliseconds: str | None) -> datetime | None:
+    """The time that a record holds."""
     return datetime.fromtimestamp(int(milliseconds) / 1000, UTC) if milliseconds else None
 
 
@@ -178,6 +203,14 @@ def _outputs(text: str | None) -> tuple[Output, ...]:
     return tuple(Output(**item) for item in items)
 
 
+def _webhook(text: str | None) -> Webhook | None:
+    if not text:
+        return None
+    fields = json.loads(text)
+    return Webhook(**{**fields, "events": tuple(fields["events"])})
+
+
 @cache
 def _source() -> str:
-    return files("jobs").joinpath("record.lua").read_text()
+    record, outbox = (files("jobs").joinpath(name).read_text() for name in ("record.lua", "outbox.lua"))
+    return record.replace("-- include outbox.lua\n", outbox)

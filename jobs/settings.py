@@ -1,17 +1,25 @@
 """The settings that the API and the workers share; the environment is read in the two `__main__`s only."""
 
+import binascii
+from base64 import b64decode
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from jobs.outbound import Rules
 from models.networks import WEIGHTS, NetworkNames
 
 
 class JobSettings(BaseSettings):
     """Where jobs live, how many may wait, and how long things may take. Times are in seconds."""
 
-    model_config = SettingsConfigDict(env_prefix="CLIPCANVAS_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="CLIPCANVAS_",
+        frozen=True,
+        extra="ignore",
+        hide_input_in_errors=True,  # some are secrets
+    )
 
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="the Redis that holds queue and records")
     store: str = Field(
@@ -36,9 +44,37 @@ class JobSettings(BaseSettings):
     max_queued_per_key: int = Field(100, ge=1, description="jobs of one key that may wait; then 429")
     max_attempts: int = Field(3, ge=1, description="starts of a job, before it fails as worker_lost")
     lease_s: float = Field(10, gt=0, description="a running job unheard of for so long is taken over")
-    run_timeout_s: float = Field(1800, gt=0, description="hard limit of one attempt")
+    run_timeout_s: float = Field(
+        1800, gt=0, description="how long a job may run, all attempts together; a request may ask for less"
+    )
+    max_start_timeout_s: float = Field(
+        7 * 86400, ge=1, description="longest `start_timeout_s` that a request may ask for"
+    )
     retention_s: float = Field(7 * 86400, gt=0, description="a final job and its files are kept for so long")
     idempotency_ttl_s: float = Field(86400, gt=0, description="how long an Idempotency-Key is remembered")
+
+    webhook_secrets: tuple[SecretStr, ...] = Field(
+        (),
+        description="`whsec_` and 24 to 64 random bytes in base64, as a JSON list; each of them signs, "
+        "so that receivers can change over; none: webhooks are refused",
+    )
+    webhook_ports: tuple[int, ...] = Field((443, 80), description="ports that webhooks may name")
+    webhook_allow_http: bool = Field(False, description="take http:// webhooks: for development only")
+    webhook_allow_private: bool = Field(
+        False, description="call webhooks on this machine and in private networks, too"
+    )
+
+    @field_validator("webhook_secrets")
+    @classmethod
+    def _check_secrets(cls, secrets: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for secret in secrets:
+            webhook_key(secret)
+        return secrets
+
+    @property
+    def webhook_rules(self) -> Rules:
+        """Where webhooks may be."""
+        return Rules(frozenset(self.webhook_ports), self.webhook_allow_http, self.webhook_allow_private)
 
     @property
     def network_names(self) -> NetworkNames:
@@ -46,3 +82,19 @@ class JobSettings(BaseSettings):
         return NetworkNames(
             vqgan=self.vqgan, clips=self.guides, weights=self.weights, device=self.device, dtype=self.dtype
         )
+
+
+def webhook_key(secret: SecretStr) -> bytes:
+    """The bytes that a secret stands for, as Standard Webhooks has it.
+
+    Raises:
+        ValueError: it is no such secret.
+    """
+    prefix, _, text = secret.get_secret_value().rpartition("_")
+    try:
+        key = b64decode(text, validate=True)
+    except binascii.Error:
+        key = b""
+    if prefix != "whsec" or not 24 <= len(key) <= 64:
+        raise ValueError("a webhook secret is whsec_ and 24 to 64 bytes in base64")
+    return key

@@ -1,6 +1,7 @@
-"""`python -m workers`: a worker that draws. `python -m workers janitor`: the janitor."""
+"""`python -m workers`: a worker that draws; with `janitor` or `webhooks`: the janitor, the webhook sender."""
 
 import argparse
+import asyncio
 import os
 import secrets
 import signal
@@ -23,6 +24,7 @@ from workers.janitor import Janitor
 from workers.pulse import Pulse
 from workers.run import Studio
 from workers.settings import WorkerSettings
+from workers.webhooks import WebhookSender
 from workers.worker import DrawingWorker
 
 log = structlog.get_logger("workers")
@@ -33,13 +35,19 @@ LOAD_FAILED = 4
 def main() -> int:
     """Run until SIGTERM; the exit code is 0 then, and 4 if the models could not be loaded."""
     parser = argparse.ArgumentParser(prog="python -m workers", description=__doc__)
-    parser.add_argument("role", nargs="?", choices=("worker", "janitor"), default="worker")
+    parser.add_argument("role", nargs="?", choices=("worker", "janitor", "webhooks"), default="worker")
     role = parser.parse_args().role
     # OpenMP reads this as torch is imported: threads that spin while they wait starve the API on the same cores
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logs.configure()
     settings = WorkerSettings()
-    return sweep(settings) if role == "janitor" else draw(settings)
+    match role:
+        case "janitor":
+            return sweep(settings)
+        case "webhooks":
+            return asyncio.run(send(settings))
+        case _:
+            return draw(settings)
 
 
 def sweep(settings: WorkerSettings) -> int:
@@ -52,6 +60,15 @@ def sweep(settings: WorkerSettings) -> int:
     signal.signal(signal.SIGTERM, request_stop)
     signal.signal(signal.SIGINT, request_stop)
     Janitor(settings, open_store(settings.store), stop).run()
+    return 0
+
+
+async def send(settings: WorkerSettings) -> int:
+    """Be a webhook sender."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await WebhookSender(settings, stop).run()
     return 0
 
 

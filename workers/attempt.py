@@ -12,7 +12,7 @@ import structlog
 from jobs.connection import connect
 from jobs.lease import Lease, LeaseLost
 from jobs.queue import JobQueue
-from jobs.record import JobError, JobMissing, Output, Progress, Status
+from jobs.record import Job, JobError, JobMissing, Output, Progress, Status
 from jobs.stores import KeyMissing, StorageFull, StoreUnavailable
 from models.generators import GenerationError
 from workers.pulse import Pulse
@@ -63,7 +63,6 @@ class Attempts:
     def _attempt(self, lease: Lease) -> str:
         signals = Signals(drain=self._drain)
         self._pulse.hold(lease, signals)
-        faulthandler.dump_traceback_later(self._settings.run_timeout_s + HARD_GRACE_S, exit=True)
         try:
             return self._draw(lease, signals)
         except (LeaseLost, JobMissing):
@@ -74,14 +73,6 @@ class Attempts:
             self._pulse.release()
 
     def _draw(self, lease: Lease, signals: Signals) -> str:
-        settings = self._settings
-        pace = Pace(
-            settings.progress_every_s,
-            settings.preview_every,
-            settings.checkpoint_every_s,
-            settings.run_timeout_s,
-        )
-
         def report(
             *, progress: Progress | None = None, previewed: bool = False, checkpoint: str = ""
         ) -> None:
@@ -96,6 +87,9 @@ class Attempts:
         folder = f"{lease.job_id}/{lease.token}"
         try:
             job = self._queue.get(lease.job_id)
+            pace = self._pace(job)
+            left_s = max(0.0, pace.run_timeout_s - job.ran_s)
+            faulthandler.dump_traceback_later(left_s + HARD_GRACE_S, exit=True)
             outputs = run(job, folder, self._studio, report, signals, pace)
         except Drained:
             lease.hand_back()
@@ -126,6 +120,15 @@ class Attempts:
             log.exception("job failed")
             return self._end(lease, Status.FAILED, JobError("internal", "internal error", retryable=True))
         return self._end(lease, Status.SUCCEEDED, outputs=outputs)
+
+    def _pace(self, job: Job) -> Pace:
+        settings = self._settings
+        return Pace(
+            settings.progress_every_s,
+            settings.preview_every,
+            settings.checkpoint_every_s,
+            min(settings.run_timeout_s, job.run_timeout_s or settings.run_timeout_s),
+        )
 
     def _end(
         self, lease: Lease, status: Status, error: JobError | None = None, outputs: tuple[Output, ...] = ()

@@ -53,6 +53,7 @@ class Janitor:
     def sweep(self) -> None:
         """One round of everything."""
         self._recover_lost()
+        self._expire_late()
         self._dispatch_waiting()
         self._put_back_popped()
         self._forget_old()
@@ -82,6 +83,10 @@ class Janitor:
             log.warning("lease ran out", job_id=job_id, now=status)
             if status == Status.QUEUED:
                 self._dispatch(job_id, at_front=True)
+
+    def _expire_late(self) -> None:
+        for job_id in call(self._redis, "expire_late"):
+            log.info("not started in time", job_id=job_id)
 
     def _dispatch_waiting(self) -> None:
         for job_id in call(self._redis, "undispatched", UNDISPATCHED_S * 1000):

@@ -30,7 +30,7 @@ class Drained(Exception):
 
 
 class TimedOut(Exception):
-    """The attempt took longer than it may."""
+    """The job took longer than it may, all attempts together."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Pace:
     progress_every_s: float
     preview_every: int  # steps
     checkpoint_every_s: float
-    run_timeout_s: float
+    run_timeout_s: float  # of the job, its earlier attempts included
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,8 @@ def run(
         raise GenerationError(f"no worker draws with {request.generator}")
     pictures = {item.name: _open(studio.store.read(item.key)) for item in job.inputs}
     resume = _load(studio.store, job.checkpoint)
-    speaker = _Speaker(folder, studio.store, report, signals, pace, total=request.steps * request.num_images)
+    total = request.steps * request.num_images
+    speaker = _Speaker(folder, studio.store, report, signals, pace, total=total, ran_s=job.ran_s)
     outputs = resume.outputs
     for image in range(resume.image, request.num_images):
         speaker.begin(image, outputs)
@@ -123,12 +124,21 @@ class _Speaker:
     """Says how far a job is, keeps its checkpoints, and stops it when others want that."""
 
     def __init__(
-        self, folder: str, store: Store, report: Report, signals: Signals, pace: Pace, total: int
+        self,
+        folder: str,
+        store: Store,
+        report: Report,
+        signals: Signals,
+        pace: Pace,
+        *,
+        total: int,
+        ran_s: float,
     ) -> None:
         self._folder, self._store, self._report = folder, store, report
         self._signals, self._pace, self._total = signals, pace, total
         self._progress = Progress(step=0, steps=total)
-        self._started_s = self._checkpointed_s = time.monotonic()
+        self._checkpointed_s = time.monotonic()
+        self._started_s = self._checkpointed_s - ran_s
         self._spoke_s = float("-inf")
         self._previewed_step = 0
         self._rate = _Rate()

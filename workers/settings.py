@@ -1,4 +1,6 @@
-"""The settings of a worker and of the janitor; the environment is read in `__main__` only."""
+"""The settings of worker, janitor and webhook sender; the environment is read in `__main__` only."""
+
+from typing import Annotated
 
 from pydantic import Field
 
@@ -14,4 +16,11 @@ class WorkerSettings(JobSettings):
     preview_every: int = Field(10, ge=1, description="steps between two previews, at the least")
     checkpoint_every_s: float = Field(5, gt=0, description="how often a checkpoint is kept")
     redis_patience_s: float = Field(300, gt=0, description="how long a worker waits for a Redis that is gone")
+    webhook_timeout_s: float = Field(15, gt=0, description="a receiver has to answer within this time")
+    webhook_backoff_s: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        (0, 5, 60, 300, 1800, 7200, 21600, 43200),
+        min_length=1,
+        description="pause before each attempt to tell a webhook, a fifth more or less; then it is given up",
+    )
+    webhooks_at_once: int = Field(200, ge=1, description="requests that one sender has under way")
     sweep_every_s: float = Field(1, gt=0, description="how often the janitor looks")

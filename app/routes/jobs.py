@@ -10,7 +10,7 @@ import structlog
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from app.answers import JobAnswer, JobList
+from app.answers import DeliveryAnswer, DeliveryList, JobList
 from app.auth import Caller
 from app.bodies import InvalidBody, read
 from app.clients import while_connected
@@ -20,10 +20,11 @@ from app.drawings import (
     Drawing,
     JobIsFinal,
     OutputMissing,
+    check_delivery_id,
     check_idempotency_key,
     check_job_id,
     prepare,
-    view,
+    view_delivery,
 )
 from app.files import file_response, is_known
 from app.following import START, check_event_id, has_seen_the_end, stream, wait_for_end
@@ -32,6 +33,7 @@ from app.resources import InUse, JobsCaller, Resources
 from app.schemas import Fault, JobRequest
 from jobs.queue import Idempotency, IdempotencyConflict, QueueFull, TenantQueueFull, draft
 from jobs.record import Job, JobMissing, Status
+from jobs.views import JobAnswer, view
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -196,6 +198,26 @@ async def follow_job(
         media_type="text/event-stream",
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )
+
+
+@router.get("/{job_id}/webhook-deliveries", responses=responses(401, 403, 404, 503))
+async def list_deliveries(job_id: str, caller: JobsCaller, resources: InUse) -> DeliveryList:
+    """What a job's webhook was told, and is to be told yet."""
+    found = await resources.ask(resources.outbox.deliveries, check_job_id(job_id), caller.name)
+    return DeliveryList(data=[view_delivery(delivery) for delivery in found])
+
+
+@router.post(
+    "/{job_id}/webhook-deliveries/{delivery_id}/redeliver",
+    status_code=202,
+    responses=responses(401, 403, 404, 503),
+)
+async def redeliver(job_id: str, delivery_id: str, caller: JobsCaller, resources: InUse) -> DeliveryAnswer:
+    """Send a delivery once more, under its own id."""
+    delivery = await resources.ask(
+        resources.outbox.redeliver, check_job_id(job_id), caller.name, check_delivery_id(delivery_id)
+    )
+    return view_delivery(delivery)
 
 
 @router.get(

@@ -14,12 +14,13 @@ import pytest
 import redis
 from PIL import Image
 
-from app.answers import GeneratorList, JobAnswer, JobList
+from app.answers import GeneratorList, JobList
 from app.auth import new_key
 from jobs.connection import connect
 from jobs.lease import Lease
 from jobs.record import JobError, Output, Progress, Status
 from jobs.stores import open_store
+from jobs.views import JobAnswer
 from tests.conftest import RedisServer
 from tests.integration.conftest import StartApi, b64, plain, png
 from tests.live_api import LiveApi

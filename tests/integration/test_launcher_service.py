@@ -109,12 +109,12 @@ def test_it_runs_takes_jobs_mends_itself_and_keeps_what_it_took(tmp_path: Path) 
         wait_until(lambda: answers(url), lambda: service.text)
 
         children = service.child_pids()
-        assert len(children) == 3  # Redis, the API, the janitor
+        assert len(children) == 4  # Redis, the API, the janitor, the webhook sender
         assert service.end() == 0
         assert not any(is_alive(pid) for pid in children)
         order = [line for line in service.text.splitlines() if '"stopp' in line]
         assert [json.loads(line)["event"] for line in order] == ["stopping", "stopped"]
-    assert {"api.log", "janitor.log", "launcher.log", "redis.log"} <= {
+    assert {"api.log", "janitor.log", "launcher.log", "redis.log", "webhooks.log"} <= {
         path.name for path in (data / "logs").iterdir()
     }
 
@@ -129,13 +129,13 @@ def test_it_runs_takes_jobs_mends_itself_and_keeps_what_it_took(tmp_path: Path) 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
 def test_a_killed_launcher_leaves_no_process_and_the_data_can_be_used_at_once(tmp_path: Path) -> None:
     with served(tmp_path / "data", "--port", "0") as service:
-        wait_until(lambda: len(service.child_pids()) == 3, lambda: service.text)
+        wait_until(lambda: len(service.child_pids()) == 4, lambda: service.text)
         children = service.child_pids()
         service.process.kill()
         service.process.wait()
         wait_until(lambda: not any(is_alive(pid) for pid in children), lambda: service.text, seconds=10)
     with served(tmp_path / "data", "--port", "0") as again:
-        wait_until(lambda: len(again.child_pids()) == 3, lambda: again.text)
+        wait_until(lambda: len(again.child_pids()) == 4, lambda: again.text)
         assert again.end() == 0
 
 
@@ -151,7 +151,7 @@ def test_a_given_redis_is_used_and_left_running(tmp_path: Path, redis_server: Re
     with served(tmp_path / "data", "--port", "0", "--redis", redis_server.url) as service:
         url = service.url()
         wait_until(lambda: answers(url), lambda: service.text)
-        assert len(service.child_pids()) == 2  # the API and the janitor
+        assert len(service.child_pids()) == 3  # the API, the janitor, the webhook sender
         with Client(url) as client:
             client.create_job("a fox", generator="gradient")
         assert service.end() == 0
