@@ -18,7 +18,7 @@ from PIL import Image
 from pydantic import BaseModel, Field, model_validator
 
 if TYPE_CHECKING:
-    from models.networks import Networks, NetworkNames
+    from models.networks import NetworkNames, Networks
 
 MAX_PROMPTS = 16
 MAX_SEED = 2**32 - 1
@@ -67,7 +67,8 @@ class GenerationRequest(BaseModel, frozen=True, extra="forbid"):
     def seed_of(self, image: int) -> int:
         """The seed of one picture of several; picture 0 has the request's own.
 
-        Steps of the golden ratio of 2**32, so that neighboring requests' seeds do not meet (Knuth, TAOCP 3, 6.4).
+        They are a golden ratio of 2**32 apart, so that those of neighboring requests do not meet (Knuth,
+        The Art of Computer Programming 3, 6.4).
         """
         return (self.seed + image * 0x9E3779B1) % (MAX_SEED + 1)
 
@@ -111,7 +112,7 @@ class ImageGenerator(Protocol):
         Args:
             seed: of this picture; all randomness comes from it (`request.seed_of`).
             pictures: RGB, by the names that prompts and options use.
-            checkpoint: of an earlier run of the same request; its steps go on where that one ended, bit for bit.
+            checkpoint: of an earlier run of the same request; this one goes on where it ended, bit for bit.
 
         Raises:
             GenerationError: it cannot be drawn, such as when the loss is no longer finite.
@@ -164,7 +165,7 @@ def complete(
     num_images: int = 1,
     options: Mapping[str, Any] | None = None,
 ) -> GenerationRequest:
-    """A whole request out of what a caller said: the generator's defaults fill the rest, a missing seed is drawn.
+    """A whole request out of what a caller said: the generator's defaults fill the rest, the seed is drawn.
 
     Raises:
         UnknownGenerator: no generator has that name.
