@@ -37,7 +37,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m workers", description=__doc__)
     parser.add_argument("role", nargs="?", choices=("worker", "janitor", "webhooks"), default="worker")
     role = parser.parse_args().role
-    # OpenMP reads this as torch is imported: threads that spin while they wait starve the API on the same cores
+    # OpenMP reads this as torch is imported: threads that spin while they wait starve the API on these cores
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logs.configure()
     settings = WorkerSettings()
