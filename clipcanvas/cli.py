@@ -70,7 +70,7 @@ def serve(
 ) -> None:
     """Run the whole service on this machine.
 
-    Redis, the API, workers and the janitor run as child processes, until Ctrl-C.
+    Redis, the API, workers, the janitor and the webhook sender run as child processes, until Ctrl-C.
     """
     import asyncio
     import os

@@ -70,7 +70,7 @@ def settings_page() -> str:
     for title, fields in (
         ("The API and the workers", shared),
         ("The API", _own(ApiSettings.model_fields, shared)),
-        ("The workers and the janitor", _own(WorkerSettings.model_fields, shared)),
+        ("The workers, the janitor and the webhook sender", _own(WorkerSettings.model_fields, shared)),
     ):
         rows = [
             f"| `CLIPCANVAS_{name.upper()}` | {_default(field)} | {_cell(field.description or '')} |"

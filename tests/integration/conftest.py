@@ -52,7 +52,8 @@ def api(start_api: StartApi) -> LiveApi:
 def demo_api(redis_process: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveApi]:
     """The API with its real default CLIP."""
     store = tmp_path_factory.mktemp("store").as_uri()
-    with live_api(redis_process.url, store, None) as api:
+    secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+    with live_api(redis_process.url, store, None, webhook_secrets=[secret]) as api:
         yield api.ready(120)
 
 

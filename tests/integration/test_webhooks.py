@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import ssl
 import subprocess
 import sys
 import threading
@@ -11,15 +12,20 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from standardwebhooks import Webhook as Verifier
 
 from jobs.connection import connect
 from jobs.lease import Lease
+from jobs.outbound import CheckedNetwork
 from jobs.outbox import Delivery, DeliveryMissing, Outbox, Outcome
 from jobs.queue import JobQueue, NewJob, new_id
 from jobs.record import JobError, JobMissing, Progress, Status, Webhook, call, key
@@ -159,14 +165,16 @@ def receiver(start_receiver: Callable[[], Receiver]) -> Receiver:
 
 
 @contextmanager
-def sending(settings: WorkerSettings, **changes: Any) -> Iterator[None]:
+def sending(
+    settings: WorkerSettings, network: CheckedNetwork | None = None, **changes: Any
+) -> Iterator[None]:
     """A sender at work, as `python -m workers webhooks` makes it."""
     loops: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 
     async def run() -> None:
         stop = asyncio.Event()
         loops.append((asyncio.get_running_loop(), stop))
-        await WebhookSender(settings.model_copy(update=changes), stop).run()
+        await WebhookSender(settings.model_copy(update=changes), stop, network).run()
 
     thread = threading.Thread(target=asyncio.run, args=(run(),))
     thread.start()
@@ -428,6 +436,56 @@ def test_no_private_address_is_called_unless_the_settings_say_so(
         named = settled(outbox, cancel(queue, receiver))
     assert (literal.last_error, named.last_error) == ("it is not a public address",) * 2
     assert receiver.requests == []
+
+
+def certificate(name: str, folder: Path) -> Path:
+    """A file with a key, and a certificate for that name which vouches for itself."""
+    secret = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    public = (
+        x509.CertificateBuilder(subject, subject, secret.public_key(), 1, now, now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(secret, hashes.SHA256())
+    )
+    path = folder / f"{name}.pem"
+    pem = serialization.Encoding.PEM
+    plain = serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+    path.write_bytes(secret.private_bytes(pem, *plain) + public.public_bytes(pem))
+    return path
+
+
+def test_the_checked_address_is_dialed_and_tls_and_host_keep_the_name(
+    queue: JobQueue,
+    settings: WorkerSettings,
+    outbox: Outbox,
+    receiver: Receiver,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+    names: list[str | None] = []
+
+    async def resolve(host: str, port: int) -> list[str]:
+        asked.append(host)
+        return ["127.0.0.1"]
+
+    file = certificate("hooks.example", tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    context.sni_callback = lambda connection, name, _: names.append(name)
+    receiver.server.socket = context.wrap_socket(receiver.server.socket, server_side=True)
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # not asked
+    with sending(settings, CheckedNetwork(settings.webhook_rules, resolve=resolve), webhook_backoff_s=(0,)):
+        receiver.url = f"https://hooks.example:{receiver.port}/"
+        assert settled(outbox, cancel(queue, receiver)).state == "delivered"
+        receiver.url = f"https://other.example:{receiver.port}/"
+        stranger = settled(outbox, cancel(queue, receiver))
+    assert asked == names == ["hooks.example", "other.example"]
+    assert [request.headers["host"] for request in receiver.requests] == [f"hooks.example:{receiver.port}"]
+    assert stranger.state == "failed"
+    assert "certificate" in (stranger.last_error or "")
 
 
 def test_two_senders_send_each_event_once(
