@@ -67,4 +67,7 @@ class Metrics:
         self.streams = Gauge("clipcanvas_event_streams", "Event streams open now", registry=registry)
         self.jobs = Gauge("clipcanvas_jobs", "Jobs that wait or run", ["state"], registry=registry)
         self.workers = Gauge("clipcanvas_workers", "Workers seen lately", ["state"], registry=registry)
+        self.webhook_lag = Gauge(
+            "clipcanvas_webhook_lag_seconds", "How late the webhook is that is due first", registry=registry
+        )
         self.redis_up = Gauge("clipcanvas_redis_up", "Whether Redis answered this scrape", registry=registry)

@@ -129,6 +129,8 @@ def create_job(
     num_images: int | None = None,
     options: Mapping[str, Any] | None = None,
     priority: str | None = None,
+    start_timeout_s: int | None = None,
+    run_timeout_s: int | None = None,
     webhook: Mapping[str, Any] | None = None,
     metadata: Mapping[str, str] | None = None,
     idempotency_key: str | None = None,
@@ -139,6 +141,9 @@ def create_job(
         prompt: a text, in which `a fox | blurry:-0.3` means two prompts with weights; or a list of `Prompt`.
         width: pixels, as `height`; without, the generator's own.
         options: the generator's own, see `generators`.
+        start_timeout_s: the job expires if no worker starts it in time.
+        run_timeout_s: the job fails when it has run for so long.
+        webhook: `{"url": …, "events": […]}`, who is told what happens to the job.
         idempotency_key: the same key with the same request makes one job only, for 24 h; without, each
             call has a new one, so that its retries make one job.
     """
@@ -154,6 +159,8 @@ def create_job(
         num_images=num_images,
         options=options and dict(options),
         priority=priority,
+        start_timeout_s=start_timeout_s,
+        run_timeout_s=run_timeout_s,
         webhook=webhook and dict(webhook),
         metadata=metadata and dict(metadata),
     )

@@ -1,6 +1,7 @@
 """The outbox of webhooks: what senders take from it, and what clients see of it."""
 
 import secrets
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, cast
@@ -111,6 +112,11 @@ class Outbox:
                 _ms(outcome.wait_s),
             )
         )
+
+    def lag_s(self) -> float:
+        """For how long the delivery that is due first has been due; 0 if none is. It grows without senders."""
+        first = self._redis.zrange(key("destinations"), 0, 0, withscores=True)
+        return max(0.0, time.time() - first[0][1] / 1000) if first else 0.0
 
     def _hashes(self, kind: str, ids: list[str]) -> list[dict[str, str]]:
         with self._redis.pipeline(transaction=False) as pipe:

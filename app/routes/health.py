@@ -66,6 +66,7 @@ async def metrics(resources: InUse) -> Response:
     told.workers.clear()
     try:
         seen = await resources.ask(_look, resources.queue)
+        told.webhook_lag.set(await resources.ask(resources.outbox.lag_s))
     except QueueUnavailable:
         told.redis_up.set(0)
     else:

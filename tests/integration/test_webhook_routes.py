@@ -1,7 +1,9 @@
 """Webhooks over HTTP: asked for with a job, refused where they can never be sent, looked at, sent again."""
 
 import json
+import re
 import threading
+import time
 from typing import Any
 
 import httpx
@@ -135,6 +137,21 @@ def test_deliveries_are_shown_and_sent_again(api: LiveApi, outbox: Outbox) -> No
     assert (answer.status_code, answer.json()["status"]) == (202, "pending")
     assert answer.json()["id"] == failed.id
     assert [each.delivery.id for each in outbox.claim(10, 30)] == [failed.id]
+
+
+def test_the_metrics_say_how_late_webhooks_are(api: LiveApi, outbox: Outbox) -> None:
+    def lag_s() -> float:
+        text = api.http.get("/metrics").text
+        return float(re.findall(r"^clipcanvas_webhook_lag_seconds (\S+)$", text, re.MULTILINE)[0])
+
+    assert lag_s() == 0
+    canceled(api)
+    time.sleep(0.5)
+    assert 0.4 < lag_s() < 5, "no sender takes it"
+    [claimed] = outbox.claim(10, 30)
+    assert lag_s() == 0, "it is under way"
+    outbox.settle(claimed, Outcome("delivered", 200))
+    assert lag_s() == 0
 
 
 def test_a_job_without_a_webhook_has_no_deliveries(api: LiveApi) -> None:

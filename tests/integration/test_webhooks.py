@@ -556,6 +556,16 @@ def test_the_sender_is_light_and_ends_when_it_is_asked_to(
         assert SECRET not in log.read_text()
 
 
+def test_a_sender_that_is_asked_to_stop_ends_what_it_began(
+    queue: JobQueue, settings: WorkerSettings, outbox: Outbox, receiver: Receiver
+) -> None:
+    receiver.answer = receiver.say(200, after_s=1)
+    with sending(settings):
+        job_id = cancel(queue, receiver)
+        receiver.wait_for(1)
+    assert only(outbox, job_id).state == "delivered"
+
+
 def test_a_sender_waits_for_a_redis_that_is_gone(
     queue: JobQueue, settings: WorkerSettings, outbox: Outbox, receiver: Receiver, redis_server: RedisServer
 ) -> None:
