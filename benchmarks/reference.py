@@ -38,10 +38,13 @@ def draw(
     cutouts: int,
     seed: int,
     learning_rate: float = 0.1,
+    resize_dtype: torch.dtype = torch.float32,
 ) -> Iterator[float]:
     """The loss of each step.
 
     Args:
+        resize_dtype: of the cutouts' resizing. Rounded at each of its passes, a place that has two codes all
+            but equally near may take the other one, and the losses part.
         texts: unit embeddings (P, E).
         stops: -inf where a prompt always pulls.
         grid: (h, w)
@@ -56,7 +59,7 @@ def draw(
     for step in range(1, steps + 1):
         quantized = _Quantize.apply(latents, codebook)
         image = _Clamp.apply((networks.decode(quantized) + 1) / 2)
-        views = torch.cat([_cutout(image, networks.size, rng) for _ in range(cutouts)])
+        views = torch.cat([_cutout(image, networks.size, rng, resize_dtype) for _ in range(cutouts)])
         seen = F.normalize(networks.encode_image((views - networks.mean) / networks.std), dim=-1)
         loss = torch.zeros(())
         for text, weight, stop in zip(texts, weights, stops, strict=True):
@@ -117,7 +120,7 @@ class _Stop(torch.autograd.Function):
         return gradient * (distance > ctx.stop), None
 
 
-def _cutout(image: Tensor, size: int, rng: torch.Generator) -> Tensor:
+def _cutout(image: Tensor, size: int, rng: torch.Generator, dtype: torch.dtype) -> Tensor:
     """One square of random side and place, scaled to `size`: (1, 3, H, W) -> (1, 3, R, R)"""
     height, width = image.shape[2:]
     longest = min(height, width)
@@ -125,15 +128,16 @@ def _cutout(image: Tensor, size: int, rng: torch.Generator) -> Tensor:
     side = int(torch.rand((), generator=rng) * (longest - shortest) + shortest)
     left = int(torch.randint(0, width - side + 1, (), generator=rng))
     top = int(torch.randint(0, height - side + 1, (), generator=rng))
-    square = image[:, :, top : top + side, left : left + side]
+    square = image[:, :, top : top + side, left : left + side].to(dtype)
     if size < side:
-        kernel = _lanczos(size / side)
+        kernel = _lanczos(size / side).to(dtype)
         pad = len(kernel) // 2
         planes = square.transpose(0, 1)  # each color by itself
         planes = F.conv2d(F.pad(planes, (0, 0, pad, pad), "reflect"), kernel[None, None, :, None])
         planes = F.conv2d(F.pad(planes, (pad, pad, 0, 0), "reflect"), kernel[None, None, None, :])
         square = planes.transpose(0, 1)
-    return _Clamp.apply(F.interpolate(square, (size, size), mode="bicubic", align_corners=True))
+    resized = F.interpolate(square, (size, size), mode="bicubic", align_corners=True)
+    return _Clamp.apply(resized.float())
 
 
 def _lanczos(ratio: float) -> Tensor:

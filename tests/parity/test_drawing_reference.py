@@ -1,7 +1,9 @@
 """Our loop gives the losses of a plain one that was written apart from it, on equal weights and seeds.
 
 Tolerance: 1e-5 over 10 steps. Each adds in its own order, and Adam's first steps are signs of gradients, so
-latents may part while losses agree; a wrong formula or another order of random numbers shows at 1e-3.
+latents may part while losses agree; a wrong formula or another order of random numbers shows at 1e-3 from
+the first step. With some seeds a place of the latents comes to lie all but midway between two codes; then the
+loops may part, both right, after some steps. The seeds here have none.
 """
 
 import pytest
@@ -67,14 +69,19 @@ def losses_of_both(vqgan: Vqgan, clip, width: int, height: int, steps: int = 10,
         cutouts=request.options["cutouts"],
         learning_rate=request.options["learning_rate"],
         seed=seed,
+        resize_dtype=torch.float64,  # ours resizes by a matrix, rounded once
     )
     return ours, list(plain)
 
 
-@pytest.mark.parametrize(("width", "height"), [(96, 96), (144, 136)], ids=["cutouts grow", "cutouts shrink"])
-def test_losses_on_the_demo_models_are_those_of_the_plain_loop(width, height):
+@pytest.mark.parametrize(
+    ("width", "height", "seed"),
+    [(96, 96, 7), (144, 136, 7), (144, 136, 8)],
+    ids=["grow", "shrink", "shrink too"],
+)
+def test_losses_on_the_demo_models_are_those_of_the_plain_loop(width, height, seed):
     networks = Networks(NetworkNames())
-    ours, plain = losses_of_both(networks.vqgan(), networks.clip("demo-icons"), width, height)
+    ours, plain = losses_of_both(networks.vqgan(), networks.clip("demo-icons"), width, height, seed=seed)
     assert plain == pytest.approx(ours, abs=1e-5)
     assert max(plain) - min(plain) > 0.01  # it moved
 
