@@ -114,7 +114,7 @@ class Outbox:
         )
 
     def lag_s(self) -> float:
-        """For how long the delivery that is due first has been due; 0 if none is. It grows without senders."""
+        """For how long the delivery that is due first has been; 0 if none is. It grows without senders."""
         first = self._redis.zrange(key("destinations"), 0, 0, withscores=True)
         return max(0.0, time.time() - first[0][1] / 1000) if first else 0.0
 

@@ -63,7 +63,14 @@ class WebhookSender:
 
     async def _send_all(self, http: httpcore.AsyncConnectionPool, threads: Executor, at_once: int) -> None:
         under_way: set[asyncio.Task[None]] = set()
+        ended = asyncio.Event()  # one of them did, so that its receiver can take another
+
+        def forget(task: asyncio.Task[None]) -> None:
+            under_way.discard(task)
+            ended.set()
+
         while not self._stop.is_set():
+            ended.clear()
             claimed: list[Claimed] = []
             try:
                 if len(under_way) < at_once:
@@ -76,9 +83,9 @@ class WebhookSender:
             for each in claimed:
                 task = asyncio.create_task(self._deliver(each, http, threads))
                 under_way.add(task)
-                task.add_done_callback(under_way.discard)
+                task.add_done_callback(forget)
             if not claimed:
-                await _wait(self._stop, POLL_S)
+                await _wait(ended, POLL_S)
         await asyncio.gather(*under_way)
 
     async def _deliver(self, claimed: Claimed, http: httpcore.AsyncConnectionPool, threads: Executor) -> None:
