@@ -10,6 +10,8 @@ import redis
 
 from jobs.record import JobError, Output, Progress, Status, call
 
+TRIES = 100
+
 
 class LeaseLost(RuntimeError):
     """The job is somebody else's or final: touch nothing of it."""
@@ -33,6 +35,18 @@ class Lease:
         if isinstance(outcome, str):
             return outcome
         return Lease(connection, job_id, token, int(outcome), seconds)
+
+    @staticmethod
+    def start_next(connection: redis.Redis, worker: str, seconds: float) -> "Lease | None":
+        """Take the job whose turn it is, if one waits."""
+        for _ in range(TRIES):
+            job_id = call(connection, "next")
+            if job_id is None:
+                return None
+            lease = Lease.start(connection, job_id, worker, seconds)
+            if isinstance(lease, Lease):
+                return lease  # else another worker was quicker, or the job's time was up
+        return None
 
     def report(
         self, *, progress: Progress | None = None, previewed: bool = False, checkpoint: str = ""

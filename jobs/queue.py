@@ -266,7 +266,7 @@ class JobQueue:
         with self._redis.pipeline(transaction=True) as pipe:
             for job_id in ids:
                 pipe.hgetall(key("job", job_id))
-                pipe.zrank(key("queued"), job_id)
+                call(pipe, "position", job_id)
             answers = pipe.execute()
         return [
             from_hash(fields, position)

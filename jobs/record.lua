@@ -1,4 +1,5 @@
--- Every change of a job's record; one call is one atomic change. record.py puts outbox.lua where it is named. ARGV: prefix, function, its arguments.
+-- Every change of a job's record; one call is one atomic change. ARGV: prefix, function, its arguments.
+-- record.py puts outbox.lua and turns.lua where they are named.
 -- A call whose reply was lost is made again, so each of them does no more the second time, and answers as the first.
 -- What the states and keys mean is said in record.py.
 local P = ARGV[1]
@@ -13,6 +14,7 @@ local function get(id, field) return redis.call('HGET', job_key(id), field) end
 local function set(id, ...) redis.call('HSET', job_key(id), ...) end
 
 -- include outbox.lua
+-- include turns.lua
 
 local function tell(id, event, data)
   redis.call('HINCRBY', job_key(id), 'seq', 1)
@@ -33,8 +35,14 @@ end
 
 local function queue_up(id)
   enter(id, 'queued')
-  redis.call('ZADD', P .. 'queued', get(id, 'queue_score'), id)
+  line_up(id)
   redis.call('ZADD', P .. 'undispatched', NOW, id)
+end
+
+local function leave_queue(id)
+  step_out(id)
+  redis.call('ZREM', P .. 'undispatched', id)
+  redis.call('ZREM', P .. 'start_by', id)
 end
 
 local function release(id)
@@ -49,9 +57,7 @@ end
 
 local function finish(id, status, outputs, error)
   release(id)
-  redis.call('ZREM', P .. 'queued', id)
-  redis.call('ZREM', P .. 'undispatched', id)
-  redis.call('ZREM', P .. 'start_by', id)
+  leave_queue(id)
   local expires = NOW + get(id, 'retention_ms')
   enter(id, status)
   set(id, 'finished_ms', NOW, 'expires_ms', expires, 'outputs', outputs, 'error', error)
@@ -139,9 +145,8 @@ function api.start(id, token, worker, lease_ms)
   elseif expire(id) then
     return 'expired'
   end
-  redis.call('ZREM', P .. 'queued', id)
-  redis.call('ZREM', P .. 'undispatched', id)
-  redis.call('ZREM', P .. 'start_by', id)
+  take_turn(id)
+  leave_queue(id)
   local attempt = redis.call('HINCRBY', job_key(id), 'attempt', 1)
   enter(id, 'running')
   set(id, 'lease', token, 'worker', worker, 'leased_ms', NOW)

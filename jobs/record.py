@@ -27,7 +27,10 @@ PREFIX = "clipcanvas:"
 # job:{id}                     hash, the record
 # events:{id}                  stream, what happened to it
 # jobs:{tenant}[:{status}]     sorted sets by time of creation, ids of a tenant's jobs, all or of one status
-# queued                       sorted set by priority and time of creation: the order of the queue
+# queued                       sorted set by priority and time of creation: all jobs that wait
+# waiting:{rank}:{tenant}      sorted set by time of creation: a tenant's jobs of one priority, 0 is high
+# tenants:{rank}               sorted set by their last turn: tenants that have such jobs
+# served, turn                 hash of each tenant's last turn; the number of the last turn of all
 # undispatched                 sorted set by time: queued jobs that RQ may not have been told of
 # start_by                     sorted set by the time when a job that was never started expires
 # running                      sorted set by the end of the lease
@@ -212,5 +215,8 @@ def _webhook(text: str | None) -> Webhook | None:
 
 @cache
 def _source() -> str:
-    record, outbox = (files("jobs").joinpath(name).read_text() for name in ("record.lua", "outbox.lua"))
-    return record.replace("-- include outbox.lua\n", outbox)
+    folder = files("jobs")
+    source = folder.joinpath("record.lua").read_text()
+    for part in ("outbox.lua", "turns.lua"):
+        source = source.replace(f"-- include {part}\n", folder.joinpath(part).read_text())
+    return source

@@ -45,16 +45,19 @@ class Attempts:
         self._patient = connect(settings.redis_url, patience_s=settings.redis_patience_s)
         self._hurried = connect(settings.redis_url, patience_s=0.5)
 
-    def run_job(self, job_id: str) -> None:
-        """Run a job that RQ named, if it still waits; its record then says how it ended.
+    def run_job(self, ticket: str) -> None:
+        """Run the job whose turn it is; its record then says how it ended.
 
         Never raises for what happens to one job, so that RQ has nothing to retry.
+
+        Args:
+            ticket: a job that RQ was told of. There is one for each that waits; whose turn it is may differ.
         """
-        lease = Lease.start(self._patient, job_id, self._name, self._settings.lease_s)
-        if isinstance(lease, str):
-            log.info("job not started", job_id=job_id, because=lease)
+        lease = Lease.start_next(self._patient, self._name, self._settings.lease_s)
+        if lease is None:
+            log.info("nothing waits", ticket=ticket)
             return
-        with structlog.contextvars.bound_contextvars(job_id=job_id, attempt=lease.attempt):
+        with structlog.contextvars.bound_contextvars(job_id=lease.job_id, attempt=lease.attempt):
             log.info("job started")
             started_s = time.monotonic()
             ended = self._attempt(lease)

@@ -90,6 +90,38 @@ def test_a_full_queue_refuses(queue: JobQueue) -> None:
         create(queue, tenant="cid")
 
 
+def test_tenants_take_turns_and_priorities_go_first(redis_server: RedisServer) -> None:
+    settings = JobSettings(redis_url=redis_server.url)
+    queue = JobQueue(settings)
+    ids: dict[str, str] = {}
+    names = ("a0", "a1", "a2", "a3", "b0", "b1", "c0")
+    for name in names:
+        ids[create(queue, tenant=name[0])] = name
+    ids[create(queue, tenant="a", priority="high")] = "a-high"
+    ids[create(queue, tenant="c", priority="low")] = "c-low"
+    connection = connect(settings.redis_url, patience_s=1)
+    order = []
+    while lease := Lease.start_next(connection, "worker-1", 10):
+        order.append(ids[lease.job_id])
+    assert order == ["a-high", "b0", "c0", "a0", "b1", "a1", "a2", "a3", "c-low"]
+    late = create(queue, tenant="d")
+    create(queue, tenant="a")
+    assert queue.get(late).queue_position == 0, "who was never served goes first"
+
+
+def test_queue_positions_are_the_order_of_starts(queue: JobQueue, settings: JobSettings) -> None:
+    ids = [create(queue, tenant=tenant) for tenant in ("a", "b", "a")]
+    connection = connect(settings.redis_url, patience_s=1)
+    first = Lease.start_next(connection, "worker-1", 10)
+    assert first
+    assert first.job_id == ids[0]
+    ids += [create(queue, tenant="a"), create(queue, tenant="b")]
+    positions = {job_id: queue.get(job_id).queue_position for job_id in ids[1:]}
+    while lease := Lease.start_next(connection, "worker-1", 10):
+        assert positions.pop(lease.job_id) == len(ids) - 2 - len(positions)
+    assert not positions
+
+
 def test_a_job_runs_to_its_end(queue: JobQueue, settings: JobSettings) -> None:
     job_id = create(queue)
     lease = start(settings, job_id)

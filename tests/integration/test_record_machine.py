@@ -75,6 +75,9 @@ class Model:
     forgettable: bool = False
     sealed: dict[str, str] | None = None  # the record, once it is final
 
+    def waits_in(self, tenant: str, priority: str) -> bool:
+        return self.status == Status.QUEUED and (self.new.tenant, self.new.priority) == (tenant, priority)
+
     def end(self, status: Status, code: str | None = None) -> None:
         self.release()
         self.status, self.code, self.starts_by = status, code, None
@@ -429,6 +432,13 @@ class RecordMachine(RuleBasedStateMachine):
             for status in Status:
                 of_status = {job_id for job_id in of_tenant if self.models[job_id].status == status}
                 expected[f"jobs:{tenant}:{status}"] = of_status
+        for rank, priority in enumerate(PRIORITIES):
+            lanes = {
+                tenant: ids(lambda model, lane=(tenant, priority): model.waits_in(*lane))
+                for tenant in TENANTS
+            }
+            expected |= {f"waiting:{rank}:{tenant}": waiting for tenant, waiting in lanes.items()}
+            expected[f"tenants:{rank}"] = {tenant for tenant, waiting in lanes.items() if waiting}
         with self.redis.pipeline() as pipe:
             for name in (*expected, "undispatched"):
                 pipe.zrange(key(name), 0, -1)
@@ -439,6 +449,9 @@ class RecordMachine(RuleBasedStateMachine):
         assert self.queue.counts() == {"queued": len(found[0]), "running": len(found[1])}
         ranks = [PRIORITIES.index(self.models[job_id].new.priority) for job_id in found[0]]
         assert ranks == sorted(ranks), "a higher priority goes first"
+        order = sorted(found[0], key=lambda job_id: self.queue.get(job_id).queue_position or 0)
+        assert [self.queue.get(job_id).queue_position for job_id in order] == list(range(len(order)))
+        assert call(self.redis, "next") == (order[0] if order else None)
 
     @invariant()
     def webhooks_hear_of_each_change_once(self) -> None:
@@ -455,11 +468,12 @@ class RecordMachine(RuleBasedStateMachine):
             for delivery in self.redis.lrange(key("deliveries", job_id), 0, -1):
                 records |= {key("delivery", delivery), key("snapshot", delivery), key("deliveries", job_id)}
         records |= {key("idempotency", *pair) for pair in self.remembered}
-        shared = ("queued", "running", "final", "start_by", "undispatched", "destinations")
+        shared = ("queued", "running", "final", "start_by", "undispatched", "destinations", "turn", "served")
         allowed = records | {key(name) for name in shared} | {key("outbox", WEBHOOK.destination)}
+        indexes = tuple(key(name, "") for name in ("jobs", "waiting", "tenants"))
         kept = set(self.redis.scan_iter(key("*"), count=1000))
         assert records <= kept
-        assert {name for name in kept - allowed if not name.startswith(key("jobs", ""))} == set()
+        assert {name for name in kept - allowed if not name.startswith(indexes)} == set()
 
 
 def _tried(act: Callable[[], object]) -> object:
