@@ -33,6 +33,7 @@ log = structlog.get_logger(__name__)
 
 MAX_BODY_BYTES = 20_000
 MAX_ANSWER_BYTES = 1000
+READ_S = 1.0  # and for no longer
 POLL_S = 0.2
 
 
@@ -134,11 +135,7 @@ class WebhookSender:
         }
         target = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
         async with http.stream("POST", target, headers=[*headers.items()], content=body) as response:
-            read = 0
-            async for chunk in response.aiter_stream():
-                read += len(chunk)
-                if read >= MAX_ANSWER_BYTES:
-                    break
+            await _read_some(response)
             return self._judge(claimed, response.status, dict(response.headers))
 
     def _judge(self, claimed: Claimed, status: int, headers: Mapping[bytes, bytes]) -> Outcome:
@@ -204,6 +201,19 @@ def retry_after_s(text: str) -> float:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+
+
+async def _read_some(response: httpcore.Response) -> None:
+    # what it says counts for nothing: a short answer is read so that its sender sees no broken connection
+    read = 0
+    try:
+        async with asyncio.timeout(READ_S):
+            async for chunk in response.aiter_stream():
+                read += len(chunk)
+                if read >= MAX_ANSWER_BYTES:
+                    return
+    except (TimeoutError, httpcore.NetworkError, httpcore.ProtocolError):
+        return
 
 
 def _loop() -> asyncio.AbstractEventLoop:

@@ -1,4 +1,4 @@
-"""Webhooks from end to end: asked for over HTTP, drawn by a worker, told by a sender, each its own process."""
+"""Webhooks from end to end: asked for over HTTP, drawn by a worker, told by a sender; each is a process."""
 
 import json
 from collections.abc import Iterator

@@ -409,6 +409,20 @@ def test_an_answer_that_never_ends_is_an_answer_too_late(
     assert delivery.last_error == "no answer in time"
 
 
+@pytest.mark.parametrize("pause_s", [0, 60])
+def test_an_answer_counts_by_its_status_though_its_body_breaks_off_or_stalls(
+    queue: JobQueue, settings: WorkerSettings, outbox: Outbox, receiver: Receiver, pause_s: float
+) -> None:
+    def stall(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf")
+        time.sleep(pause_s)
+
+    receiver.answer = stall
+    with sending(settings):
+        delivery = settled(outbox, cancel(queue, receiver))
+    assert (delivery.state, delivery.attempts, delivery.last_status) == ("delivered", 1, 200)
+
+
 def test_an_endless_body_is_not_read(
     queue: JobQueue, settings: WorkerSettings, outbox: Outbox, receiver: Receiver
 ) -> None:
