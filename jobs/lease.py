@@ -90,6 +90,15 @@ class Lease:
         if not answer:
             raise LeaseLost(self.job_id)
 
+    def give_up(self) -> None:
+        """Let another worker try: the job is queued again, or fails if it has no attempt left.
+
+        Raises:
+            LeaseLost: nothing was written.
+        """
+        if not call(self.connection, "give_up", self.job_id, self.token):
+            raise LeaseLost(self.job_id)
+
     def hand_back(self) -> None:
         """Put the job back to the front of the queue; this attempt does not count.
 

@@ -179,6 +179,14 @@ function api.finish(id, token, status, outputs, error)
   return 1
 end
 
+-- the holder cannot go on, and this attempt counts -> 1 | 0
+function api.give_up(id, token)
+  if had(id, token, 'queued') or had(id, token, 'failed') then return 1 end
+  if not holds(id, token) then return 0 end
+  recover(id)
+  return 1
+end
+
 -- the holder stops without an end; the attempt does not count -> 1 | 0
 function api.hand_back(id, token)
   if had(id, token, 'queued') or had(id, token, 'canceled') then return 1 end

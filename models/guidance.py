@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
 from models.clip import TextTooLong
 from models.drawing import straight_through
@@ -24,6 +25,9 @@ Cutouts = Callable[[Tensor, int], Tensor]
 
 _SHARPNESS = 20.0
 """Of the contrast's softmax. Softer than CLIP's own 100, which is sure too early and then stops pulling."""
+
+
+_FRUGAL_VIEWS = 4
 
 
 class Clip(Protocol):
@@ -72,14 +76,23 @@ class ClipGuidance:
     Args:
         contrast: how much it counts to tell each text that pulls from its rivals. A color or a part that many
             things share moves distances little; beside the rivals it is what decides.
+        frugal: encode few views at once, and again on the way back instead of keeping what lies between
+            (Chen et al. 2016, arXiv:1604.06174).
     """
 
     def __init__(
-        self, clips: Sequence[Clip], targets: Sequence[Targets], cutouts: Cutouts, contrast: float = 0.0
+        self,
+        clips: Sequence[Clip],
+        targets: Sequence[Targets],
+        cutouts: Cutouts,
+        *,
+        contrast: float = 0.0,
+        frugal: bool = False,
     ) -> None:
         self._pairs = list(zip(clips, targets, strict=True))
         self._cutouts = cutouts
         self._contrast = contrast
+        self._frugal = frugal
 
     def __call__(self, image: Tensor) -> Tensor:
         """(1, 3, H, W) in [0, 1] -> scalar"""
@@ -99,7 +112,7 @@ class ClipGuidance:
 
     def _loss(self, image: Tensor, clip: Clip, targets: Targets) -> Tensor:
         views = self._cutouts(torch.cat([image, targets.images]), clip.image_size)  # (1 + I, K, 3, R, R)
-        seen = clip.encode_image(views.flatten(0, 1)).view(*views.shape[:2], -1)  # (1 + I, K, D)
+        seen = self._encode(clip, views.flatten(0, 1)).view(*views.shape[:2], -1)  # (1 + I, K, D)
         to_texts = spherical_distance(seen[0][:, None], targets.texts[None])  # (K, T)
         # each view of the picture against the same view of the image prompt
         to_images = spherical_distance(seen[0][:, None], seen[1:].transpose(0, 1))  # (K, I)
@@ -112,6 +125,14 @@ class ClipGuidance:
         for texts, weight in targets.rivals:
             loss = loss + self._contrast * weight * _confusion(seen[0], texts)
         return loss
+
+    def _encode(self, clip: Clip, views: Tensor) -> Tensor:
+        if not self._frugal:
+            return clip.encode_image(views)
+        pieces = torch.split(views, _FRUGAL_VIEWS)
+        return torch.cat(
+            [torch_checkpoint(clip.encode_image, piece, use_reentrant=False) for piece in pieces]
+        )
 
 
 def targets_of(

@@ -1,10 +1,11 @@
 """One attempt at a job: take its lease, draw, and write the end of it, whatever that is."""
 
 import faulthandler
-import sys
+import os
 import threading
 import time
 from dataclasses import replace
+from typing import NoReturn
 
 import redis
 import structlog
@@ -15,12 +16,14 @@ from jobs.queue import JobQueue
 from jobs.record import Job, JobError, JobMissing, Output, Progress, Status
 from jobs.stores import KeyMissing, StorageFull, StoreUnavailable
 from models.generators import GenerationError
+from workers import device
 from workers.pulse import Pulse
-from workers.run import Canceled, Drained, Pace, Signals, Studio, TimedOut, run
+from workers.run import Canceled, Drained, Pace, Report, Signals, Studio, TimedOut, run
 from workers.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)
 
+DEVICE_LOST = 3  # exit code
 HARD_GRACE_S = 30  # a step that hangs for so long past the time limit takes the process with it
 
 
@@ -87,42 +90,46 @@ class Attempts:
                 log.warning("progress not told", error=type(error).__name__)
 
         hurried = replace(lease, connection=self._hurried)
-        folder = f"{lease.job_id}/{lease.token}"
         try:
             job = self._queue.get(lease.job_id)
-            pace = self._pace(job)
-            left_s = max(0.0, pace.run_timeout_s - job.ran_s)
-            faulthandler.dump_traceback_later(left_s + HARD_GRACE_S, exit=True)
-            outputs = run(job, folder, self._studio, report, signals, pace)
+            outputs = self._run(job, lease, report, signals)
         except Drained:
             lease.hand_back()
-            self._queue.dispatch(lease.job_id, job.priority, at_front=True)
+            self._queue.dispatch(job.id, job.priority, at_front=True)
             return "handed back"
         except Canceled:
             return self._end(lease, Status.CANCELED)
-        except TimedOut as error:
-            return self._end(lease, Status.FAILED, JobError("timeout", str(error)))
-        except GenerationError as error:
-            return self._end(lease, Status.FAILED, JobError("generation_failed", str(error)))
-        except KeyMissing:
-            gone = JobError("input_missing", "a picture of the request is no longer kept")
-            return self._end(lease, Status.FAILED, gone)
-        except StorageFull:
-            full = JobError("storage_full", "there is no room left for the pictures", retryable=True)
-            return self._end(lease, Status.FAILED, full)
-        except StoreUnavailable:
-            away = JobError("storage_unavailable", "the store cannot be reached", retryable=True)
-            return self._end(lease, Status.FAILED, away)
-        except LeaseLost:
+        except (LeaseLost, JobMissing):
             raise
         except Exception as error:
-            if _is_out_of_memory(error):
-                log.warning("out of memory on the device")
-                oom = JobError("cuda_oom", "the picture is too large for the device's memory", retryable=True)
-                return self._end(lease, Status.FAILED, oom)
-            log.exception("job failed")
-            return self._end(lease, Status.FAILED, JobError("internal", "internal error", retryable=True))
+            if device.is_lost(error):
+                self._leave(lease, job)
+            return self._end(lease, Status.FAILED, _why(error))
         return self._end(lease, Status.SUCCEEDED, outputs=outputs)
+
+    def _run(self, job: Job, lease: Lease, report: Report, signals: Signals) -> tuple[Output, ...]:
+        folder, pace = f"{job.id}/{lease.token}", self._pace(job)
+        left_s = max(0.0, pace.run_timeout_s - job.ran_s)
+        faulthandler.dump_traceback_later(left_s + HARD_GRACE_S, exit=True)
+        try:
+            return run(job, folder, self._studio, report, signals, pace)
+        except Exception as error:
+            if not device.is_out_of_memory(error):
+                raise
+        # out of the handler: what the error remembers of its way holds the memory that was too little
+        log.warning("out of memory on the device, trying again with less")
+        device.free_memory()
+        job = self._queue.get(job.id)  # it may have a checkpoint by now
+        return run(job, folder, self._studio, report, signals, pace, frugal=True)
+
+    def _leave(self, lease: Lease, job: Job) -> NoReturn:
+        """The device is lost to this process: another takes the job, and our supervisor starts us again."""
+        log.exception("the device is lost")
+        lease.give_up()
+        if self._queue.get(job.id).status == Status.QUEUED:
+            self._queue.dispatch(job.id, job.priority, at_front=True)
+        self._pulse.stop()
+        os._exit(DEVICE_LOST)
 
     def _pace(self, job: Job) -> Pace:
         settings = self._settings
@@ -147,6 +154,20 @@ class Attempts:
             log.warning("files left behind", prefix=prefix)  # they go with the job
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    torch = sys.modules.get("torch")  # a worker that draws with torch has it; another need not load it now
-    return torch is not None and isinstance(error, torch.OutOfMemoryError)
+def _why(error: Exception) -> JobError:
+    """What the client is told: our own words, or none."""
+    match error:
+        case TimedOut():
+            return JobError("timeout", str(error))
+        case GenerationError():
+            return JobError("generation_failed", str(error))
+        case KeyMissing():
+            return JobError("input_missing", "a picture of the request is no longer kept")
+        case StorageFull():
+            return JobError("storage_full", "there is no room left for the pictures", retryable=True)
+        case StoreUnavailable():
+            return JobError("storage_unavailable", "the store cannot be reached", retryable=True)
+    if device.is_out_of_memory(error):
+        return JobError("cuda_oom", "the picture is too large for the device's memory", retryable=True)
+    log.error("job failed", exc_info=error)
+    return JobError("internal", "internal error", retryable=True)

@@ -4,8 +4,9 @@ import io
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -77,12 +78,20 @@ class Resume:
 
 
 def run(
-    job: Job, folder: str, studio: Studio, report: Report, signals: Signals, pace: Pace
+    job: Job,
+    folder: str,
+    studio: Studio,
+    report: Report,
+    signals: Signals,
+    pace: Pace,
+    *,
+    frugal: bool = False,
 ) -> tuple[Output, ...]:
     """Draw a job's pictures and keep them; returns what is to be published.
 
     Args:
         folder: where this attempt keeps its files in the store.
+        frugal: with less of the device's memory.
 
     Raises:
         Canceled, Drained, TimedOut: it stopped between two steps.
@@ -101,8 +110,9 @@ def run(
     for image in range(resume.image, request.num_images):
         speaker.begin(image, outputs)
         seed = request.seed_of(image)
+        draw = partial(generator.generate, request, seed=seed, pictures=pictures, frugal=frugal)
         last: Step | None = None
-        for last in _steps(generator, job, seed, pictures, resume.state if image == resume.image else None):
+        for last in _steps(draw, resume.state if image == resume.image else None):
             speaker.after(last)
         if last is None:
             raise GenerationError("the generator made no picture")
@@ -110,14 +120,12 @@ def run(
     return outputs
 
 
-def _steps(
-    generator: ImageGenerator, job: Job, seed: int, pictures: Mapping[str, Image.Image], state: bytes | None
-) -> Iterator[Step]:
+def _steps(draw: Callable[..., Iterator[Step]], state: bytes | None) -> Iterator[Step]:
     try:
-        yield from generator.generate(job.request, seed=seed, pictures=pictures, checkpoint=state)
+        yield from draw(checkpoint=state)
     except CheckpointUnusable:
-        log.warning("checkpoint unusable, starting over", job_id=job.id)
-        yield from generator.generate(job.request, seed=seed, pictures=pictures)
+        log.warning("checkpoint unusable, starting over")
+        yield from draw()
 
 
 class _Speaker:

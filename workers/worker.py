@@ -1,7 +1,7 @@
 """Where RQ meets our jobs: a warm worker in one process, every pop atomic, SIGTERM hands the job back.
 
-RQ brings a ticket for each job that waits and nothing else; what it knows of a job's end is not asked. The names
-overridden here are insides of RQ 3.0, and `tests/integration/test_worker.py` holds them to what is said here.
+RQ brings a ticket for each job that waits and nothing else; what it knows of a job's end is not asked. The
+names overridden here are insides of RQ 3.0; `tests/integration/test_worker.py` holds them to what we rely on.
 """
 
 import signal

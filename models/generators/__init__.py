@@ -106,6 +106,7 @@ class ImageGenerator(Protocol):
         seed: int,
         pictures: Mapping[str, Image.Image],
         checkpoint: bytes | None = None,
+        frugal: bool = False,
     ) -> Iterator[Step]:
         """Draw one picture. The caller paces it: to cancel, stop iterating.
 
@@ -113,6 +114,8 @@ class ImageGenerator(Protocol):
             seed: of this picture; all randomness comes from it (`request.seed_of`).
             pictures: RGB, by the names that prompts and options use.
             checkpoint: of an earlier run of the same request; this one goes on where it ended, bit for bit.
+            frugal: with less of the device's memory and in more time, where there was not enough of it; the
+                picture is the same up to rounding.
 
         Raises:
             GenerationError: it cannot be drawn, such as when the loss is no longer finite.

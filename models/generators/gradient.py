@@ -46,6 +46,7 @@ class Gradient:
         seed: int,
         pictures: Mapping[str, Image.Image],
         checkpoint: bytes | None = None,
+        frugal: bool = False,
     ) -> Iterator[Step]:
         """See `ImageGenerator`."""
         options = Options.model_validate(request.options)

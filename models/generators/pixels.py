@@ -58,6 +58,7 @@ class Pixels:
         seed: int,
         pictures: Mapping[str, Image.Image],
         checkpoint: bytes | None = None,
+        frugal: bool = False,
     ) -> Iterator[Step]:
         """See `ImageGenerator`."""
         import torch
@@ -88,7 +89,7 @@ class Pixels:
         def views(images: "Tensor", size: int) -> "Tensor":
             return random_views(images, options.cutouts, size, rng, whole=options.whole)
 
-        guidance = ClipGuidance(guides, targets, views, contrast=options.contrast)
+        guidance = ClipGuidance(guides, targets, views, contrast=options.contrast, frugal=frugal)
 
         def loss_of(image: "Tensor") -> "Tensor":
             return guidance(image) + options.smoothness * smoothness(grid.latents)

@@ -100,6 +100,7 @@ class VqganClip:
         seed: int,
         pictures: Mapping[str, Image.Image],
         checkpoint: bytes | None = None,
+        frugal: bool = False,
     ) -> Iterator[Step]:
         """See `ImageGenerator`."""
         import torch
@@ -126,7 +127,8 @@ class VqganClip:
             )
             for guide in self._guides
         ]
-        guidance = ClipGuidance(self._guides, targets, _cutouts(options, rng), contrast=options.contrast)
+        cutouts = _cutouts(options, rng)
+        guidance = ClipGuidance(self._guides, targets, cutouts, contrast=options.contrast, frugal=frugal)
         mask = white_mask(drawer.first_render()) if options.background else None
 
         def loss_of(image: "Tensor") -> "Tensor":

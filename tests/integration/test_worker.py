@@ -105,6 +105,7 @@ class Generates:
         seed: int,
         pictures: Mapping[str, Image.Image],
         checkpoint: bytes | None = None,
+        frugal: bool = False,
     ) -> Iterator[Step]:
         for step in gradient.load(None).generate(request, seed=seed, pictures=pictures):  # type: ignore[arg-type]
             self.act(step.index)
@@ -211,6 +212,62 @@ def test_a_failing_job_says_why_and_no_more(
     assert job.error
     assert (job.error.code, job.error.detail) == (code, detail)
     assert queue.get(next_id).status == Status.SUCCEEDED, "the worker goes on"
+
+
+class Hungry(Generates):
+    """Runs out of the device's memory at its third step, unless it is frugal and `needs` little."""
+
+    def __init__(self, needs: str) -> None:
+        super().__init__(lambda step: None)
+        self.needs = needs
+
+    def generate(self, request: GenerationRequest, *, frugal: bool = False, **given: Any) -> Iterator[Step]:
+        import torch
+
+        for step in super().generate(request, **given):
+            if step.index == 3 and not (frugal and self.needs == "little"):
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            yield step
+
+
+@pytest.mark.parametrize(("needs", "status"), [("little", Status.SUCCEEDED), ("much", Status.FAILED)])
+def test_out_of_memory_is_tried_again_with_less_once(
+    queue: JobQueue, settings: WorkerSettings, needs: str, status: Status
+) -> None:
+    job_id = create(queue)
+    Worker(settings, Hungry(needs)).work()
+    job = queue.get(job_id)
+    assert (job.status, job.attempt) == (status, 1)
+    assert (job.error.code if job.error else None) == (None if needs == "little" else "cuda_oom")
+
+
+def test_a_worker_whose_device_is_lost_ends_and_its_job_goes_on(
+    queue: JobQueue, settings: WorkerSettings, store: Store
+) -> None:
+    job_id = create(queue)
+    code = """
+import torch
+from tests.integration.test_worker import Generates, Worker
+from workers.settings import WorkerSettings
+
+def fail(step):
+    if step == 3:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+Worker(WorkerSettings(), Generates(fail)).work()
+"""
+    environment = {
+        **os.environ,
+        "CLIPCANVAS_REDIS_URL": settings.redis_url,
+        "CLIPCANVAS_STORE": settings.store,
+        "PYTHONPATH": ".",
+    }
+    lost = subprocess.run([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, timeout=50)
+    assert lost.returncode == 3, lost.stderr.decode()
+    assert (queue.get(job_id).status, queue.get(job_id).attempt) == (Status.QUEUED, 1)
+    assert not queue.workers()
+    Worker(settings).work()
+    assert (queue.get(job_id).status, queue.get(job_id).attempt) == (Status.SUCCEEDED, 2)
 
 
 def test_cancel_stops_a_running_job_within_a_step(queue: JobQueue, settings: WorkerSettings) -> None:

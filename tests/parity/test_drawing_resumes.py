@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from models.generators import GenerationError, Prompt, complete, find
@@ -60,6 +61,27 @@ def test_an_interrupted_picture_ends_byte_for_byte_as_if_it_had_not_been(network
             rest[step.index] = step.loss()
         assert {i: loss for i, loss in losses.items() if i > index} == rest
         assert np.array_equal(whole, step.render())
+
+
+@pytest.mark.parametrize("generator", SMALL)
+def test_a_frugal_drawing_keeps_far_less_and_has_the_same_losses(networks, generator):
+    many = SMALL[generator]["options"] | {"cutouts": 16}
+    request = request_of(generator, steps=2, options=many)
+    losses, kept_bytes = {}, {}
+    for frugal in (False, True):
+        kept = []
+
+        def keep(tensor, kept=kept):
+            kept.append(tensor.nbytes)
+            return tensor
+
+        steps = find(generator).load(networks).generate(request, seed=11, pictures={}, frugal=frugal)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            losses[frugal] = next(steps).loss()
+        kept_bytes[frugal] = sum(kept)
+    assert losses[True] == pytest.approx(losses[False], abs=1e-5)
+    # what the decoder keeps for the way back is kept all the same
+    assert kept_bytes[True] < 0.7 * kept_bytes[False]
 
 
 @pytest.mark.parametrize("generator", SMALL)

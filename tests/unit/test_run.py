@@ -169,6 +169,7 @@ def test_the_requests_pictures_reach_the_generator() -> None:
             seed: int,
             pictures: Mapping[str, Image.Image],
             checkpoint: bytes | None = None,
+            frugal: bool = False,
         ) -> Iterator[Step]:
             seen.update(pictures)
             yield Step(1, 1, lambda: np.zeros((16, 24, 3), np.uint8), bytes, score=lambda: 0.25)
