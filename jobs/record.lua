@@ -149,7 +149,7 @@ function api.start(id, token, worker, lease_ms)
   leave_queue(id)
   local attempt = redis.call('HINCRBY', job_key(id), 'attempt', 1)
   enter(id, 'running')
-  set(id, 'lease', token, 'worker', worker, 'leased_ms', NOW)
+  set(id, 'lease', token, 'worker', worker, 'leased_ms', NOW, 'tokens', (get(id, 'tokens') or '') .. token .. ' ')
   local is_first = redis.call('HSETNX', job_key(id), 'started_ms', NOW) == 1
   redis.call('ZADD', P .. 'running', NOW + lease_ms, id)
   tell_status(id)

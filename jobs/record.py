@@ -134,6 +134,7 @@ class Job:
     outputs: tuple[Output, ...] = ()
     error: JobError | None = None
     checkpoint: str | None = None  # key in the store
+    tokens: tuple[str, ...] = ()  # of all its leases; each has a folder of its own in the store
     metadata: dict[str, str] | None = None
     webhook: Webhook | None = None
     run_timeout_s: float | None = None
@@ -169,6 +170,7 @@ def from_hash(fields: dict[str, str], queue_position: int | None = None) -> Job:
         outputs=_outputs(fields.get("outputs")),
         error=JobError(**error) if error else None,
         checkpoint=fields.get("checkpoint") or None,
+        tokens=tuple(fields.get("tokens", "").split()),
         metadata=json.loads(fields.get("metadata") or "{}"),
         webhook=_webhook(fields.get("webhook")),
         run_timeout_s=int(fields["run_timeout_ms"]) / 1000 if "run_timeout_ms" in fields else None,

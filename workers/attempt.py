@@ -4,6 +4,7 @@ import faulthandler
 import os
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NoReturn
 
@@ -94,7 +95,7 @@ class Attempts:
             job = self._queue.get(lease.job_id)
             outputs = self._run(job, lease, report, signals)
         except Drained:
-            lease.hand_back()
+            self._insist(lease.hand_back)
             self._queue.dispatch(job.id, job.priority, at_front=True)
             return "handed back"
         except Canceled:
@@ -125,7 +126,7 @@ class Attempts:
     def _leave(self, lease: Lease, job: Job) -> NoReturn:
         """The device is lost to this process: another takes the job, and our supervisor starts us again."""
         log.exception("the device is lost")
-        lease.give_up()
+        self._insist(lease.give_up)
         if self._queue.get(job.id).status == Status.QUEUED:
             self._queue.dispatch(job.id, job.priority, at_front=True)
         self._pulse.stop()
@@ -143,9 +144,34 @@ class Attempts:
     def _end(
         self, lease: Lease, status: Status, error: JobError | None = None, outputs: tuple[Output, ...] = ()
     ) -> str:
-        lease.finish(status, outputs=outputs, error=error)
-        self._discard(f"{lease.job_id}/{lease.token}/checkpoint")
+        self._insist(lambda: lease.finish(status, outputs=outputs, error=error))
+        self._tidy(lease.job_id)
         return f"{status}: {error.code}" if error else status
+
+    def _insist(self, write: Callable[[], None]) -> None:
+        """Write the end of an attempt, however long Redis refuses: full, read-only or loading."""
+        deadline_s = time.monotonic() + self._settings.redis_patience_s
+        while True:
+            try:
+                return write()
+            except redis.RedisError as error:
+                if time.monotonic() > deadline_s:
+                    raise
+                log.warning("redis refuses", error=type(error).__name__)
+                time.sleep(1)
+
+    def _tidy(self, job_id: str) -> None:
+        """Delete what no record names any more: checkpoints, and the files of attempts that were lost."""
+        try:
+            job = self._queue.get(job_id)
+        except (JobMissing, redis.RedisError):
+            return  # they go with the job
+        preview = (job.progress.preview,) if job.progress and job.progress.preview else ()
+        named = [item.key for item in (*job.outputs, *preview)]
+        for token in job.tokens:
+            folder = f"{job_id}/{token}"
+            is_named = any(key.startswith(f"{folder}/") for key in named)
+            self._discard(f"{folder}/checkpoint" if is_named else folder)
 
     def _discard(self, prefix: str) -> None:
         try:

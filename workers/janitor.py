@@ -38,12 +38,15 @@ class Janitor:
         self._token = secrets.token_hex(8)
         self._popped: dict[tuple[str, bytes], float] = {}
         self._orphans_s = float("-inf")
+        self._met_s = self._trusts_s = time.monotonic()
 
     def run(self) -> None:
         """Sweep until told to stop. A Redis or a store that is gone is waited for."""
         while not self._stop.is_set():
             try:
-                if self._leads():
+                leads = self._leads()
+                self._meet()
+                if leads:
                     self.sweep()
             except (redis.RedisError, StoreUnavailable) as error:
                 log.warning("sweep broke off", error=type(error).__name__)
@@ -60,6 +63,13 @@ class Janitor:
         if time.monotonic() - self._orphans_s > ORPHANS_EVERY_S:
             self._orphans_s = time.monotonic()
             self._delete_orphans()
+
+    def _meet(self) -> None:
+        """While Redis was away nobody could renew a lease: what ran out then has the time of one more."""
+        now_s = time.monotonic()
+        if now_s - self._met_s > max(self._settings.lease_s / 2, 2 * self._settings.sweep_every_s):
+            self._trusts_s = now_s + self._settings.lease_s
+        self._met_s = now_s
 
     def _leads(self) -> bool:
         lock = key("janitor")
@@ -78,6 +88,8 @@ class Janitor:
             return  # the lock runs out by itself
 
     def _recover_lost(self) -> None:
+        if time.monotonic() < self._trusts_s:
+            return
         told = call(self._redis, "recover_lost")
         for job_id, status in zip(told[::2], told[1::2], strict=True):
             log.warning("lease ran out", job_id=job_id, now=status)

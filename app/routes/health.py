@@ -1,5 +1,6 @@
 """About the service: its models, generators and queue, and what probes and Prometheus ask."""
 
+import asyncio
 from collections import Counter
 from typing import Any
 
@@ -11,6 +12,7 @@ from app.answers import GeneratorList, ModelAnswer, ModelList, QueueAnswer
 from app.openapi import responses
 from app.resources import AnyCaller, InUse, QueueUnavailable, Resources
 from jobs.queue import JobQueue
+from jobs.stores import StorageFull, Store, StoreUnavailable
 
 router = APIRouter(tags=["service"])
 
@@ -48,6 +50,7 @@ async def readyz(resources: InUse) -> JSONResponse:
         parts["queue"] = "ready"
     except QueueUnavailable:
         parts["queue"] = "failed: Redis does not answer"
+    parts["store"] = await asyncio.to_thread(_store_state, resources.store)
     if resources.stopping.is_set():
         parts["api"] = "stopping"
     ready = all(state == "ready" for state in parts.values())
@@ -87,6 +90,16 @@ async def root() -> RedirectResponse:
 def _look(queue: JobQueue) -> QueueAnswer:
     workers = [{"name": worker.name, "state": worker.state, **worker.detail} for worker in queue.workers()]
     return QueueAnswer(**queue.counts(), workers=workers)
+
+
+def _store_state(store: Store) -> str:
+    try:
+        store.check()
+    except StorageFull:
+        return "failed: little room is left"
+    except StoreUnavailable:
+        return "failed: it cannot be reached"
+    return "ready"
 
 
 def _model(name: str, resources: Resources) -> ModelAnswer:

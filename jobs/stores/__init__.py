@@ -49,6 +49,13 @@ class Store(Protocol):
     def delete(self, prefix: str) -> None:
         """Drop one key, or all keys below a folder. It is no error if there is nothing."""
 
+    def check(self) -> None:
+        """Whether pictures can be kept.
+
+        Raises:
+            StorageFull: there is little room left.
+        """
+
     def folders(self) -> Iterator[tuple[str, float]]:
         """Every folder with the time of its last change, in seconds since the epoch."""
 

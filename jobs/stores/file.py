@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from jobs.stores import KeyMissing, StorageFull, Store, UnknownStore, check_key
+from jobs.stores import KeyMissing, StorageFull, Store, StoreUnavailable, UnknownStore, check_key
+
+MIN_FREE_BYTES = 200_000_000  # less is not ready: previews and checkpoints need room as well as pictures
 
 
 class FileStore:
@@ -50,6 +52,14 @@ class FileStore:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+    def check(self) -> None:
+        try:
+            free = shutil.disk_usage(self.root).free
+        except OSError as error:
+            raise StoreUnavailable("the folder of the store cannot be read") from error
+        if free < MIN_FREE_BYTES:
+            raise StorageFull(errno.ENOSPC, f"{free / 1e6:.0f} MB are left in the store")
 
     def folders(self) -> Iterator[tuple[str, float]]:
         for entry in self.root.iterdir():

@@ -40,6 +40,10 @@ class S3Store:
             below = [item["path"] for page in obstore.list(self._bucket, check_key(prefix)) for item in page]
             obstore.delete(self._bucket, [prefix, *below])
 
+    def check(self) -> None:
+        with _reached():
+            next(iter(obstore.list(self._bucket, chunk_size=1)), None)
+
     def folders(self) -> Iterator[tuple[str, float]]:
         changed_s: dict[str, float] = {}
         with _reached():

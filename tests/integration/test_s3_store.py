@@ -50,6 +50,10 @@ def test_what_was_kept_is_read_back_and_replaced(store: Store) -> None:
     assert changed_s > 1.7e9
 
 
+def test_a_store_that_works_says_so(store: Store) -> None:
+    store.check()
+
+
 def test_delete_drops_a_key_or_a_folder_and_minds_nothing_that_is_gone(store: Store) -> None:
     for name in ("a", "b"):
         store.save(f"job_a/{name}/image-0.png", b"x")
@@ -77,6 +81,8 @@ def test_a_bucket_that_does_not_exist_is_said_to_be_unavailable(
     connect_to(endpoint, monkeypatch)
     with pytest.raises(StoreUnavailable):
         open_store("s3://nobodys").save("a/b", b"x")
+    with pytest.raises(StoreUnavailable):
+        open_store("s3://nobodys").check()
 
 
 @pytest.mark.parametrize("url", ["s3://", "s3:///prefix", "s3://bucket?x=1", "s3://key:secret@bucket"])

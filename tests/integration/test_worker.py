@@ -314,6 +314,41 @@ def test_a_drained_worker_hands_its_job_to_the_next_which_ends_it_bit_for_bit(
         store.read(f"{job.outputs[0].key.rpartition('/')[0]}/checkpoint")
 
 
+def test_the_files_of_a_lost_attempt_go_when_the_job_ends(
+    queue: JobQueue, settings: WorkerSettings, tmp_path: Path
+) -> None:
+    job_id = create(queue)
+    connection = connect(settings.redis_url, patience_s=1)
+    lost = Lease.start(connection, job_id, "dead", 60)
+    assert isinstance(lost, Lease)
+    store = open_store(settings.store)
+    for name in ("checkpoint", "preview-0.jpg", "image-0.png"):
+        store.save(f"{job_id}/{lost.token}/{name}", b"x")
+    connection.zadd(key("running"), {job_id: 1})
+    call(connection, "recover_lost")
+    Worker(settings).work()
+    job = queue.get(job_id)
+    assert (job.status, len(job.tokens)) == (Status.SUCCEEDED, 2)
+    kept = {path.name for path in (tmp_path / "store" / job_id).rglob("*")}
+    assert kept == {job.tokens[1], "image-0.png"}
+
+
+def test_a_worker_writes_the_end_once_redis_takes_it(queue: JobQueue, settings: WorkerSettings) -> None:
+    job_id = create(queue)
+    connection = connect(settings.redis_url, patience_s=1)
+
+    def fill(step: int) -> None:
+        if step == 5:
+            connection.config_set("maxmemory", "1mb")
+            in_thread(lambda: (time.sleep(2.5), connection.config_set("maxmemory", 0)))  # type: ignore[arg-type,return-value]
+
+    try:
+        Worker(settings, Generates(fill)).attempts.run_job(job_id)
+    finally:
+        connection.config_set("maxmemory", 0)
+    assert (queue.get(job_id).status, queue.get(job_id).attempt) == (Status.SUCCEEDED, 1)
+
+
 def test_a_worker_that_lost_its_lease_publishes_nothing(
     queue: JobQueue, settings: WorkerSettings, store: Store
 ) -> None:
@@ -414,6 +449,24 @@ class TestJanitor:
             os.utime(tmp_path / "store" / folder, (1, 1))
         janitor.sweep()
         assert sorted(name for name, _ in store.folders()) == sorted(["job_new", known])
+
+    def test_a_lease_that_ran_out_while_redis_was_away_is_its_holders(
+        self, redis_server: RedisServer, settings: WorkerSettings, store: Store, queue: JobQueue
+    ) -> None:
+        job_id = create(queue)
+        lease = Lease.start(connect(settings.redis_url, patience_s=20), job_id, "w", settings.lease_s)
+        assert isinstance(lease, Lease)
+        stop = threading.Event()
+        quick = Janitor(settings.model_copy(update={"sweep_every_s": 0.05}), store, stop)
+        sweeping = in_thread(quick.run)
+        redis_server.stop()
+        time.sleep(1.5 * settings.lease_s)
+        redis_server.start()
+        time.sleep(0.5 * settings.lease_s)  # it sweeps again
+        assert lease.report() is False, "not taken back"
+        wait_for(queue, job_id, lambda job: job.status == Status.QUEUED, seconds=20)  # once nobody renews it
+        stop.set()
+        sweeping.join()
 
     def test_only_one_leads_and_another_follows(self, settings: WorkerSettings, store: Store) -> None:
         first, second = (Janitor(settings, store, threading.Event()) for _ in range(2))

@@ -2,11 +2,12 @@
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
-from jobs.stores import KeyMissing, StorageFull, UnknownStore, open_store
+from jobs.stores import KeyMissing, StorageFull, StoreUnavailable, UnknownStore, file, open_store
 from jobs.stores.file import FileStore
 
 
@@ -56,6 +57,16 @@ def test_a_full_disk_leaves_no_part_of_a_file(store: FileStore, monkeypatch: pyt
         store.save("job_a/t/image-0.png", b"new")
     assert [path.name for path in (store.root / "job_a/t").iterdir()] == ["image-0.png"]
     assert store.read("job_a/t/image-0.png") == b"old"
+
+
+def test_a_store_with_little_room_says_so(store: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.check()
+    monkeypatch.setattr(file, "MIN_FREE_BYTES", 10**18)
+    with pytest.raises(StorageFull, match="MB are left"):
+        store.check()
+    shutil.rmtree(store.root)
+    with pytest.raises(StoreUnavailable):
+        store.check()
 
 
 @pytest.mark.parametrize("url", ["ftp://x/y", "file://host/x", "file:relative", "nothing", "../x://y"])

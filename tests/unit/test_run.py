@@ -38,6 +38,9 @@ class DictStore:
     def delete(self, prefix: str) -> None:
         self.kept = {key: data for key, data in self.kept.items() if not key.startswith(prefix)}
 
+    def check(self) -> None:
+        return
+
     def folders(self) -> Iterator[tuple[str, float]]:
         return iter([])
 
