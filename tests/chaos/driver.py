@@ -48,25 +48,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.driver", description=__doc__)
     parser.add_argument("--seconds", type=float, default=120, help="how long things are killed")
     parser.add_argument("--seed", type=int, help="chooses jobs and faults; without, a new one")
+    parser.add_argument("--only", default="", help="break these alone: redis, api, janitor or worker")
     parser.add_argument("--keep", type=Path, help="folder for the store, Redis and logs, kept afterwards")
     arguments = parser.parse_args()
     seed = random.SystemRandom().randrange(10**6) if arguments.seed is None else arguments.seed
     print(f"seed {seed}", flush=True)
     folder = arguments.keep or Path(tempfile.mkdtemp(prefix="clipcanvas-chaos-"))
-    diary = run(arguments.seconds, seed, folder)
+    diary = run(arguments.seconds, seed, folder, arguments.only)
     print(report(diary))
     (folder / "diary.txt").write_text("\n".join(diary.lines))
     if diary.problems:
-        print(
-            f"\nFAILED. Once more: python -m tests.chaos.driver --seconds {arguments.seconds:g} --seed {seed}"
-        )
+        again = f"--seconds {arguments.seconds:g} --seed {seed} --only '{arguments.only}'"
+        print(f"\nFAILED. Once more: python -m tests.chaos.driver {again}")
         print(f"What happened: {folder}/diary.txt; logs beside it")
     elif not arguments.keep:
         shutil.rmtree(folder)
     return 1 if diary.problems else 0
 
 
-def run(seconds: float, seed: int, folder: Path) -> Diary:
+def run(seconds: float, seed: int, folder: Path, only: str = "") -> Diary:
     """One run; what it found is in the diary."""
     dice = random.Random(seed)
     diary = Diary()
@@ -78,7 +78,7 @@ def run(seconds: float, seed: int, folder: Path) -> Diary:
         callers = Callers(stage.url, templates, random.Random(seed + 1), diary, IN_FLIGHT)
         callers.start()
         try:
-            break_things(stage, dice, seconds)
+            break_things(stage, dice, seconds, only)
             settle(stage, callers)
         finally:
             callers.leave()
@@ -151,7 +151,7 @@ def draw_undisturbed(stage: Stage, templates: list[dict[str, Any]]) -> list[list
         return found
 
 
-def break_things(stage: Stage, dice: random.Random, seconds: float) -> None:
+def break_things(stage: Stage, dice: random.Random, seconds: float, only: str) -> None:
     """Faults at random, a second or two apart."""
     faults: list[tuple[int, Callable[[str], None], list[str]]] = [
         # weight, what, to whom
@@ -159,7 +159,7 @@ def break_things(stage: Stage, dice: random.Random, seconds: float) -> None:
         (3, stage.terminate, ["worker-1", "worker-2"]),
         (4, lambda name: stage.freeze(name, LEASE_S + dice.uniform(1, 3)), ["worker-1", "worker-2"]),
         (2, lambda name: stage.freeze(name, dice.uniform(0.2, 1)), ["worker-1", "worker-2"]),
-        (2, lambda name: _kill_both(stage), ["both workers"]),
+        (2, lambda name: _kill_both(stage), ["workers"]),
         (2, stage.kill, ["api"]),
         (1, stage.terminate, ["api"]),
         (1, lambda name: stage.freeze(name, dice.uniform(1, 6)), ["api"]),
@@ -169,7 +169,10 @@ def break_things(stage: Stage, dice: random.Random, seconds: float) -> None:
         (3, lambda name: stage.kill(name, down_s=dice.choice([0, 1, 5])), ["redis"]),
         (1, lambda name: stage.terminate(name, down_s=dice.choice([0, 3])), ["redis"]),
         (2, lambda name: stage.freeze(name, dice.uniform(0.5, 4)), ["redis"]),
+        (1, lambda name: stage.refuse_writes("maxmemory", "1mb", dice.uniform(1, 5)), ["redis"]),
+        (1, lambda name: stage.refuse_writes("min-replicas-to-write", "1", dice.uniform(1, 5)), ["redis"]),
     ]
+    faults = [fault for fault in faults if fault[2][0].startswith(only)]
     stage.diary.say("breaking things")
     end_s = time.monotonic() + seconds
     while time.monotonic() < end_s:

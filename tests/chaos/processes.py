@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import redis
+
 from clipcanvas import redis_server
 from clipcanvas.children import die_with_parent
 
@@ -110,6 +112,7 @@ class Stage:
             for name, command in commands.items()
         }
         self._thaws: list[tuple[float, int, Part, subprocess.Popen[bytes] | None]] = []
+        self._timers: list[threading.Timer] = []
         self._numbers = itertools.count()
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -138,8 +141,19 @@ class Stage:
                 due_s = time.monotonic() + seconds
                 heapq.heappush(self._thaws, (due_s, next(self._numbers), part, part.process))
 
+    def refuse_writes(self, setting: str, value: str, seconds: float) -> None:
+        """Have Redis refuse writes for a while, by a setting whose usual value is 0."""
+        if self._configure(setting, value):
+            self.diary.say(f"redis refuses writes by {setting} for {seconds:.1f} s", f"redis {setting}")
+            timer = threading.Timer(seconds, self._configure, (setting, "0"))
+            timer.daemon = True
+            timer.start()
+            self._timers.append(timer)
+
     def thaw_all(self) -> None:
-        """Nothing is frozen any more."""
+        """Nothing is frozen, and nothing is refused any more."""
+        for timer in self._timers:
+            timer.join()
         with self._lock:
             self._thaws.clear()
             for part in self.parts.values():
@@ -167,6 +181,14 @@ class Stage:
                 lines = part.log.read_text(errors="replace").splitlines()
                 found += [f"{part.name}: {line[:400]}" for line in lines if word in line]
         return found[-limit:]
+
+    def _configure(self, setting: str, value: str) -> bool:
+        """Whether it could be told. A Redis that starts again has the usual value."""
+        try:
+            with redis.Redis.from_url(self.redis_url, socket_timeout=20) as connection:
+                return bool(connection.config_set(setting, value))
+        except redis.RedisError:
+            return False
 
     def _end(self, name: str, number: signal.Signals, down_s: float) -> None:
         with self._lock:
