@@ -14,4 +14,3 @@ def test_importing_the_api_imports_no_torch() -> None:
         "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=50)
-
