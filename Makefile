@@ -38,6 +38,8 @@ check: $(READY) ## lint, format, types, imports, docs, container files
 bench: $(READY) ## measure, and print tables
 	@$(BIN)/python -m benchmarks.clip_speed
 	@$(BIN)/python -m benchmarks.drawing_speed
+	@$(BIN)/python -m benchmarks.serving
+	@$(BIN)/python -m benchmarks.jobs
 
 docs: $(READY) ## write the generated pages anew
 	@$(BIN)/python docs/generate.py
