@@ -1,7 +1,7 @@
 # Two images from one file: `api` answers, `worker` draws (with `janitor` it sweeps, with `webhooks` it tells).
 #   docker build --target api -t clipcanvas-api .
 #   docker build --target worker -t clipcanvas-worker .
-# For GPUs, take PyPI's torch, which brings CUDA with it: --build-arg TORCH_INDEX=https://pypi.org/simple
+# For GPUs, take the usual torch, which brings CUDA with it: --build-arg TORCH_INDEX=
 
 ARG PYTHON_VERSION=3.11
 
@@ -13,8 +13,7 @@ ENV PATH=/opt/clipcanvas/bin:$PATH
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 # torch first and by itself: it is most of the image, and changes seldom
-RUN pip install --index-url "${TORCH_INDEX}" --extra-index-url https://pypi.org/simple \
-        -c constraints.txt torch torchvision
+RUN pip install ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} -c constraints.txt torch torchvision
 COPY clipcanvas clipcanvas
 COPY app app
 COPY jobs jobs
