@@ -263,7 +263,15 @@ class RecordMachine(RuleBasedStateMachine):
 
     @rule(job_id=jobs, data=st.data(), times=st.integers(1, 2))
     def hand_back(self, job_id: str, data: st.DataObject, times: int) -> None:
-        lease, model = self._lease(job_id, data), self.models[job_id]
+        self._hand_back(self._lease(job_id, data), times)
+
+    @rule(job_id=jobs)
+    def worker_drains(self, job_id: str) -> None:
+        self.start(job_id, 1)
+        self._hand_back(Lease(self.redis, job_id, self.models[job_id].lease or "none", 1, AGES_S), 1)
+
+    def _hand_back(self, lease: Lease, times: int) -> None:
+        model = self.models[lease.job_id]
         expected: object = None
         if model.lease == lease.token:
             model.attempt -= 1
@@ -338,6 +346,13 @@ class RecordMachine(RuleBasedStateMachine):
     def lease_runs_out(self, job_id: str) -> None:
         if self.redis.zadd(key("running"), {job_id: 1}, xx=True, ch=True):
             self.models[job_id].lease_ran_out = True
+
+    @rule(job_id=jobs, times=st.integers(1, MAX_ATTEMPTS))
+    def workers_are_killed(self, job_id: str, times: int) -> None:
+        for _ in range(times):
+            self.start(job_id, 1)
+            self.lease_runs_out(job_id)
+            self.janitor_recovers(1)
 
     @rule(job_id=jobs)
     def runs_too_long(self, job_id: str) -> None:
@@ -434,11 +449,11 @@ class RecordMachine(RuleBasedStateMachine):
                 expected[f"jobs:{tenant}:{status}"] = of_status
         for rank, priority in enumerate(PRIORITIES):
             lanes = {
-                tenant: ids(lambda model, lane=(tenant, priority): model.waits_in(*lane))
+                tenant: {model.new.id for model in self.models.values() if model.waits_in(tenant, priority)}
                 for tenant in TENANTS
             }
-            expected |= {f"waiting:{rank}:{tenant}": waiting for tenant, waiting in lanes.items()}
-            expected[f"tenants:{rank}"] = {tenant for tenant, waiting in lanes.items() if waiting}
+            expected |= {f"waiting:{rank}:{tenant}": lane for tenant, lane in lanes.items()}
+            expected[f"tenants:{rank}"] = {tenant for tenant, lane in lanes.items() if lane}
         with self.redis.pipeline() as pipe:
             for name in (*expected, "undispatched"):
                 pipe.zrange(key(name), 0, -1)
@@ -491,7 +506,7 @@ def test_the_record_does_what_its_model_does(redis_server: RedisServer) -> None:
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=60,
+            max_examples=50,
             stateful_step_count=40,
             deadline=None,
             database=None,
