@@ -23,7 +23,7 @@ class CuttingProxy:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def lose_reply_to(self, function: str) -> None:
-        """The next call of this function of the record's script is done, but its caller never hears of it."""
+        """The next call of this command, or of the record's function, is done, and nobody hears of it."""
         self._fatal = f"\r\n{function}\r\n".encode()
 
     def part(self) -> None:

@@ -117,7 +117,8 @@ def check_one_end(service: Service, job_id: str, attempts: int) -> None:
     assert (job.status, job.attempt) == ("succeeded", attempts), service.logs()
     assert events(service, job_id)["completed"] == 1
     with service.client() as client:
-        assert client.output(job_id, "image-0.png").startswith(b"\x89PNG")
+        for output in job.outputs:
+            assert client.output(job_id, output.name).startswith(b"\x89PNG")
 
 
 def folders(service: Service, job_id: str) -> set[str]:
@@ -147,11 +148,16 @@ def test_a_full_disk_fails_the_job_and_leaves_no_part_of_a_file(service: Service
         assert httpx.get(f"{service.url}/readyz").json()["parts"]["store"] == "ready"
 
 
-def test_a_worker_that_was_frozen_past_its_lease_writes_nothing(service: Service) -> None:
+@pytest.mark.xfail(strict=True, reason="the one who wakes deletes the pictures that another goes on with")
+def test_a_worker_that_was_frozen_past_its_lease_writes_nothing_and_takes_nothing_away(
+    service: Service,
+) -> None:
+    """The picture that it had finished is kept, for the one who goes on."""
     frozen = service.worker()
     with service.client() as client:
-        job = client.create_job(**SLOW)
-        service.wait_for(job.id, is_drawing)
+        job = client.create_job(**SLOW, num_images=2)
+        past_one_picture = SLOW["steps"] + 60  # and past a checkpoint
+        service.wait_for(job.id, lambda job: bool(job.progress and job.progress.step > past_one_picture), 60)
         frozen.send_signal(signal.SIGSTOP)
         service.wait_for(job.id, lambda job: job.status == "queued", 60)
         service.worker()
@@ -159,7 +165,7 @@ def test_a_worker_that_was_frozen_past_its_lease_writes_nothing(service: Service
         frozen.send_signal(signal.SIGCONT)
     check_one_end(service, job.id, attempts=2)
     assert frozen.poll() is None, "it takes other jobs"
-    service.wait_until(lambda: len(folders(service, job.id)) == 1)
+    service.wait_until(lambda: len(folders(service, job.id)) <= 2)
 
 
 def test_a_worker_that_is_cut_off_from_redis_writes_nothing_once_it_is_back(service: Service) -> None:

@@ -87,12 +87,11 @@ def events(connection: redis.Redis, job_id: str) -> list[str]:
     return [json.loads(each["data"]).get("status") or each["event"] for each in told]
 
 
-@pytest.mark.parametrize(
-    "function", ["create", "dispatched", "next", "start", "report", "hand_back", "finish"]
-)
+@pytest.mark.parametrize("function", ["create", "next", "start", "report", "hand_back", "finish"])
 def test_a_reply_that_is_lost_changes_nothing(
     redis_server: RedisServer, connection: redis.Redis, settings: WorkerSettings, function: str
 ) -> None:
+    """RPUSH is RQ's own."""
     call(connection, "next")  # the server knows the script from now on
     proxy = CuttingProxy(redis_server.socket)
     far_settings = settings.model_copy(update={"redis_url": proxy.url})
@@ -252,6 +251,24 @@ def test_a_step_that_hangs_ends_its_worker_and_the_job(
     error = queue.get(job_id).error
     assert error
     assert error.code == "timeout"
+
+
+def test_a_flood_of_one_caller_delays_another_by_one_job(
+    settings: WorkerSettings, connection: redis.Redis
+) -> None:
+    flooded = JobQueue(settings.model_copy(update={"max_queued": 2000, "max_queued_per_key": 1000}))
+    for _ in range(1000):
+        create(flooded, tenant="flood")
+    worker_1, worker_2 = (Lease.start_next(connection, name, 60) for name in ("w1", "w2"))
+    assert worker_1
+    assert worker_2
+    late = create(flooded, tenant="other")
+    assert flooded.get(late).queue_position == 0
+    worker_1.finish(Status.SUCCEEDED)
+    served = Lease.start_next(connection, "w1", 60)
+    assert served
+    assert served.job_id == late
+    flooded.close()
 
 
 def test_callers_that_never_end_their_headers_harm_nobody(start_api: StartApi) -> None:
