@@ -21,7 +21,7 @@ serve: $(READY) ## run the service; SERVE="--port 9000 --workers 2" passes optio
 	@$(BIN)/clipcanvas serve $(SERVE)
 
 test: $(READY) ## run every test
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-chaos: $(READY) ## kill everything at random for two minutes; CHAOS="--seed 7" chooses how
 	@$(BIN)/python -m tests.chaos.driver --seconds 120 $(CHAOS)

@@ -1,5 +1,6 @@
 """The queue as the API sees it: create, read, list, cancel and delete jobs, and tell RQ which to run."""
 
+import contextlib
 import json
 import os
 import time
@@ -158,11 +159,11 @@ class JobQueue:
         return None
 
     def dispatch(self, job_id: str, priority: str, *, at_front: bool = False) -> None:
-        """Tell RQ that a queued job waits. Telling it twice does no harm: only one worker can start the job.
+        """Give RQ a ticket for a job that waits. One too many does no harm: who has it finds nothing to do.
 
         If Redis cannot be reached the janitor does this later.
         """
-        try:
+        with contextlib.suppress(redis.RedisError):
             self._rq[priority].enqueue_call(
                 RUN_JOB,
                 args=(job_id,),
@@ -172,9 +173,6 @@ class JobQueue:
                 description=job_id,
                 at_front=at_front,
             )
-            call(self._redis, "dispatched", job_id)
-        except redis.RedisError:
-            return
 
     def get(self, job_id: str, tenant: str | None = None) -> Job:
         """The job as it stands; None is every tenant's.

@@ -36,12 +36,10 @@ end
 local function queue_up(id)
   enter(id, 'queued')
   line_up(id)
-  redis.call('ZADD', P .. 'undispatched', NOW, id)
 end
 
 local function leave_queue(id)
   step_out(id)
-  redis.call('ZREM', P .. 'undispatched', id)
   redis.call('ZREM', P .. 'start_by', id)
 end
 
@@ -128,9 +126,6 @@ function api.create(id, tenant, max_queued, max_of_tenant, rank, idempotency, fi
   end
   return {'created'}
 end
-
--- RQ has the id now
-function api.dispatched(id) return redis.call('ZREM', P .. 'undispatched', id) end
 
 -- -> the attempt's number, or why there is none: 'missing' | 'leased' | a final status
 function api.start(id, token, worker, lease_ms)
@@ -244,11 +239,6 @@ function api.expire_late()
   local late = redis.call('ZRANGEBYSCORE', P .. 'start_by', '-inf', NOW, 'LIMIT', 0, 100)
   for _, id in ipairs(late) do expire(id) end
   return late
-end
-
--- ids of queued jobs that have waited for RQ longer than age_ms
-function api.undispatched(age_ms)
-  return redis.call('ZRANGEBYSCORE', P .. 'undispatched', '-inf', NOW - age_ms, 'LIMIT', 0, 100)
 end
 
 -- {id, tenant, …} of final jobs whose time is up

@@ -31,7 +31,6 @@ PREFIX = "clipcanvas:"
 # waiting:{rank}:{tenant}      sorted set by time of creation: a tenant's jobs of one priority, 0 is high
 # tenants:{rank}               sorted set by their last turn: tenants that have such jobs
 # served, turn                 hash of each tenant's last turn; the number of the last turn of all
-# undispatched                 sorted set by time: queued jobs that RQ may not have been told of
 # start_by                     sorted set by the time when a job that was never started expires
 # running                      sorted set by the end of the lease
 # final                        sorted set by the time when the job may be forgotten

@@ -11,7 +11,9 @@ import threading
 import time
 from types import FrameType
 
+import redis
 import structlog
+from rq.exceptions import StopRequested
 
 from jobs import logs
 from jobs.connection import connect, connect_rq
@@ -92,17 +94,27 @@ def draw(settings: WorkerSettings) -> int:
         return LOAD_FAILED
     drain = threading.Event()
     attempts = Attempts(settings, Studio(loaded, open_store(settings.store)), pulse, name, drain)
-    worker = DrawingWorker(
-        connect_rq(settings.redis_url, patience_s=settings.redis_patience_s),
-        name,
-        functions={RUN_JOB: attempts.run_job},
-        drain=drain,
-        longest_job_s=settings.run_timeout_s + 2 * HARD_GRACE_S,
-    )
     pulse.show("idle")
-    worker.work(logging_level="WARNING")
+    _serve(settings, name, attempts, drain)
     pulse.stop()
-    return 0 if drain.is_set() else 1
+    return 0
+
+
+def _serve(settings: WorkerSettings, name: str, attempts: Attempts, drain: threading.Event) -> None:
+    """RQ's loop ends when Redis refuses a write; until we are asked to stop, another one begins."""
+    while not drain.is_set():
+        worker = DrawingWorker(
+            connect_rq(settings.redis_url, patience_s=settings.redis_patience_s),
+            f"{name}-{secrets.token_hex(2)}",  # RQ takes no name twice
+            functions={RUN_JOB: attempts.run_job},
+            drain=drain,
+            longest_job_s=settings.run_timeout_s + 2 * HARD_GRACE_S,
+        )
+        try:
+            worker.work(logging_level="WARNING")
+        except (redis.RedisError, StopRequested) as error:
+            log.warning("the loop broke off", error=type(error).__name__)
+        drain.wait(1)
 
 
 def _load(settings: WorkerSettings) -> dict[str, generators.ImageGenerator]:

@@ -20,8 +20,8 @@ from workers.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)
 
-UNDISPATCHED_S = 5  # a create that is still under way is left alone
-POPPED_S = 5  # so is a worker between its pop and its start
+SHORT_S = 5  # a create that is still under way is left alone, and a worker between its ticket and its job
+POPPED_S = 5  # likewise
 ORPHAN_S = 3600  # a folder without a record may be of a create that is still under way
 ORPHANS_EVERY_S = 600
 LOCK_S = 10
@@ -37,6 +37,7 @@ class Janitor:
         self._queue = JobQueue(settings)
         self._token = secrets.token_hex(8)
         self._popped: dict[tuple[str, bytes], float] = {}
+        self._short_s: float | None = None  # since when there are fewer tickets than jobs
         self._orphans_s = float("-inf")
         self._met_s = self._trusts_s = time.monotonic()
 
@@ -57,8 +58,8 @@ class Janitor:
         """One round of everything."""
         self._recover_lost()
         self._expire_late()
-        self._dispatch_waiting()
         self._put_back_popped()
+        self._replace_tickets()
         self._forget_old()
         if time.monotonic() - self._orphans_s > ORPHANS_EVERY_S:
             self._orphans_s = time.monotonic()
@@ -100,16 +101,29 @@ class Janitor:
         for job_id in call(self._redis, "expire_late"):
             log.info("not started in time", job_id=job_id)
 
-    def _dispatch_waiting(self) -> None:
-        for job_id in call(self._redis, "undispatched", UNDISPATCHED_S * 1000):
-            log.warning("queued but not dispatched", job_id=job_id)
+    def _replace_tickets(self) -> None:
+        # RQ needs a ticket for each job that waits; one is missing if the API died before it brought it, or a
+        # worker after it took it
+        queues = [Queue(name, connection=self._rq) for name in PRIORITIES]
+        lists = [part for queue in queues for part in (queue.key, queue.intermediate_queue_key)]
+        missing = self._redis.zcard(key("queued")) - sum(self._rq.llen(name) for name in lists)
+        if missing <= 0:
+            self._short_s = None
+            return
+        self._short_s = self._short_s or time.monotonic()
+        if time.monotonic() - self._short_s < SHORT_S:
+            return
+        log.warning("tickets are missing", missing=missing)
+        for job_id in self._redis.zrange(key("queued"), 0, missing - 1):
             self._dispatch(job_id)
+        self._short_s = None
 
     def _dispatch(self, job_id: str, *, at_front: bool = False) -> None:
         try:
-            self._queue.dispatch(job_id, self._queue.get(job_id).priority, at_front=at_front)
+            priority = self._queue.get(job_id).priority
         except JobMissing:
-            call(self._redis, "dispatched", job_id)
+            return  # gone meanwhile
+        self._queue.dispatch(job_id, priority, at_front=at_front)
 
     def _put_back_popped(self) -> None:
         # what a worker popped and died with before it started it

@@ -164,7 +164,7 @@ def _check_redis(stage: Stage, connection: redis.Redis) -> None:
     if not wait_until(is_empty, COLLECT_S):
         left = {name: connection.lrange(name, 0, -1) for name in lists}
         stage.diary.blame(f"RQ's lists are not empty: {left}")
-    for name in ("queued", "running", "undispatched"):
+    for name in ("queued", "running"):
         if left := connection.zrange(key(name), 0, -1):
             stage.diary.blame(f"nothing waits or runs, but {name} has {left}")
 

@@ -157,7 +157,7 @@ def break_things(stage: Stage, dice: random.Random, seconds: float, only: str) -
         # weight, what, to whom
         (6, stage.kill, ["worker-1", "worker-2"]),
         (3, stage.terminate, ["worker-1", "worker-2"]),
-        (4, lambda name: stage.freeze(name, LEASE_S + dice.uniform(1, 3)), ["worker-1", "worker-2"]),
+        (5, lambda name: stage.freeze(name, LEASE_S + dice.uniform(1, 6)), ["worker-1", "worker-2"]),
         (2, lambda name: stage.freeze(name, dice.uniform(0.2, 1)), ["worker-1", "worker-2"]),
         (2, lambda name: _kill_both(stage), ["workers"]),
         (2, stage.kill, ["api"]),

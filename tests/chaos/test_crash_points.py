@@ -71,14 +71,7 @@ def check_end(service: Service, job_id: str, picture: bytes, attempts: int) -> N
     ("target", "when", "count", "attempts"),
     [
         pytest.param("workers.worker:DrawingWorker.prepare_job_execution", "before", 1, 1, id="popped"),
-        pytest.param(
-            "jobs.lease:Lease.start",
-            "before",
-            1,
-            1,
-            id="about to start",
-            marks=pytest.mark.xfail(reason="the ticket is off RQ's lists and nobody replaces it"),
-        ),
+        pytest.param("jobs.lease:Lease.start", "before", 1, 1, id="about to start"),
         pytest.param("jobs.lease:Lease.start", "after", 1, 2, id="started"),
         pytest.param("os:replace", "before", 2, 2, id="file written, not named"),
         pytest.param("jobs.stores.file:FileStore.save", "after", 2, 2, id="checkpoint kept, not told"),

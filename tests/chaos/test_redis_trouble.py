@@ -67,7 +67,6 @@ def test_redis_may_be_gone_for_longer_than_a_lease(service: Service) -> None:
     check_that_nothing_ran_twice(service, ids)
 
 
-@pytest.mark.xfail(reason="RQ's loop ends an idle worker when a write is refused")
 @pytest.mark.parametrize(("setting", "value"), [("maxmemory", "1mb"), ("min-replicas-to-write", "1")])
 def test_redis_may_refuse_writes_for_longer_than_a_lease(service: Service, setting: str, value: str) -> None:
     """As it does when it is full, read-only, or cannot write its file."""

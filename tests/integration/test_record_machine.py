@@ -455,12 +455,11 @@ class RecordMachine(RuleBasedStateMachine):
             expected |= {f"waiting:{rank}:{tenant}": lane for tenant, lane in lanes.items()}
             expected[f"tenants:{rank}"] = {tenant for tenant, lane in lanes.items() if lane}
         with self.redis.pipeline() as pipe:
-            for name in (*expected, "undispatched"):
+            for name in expected:
                 pipe.zrange(key(name), 0, -1)
-            *found, undispatched = pipe.execute()
+            found = pipe.execute()
         for name, members in zip(expected, found, strict=True):
             assert set(members) == expected[name], name
-        assert set(undispatched) <= expected["queued"]
         assert self.queue.counts() == {"queued": len(found[0]), "running": len(found[1])}
         ranks = [PRIORITIES.index(self.models[job_id].new.priority) for job_id in found[0]]
         assert ranks == sorted(ranks), "a higher priority goes first"
@@ -483,7 +482,7 @@ class RecordMachine(RuleBasedStateMachine):
             for delivery in self.redis.lrange(key("deliveries", job_id), 0, -1):
                 records |= {key("delivery", delivery), key("snapshot", delivery), key("deliveries", job_id)}
         records |= {key("idempotency", *pair) for pair in self.remembered}
-        shared = ("queued", "running", "final", "start_by", "undispatched", "destinations", "turn", "served")
+        shared = ("queued", "running", "final", "start_by", "destinations", "turn", "served")
         allowed = records | {key(name) for name in shared} | {key("outbox", WEBHOOK.destination)}
         indexes = tuple(key(name, "") for name in ("jobs", "waiting", "tenants"))
         kept = set(self.redis.scan_iter(key("*"), count=1000))

@@ -387,7 +387,7 @@ def test_a_worker_shows_what_it_does(queue: JobQueue, settings: WorkerSettings) 
 class TestJanitor:
     @pytest.fixture
     def janitor(self, settings: WorkerSettings, store: Store, monkeypatch: pytest.MonkeyPatch) -> Janitor:
-        monkeypatch.setattr(janitor, "UNDISPATCHED_S", 0)
+        monkeypatch.setattr(janitor, "SHORT_S", 0)
         monkeypatch.setattr(janitor, "POPPED_S", 0)
         return Janitor(settings, store, threading.Event())
 
@@ -403,14 +403,16 @@ class TestJanitor:
         Worker(settings).work()
         assert (queue.get(job_id).status, queue.get(job_id).attempt) == (Status.SUCCEEDED, 2)
 
-    def test_a_job_that_rq_was_never_told_of_runs(
+    def test_a_job_without_a_ticket_gets_one(
         self, janitor: Janitor, queue: JobQueue, settings: WorkerSettings
     ) -> None:
         job_id = create(queue)
         connection = connect(settings.redis_url, patience_s=1)
         connection.delete("rq:queue:normal")
-        connection.zadd(key("undispatched"), {job_id: 1})
         janitor.sweep()
+        assert connection.llen("rq:queue:normal") == 1
+        janitor.sweep()
+        assert connection.llen("rq:queue:normal") == 1, "one is enough"
         Worker(settings).work()
         assert queue.get(job_id).status == Status.SUCCEEDED
 
