@@ -157,7 +157,7 @@ def break_things(stage: Stage, dice: random.Random, seconds: float, only: str) -
         # weight, what, to whom
         (6, stage.kill, ["worker-1", "worker-2"]),
         (3, stage.terminate, ["worker-1", "worker-2"]),
-        (5, lambda name: stage.freeze(name, LEASE_S + dice.uniform(1, 6)), ["worker-1", "worker-2"]),
+        (5, lambda name: _wake_late(stage, name, LEASE_S + dice.uniform(3, 6)), ["worker-1", "worker-2"]),
         (2, lambda name: stage.freeze(name, dice.uniform(0.2, 1)), ["worker-1", "worker-2"]),
         (2, lambda name: _kill_both(stage), ["workers"]),
         (2, stage.kill, ["api"]),
@@ -179,6 +179,12 @@ def break_things(stage: Stage, dice: random.Random, seconds: float, only: str) -
         time.sleep(dice.uniform(0.3, 3))
         [(_, fault, names)] = dice.choices(faults, weights=[weight for weight, _, _ in faults])
         fault(dice.choice(names))
+
+
+def _wake_late(stage: Stage, name: str, seconds: float) -> None:
+    """Nothing else breaks meanwhile: another has the job, and perhaps ended it, when the sleeper goes on."""
+    stage.freeze(name, seconds)
+    time.sleep(seconds + 2)
 
 
 def _kill_both(stage: Stage) -> None:
