@@ -236,7 +236,7 @@ class JobQueue:
 
     def workers(self) -> list[WorkerState]:
         """The workers that showed themselves within their time."""
-        names = self._redis.zrangebyscore(key("workers"), time.time() * 1000, "+inf")
+        names = self._redis.zrange(key("workers"), 0, -1)
         states = self._redis.mget([key("worker", name) for name in names]) if names else []
         return [
             WorkerState(name, details.pop("state"), details)

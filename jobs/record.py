@@ -11,17 +11,20 @@ milliseconds. Key names are made inside the script, so this needs one Redis serv
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from dataclasses import fields as dataclass_fields
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
 
 from models.generators import GenerationRequest
+
+Part = TypeVar("Part", bound="Output | Progress | Webhook | JobError")
 
 PREFIX = "clipcanvas:"
 # job:{id}                     hash, the record
@@ -156,7 +159,7 @@ def from_hash(fields: dict[str, str], queue_position: int | None = None) -> Job:
         status=Status(fields["status"]),
         seq=int(fields["seq"]),
         priority=fields["priority"],
-        request=GenerationRequest.model_validate_json(fields["request"]),
+        request=GenerationRequest.model_validate_json(fields["request"], extra="ignore"),
         attempt=int(fields["attempt"]),
         created_at=moment(fields["created_ms"]) or datetime.fromtimestamp(0, UTC),
         started_at=moment(fields.get("started_ms")),
@@ -167,7 +170,7 @@ def from_hash(fields: dict[str, str], queue_position: int | None = None) -> Job:
         progress=progress_from(progress) if progress else None,
         inputs=_outputs(fields.get("inputs")),
         outputs=_outputs(fields.get("outputs")),
-        error=JobError(**error) if error else None,
+        error=_known(JobError, error) if error else None,
         checkpoint=fields.get("checkpoint") or None,
         tokens=tuple(fields.get("tokens", "").split()),
         metadata=json.loads(fields.get("metadata") or "{}"),
@@ -180,7 +183,7 @@ def from_hash(fields: dict[str, str], queue_position: int | None = None) -> Job:
 def progress_from(fields: dict[str, Any]) -> Progress:
     """The progress that an event or a record holds as JSON."""
     preview = fields.get("preview")
-    return Progress(**{**fields, "preview": Output(**preview) if preview else None})
+    return _known(Progress, {**fields, "preview": _known(Output, preview) if preview else None})
 
 
 def call(connection: redis.Redis, name: str, *args: str | int | float) -> Any:
@@ -204,14 +207,20 @@ def moment(milliseconds: str | None) -> datetime | None:
 
 def _outputs(text: str | None) -> tuple[Output, ...]:
     items: Iterable[dict[str, Any]] = json.loads(text or "[]")
-    return tuple(Output(**item) for item in items)
+    return tuple(_known(Output, item) for item in items)
 
 
 def _webhook(text: str | None) -> Webhook | None:
     if not text:
         return None
     fields = json.loads(text)
-    return Webhook(**{**fields, "events": tuple(fields["events"])})
+    return _known(Webhook, {**fields, "events": tuple(fields["events"])})
+
+
+def _known(kind: type[Part], given: Mapping[str, Any]) -> Part:
+    """That part of a record; what only a newer version knows of it is left out."""
+    names = {field.name for field in dataclass_fields(kind)}
+    return kind(**{name: value for name, value in given.items() if name in names})
 
 
 @cache

@@ -73,7 +73,7 @@ class Attempts:
         try:
             return self._draw(lease, signals)
         except (LeaseLost, JobMissing):
-            self._discard(f"{lease.job_id}/{lease.token}")
+            self._tidy(lease.job_id, own=f"{lease.job_id}/{lease.token}")
             return "lease lost"
         finally:
             faulthandler.cancel_dump_traceback_later()
@@ -160,12 +160,20 @@ class Attempts:
                 log.warning("redis refuses", error=type(error).__name__)
                 time.sleep(1)
 
-    def _tidy(self, job_id: str) -> None:
-        """Delete what no record names any more: checkpoints, and the files of attempts that were lost."""
+    def _tidy(self, job_id: str, own: str = "") -> None:
+        """Delete what no record names any more: checkpoints, and the files of attempts that were lost.
+
+        Args:
+            own: folder of this attempt, if it lost the job; nobody else deletes it once the record is gone.
+        """
         try:
             job = self._queue.get(job_id)
-        except (JobMissing, redis.RedisError):
+        except JobMissing:
+            return self._discard(own) if own else None
+        except redis.RedisError:
             return  # they go with the job
+        if not job.status.is_final:
+            return  # whoever goes on may need the checkpoint and the finished pictures
         preview = (job.progress.preview,) if job.progress and job.progress.preview else ()
         named = [item.key for item in (*job.outputs, *preview)]
         for token in job.tokens:

@@ -148,7 +148,6 @@ def test_a_full_disk_fails_the_job_and_leaves_no_part_of_a_file(service: Service
         assert httpx.get(f"{service.url}/readyz").json()["parts"]["store"] == "ready"
 
 
-@pytest.mark.xfail(strict=True, reason="the one who wakes deletes the pictures that another goes on with")
 def test_a_worker_that_was_frozen_past_its_lease_writes_nothing_and_takes_nothing_away(
     service: Service,
 ) -> None:
