@@ -50,6 +50,7 @@ class Pace:
     preview_every: int  # steps
     checkpoint_every_s: float
     run_timeout_s: float  # of the job, its earlier attempts included
+    max_checkpoint_bytes: int = 256 * 2**20  # a larger one is not kept: the job would start over
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,11 @@ class _Speaker:
     def _keep_checkpoint(self, step: Step) -> None:
         head = {"image": self._image, "outputs": [asdict(output) for output in self._outputs]}
         key = f"{self._folder}/checkpoint"
-        self._store.save(key, json.dumps(head).encode() + b"\n" + step.checkpoint())
+        data = json.dumps(head).encode() + b"\n" + step.checkpoint()
+        if len(data) > self._pace.max_checkpoint_bytes:
+            log.warning("checkpoint too large, not kept", bytes=len(data))
+            return
+        self._store.save(key, data)
         self._report(checkpoint=key)
 
 

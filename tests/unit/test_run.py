@@ -150,6 +150,20 @@ def test_a_damaged_checkpoint_is_no_reason_to_fail(studio: Studio) -> None:
         assert [kept(studio)[item.key] for item in outputs] == [kept(studio)[item.key] for item in whole]
 
 
+def test_a_checkpoint_that_is_too_large_is_not_kept(studio: Studio) -> None:
+    reports = Reports()
+    run(
+        job(),
+        "job_a/t",
+        studio,
+        reports,
+        Signals(),
+        replace(PACE, checkpoint_every_s=0, max_checkpoint_bytes=9),
+    )
+    assert reports.checkpoints == []
+    assert not any(key.endswith("/checkpoint") for key in kept(studio))
+
+
 def test_an_attempt_has_a_time_limit(studio: Studio) -> None:
     with pytest.raises(TimedOut, match="longer than 0 s"):
         run(job(), "job_a/t", studio, Reports(), Signals(), replace(PACE, run_timeout_s=0))
