@@ -83,6 +83,10 @@ end
 -- a lease that ran out: back into the queue, or the end of it
 local function recover(id)
   release(id)
+  if get(id, 'cancel_requested_ms') then
+    finish(id, 'canceled', '[]', '')
+    return 'canceled'
+  end
   if tonumber(get(id, 'ran_ms')) >= tonumber(get(id, 'run_timeout_ms') or math.huge) then
     finish(id, 'failed', '[]', cjson.encode({
       code = 'timeout', detail = 'the job took longer than it may', retryable = false}))
@@ -134,7 +138,8 @@ function api.start(id, token, worker, lease_ms)
   if status == 'running' then
     if holds(id, token) then return tonumber(get(id, 'attempt')) end
     if tonumber(redis.call('ZSCORE', P .. 'running', id) or 0) > NOW then return 'leased' end
-    if recover(id) == 'failed' then return 'failed' end
+    local now = recover(id)
+    if now ~= 'queued' then return now end
   elseif is_final(status) then
     return status
   elseif expire(id) then
@@ -176,7 +181,7 @@ end
 
 -- the holder cannot go on, and this attempt counts -> 1 | 0
 function api.give_up(id, token)
-  if had(id, token, 'queued') or had(id, token, 'failed') then return 1 end
+  if had(id, token, 'queued') or had(id, token, 'failed') or had(id, token, 'canceled') then return 1 end
   if not holds(id, token) then return 0 end
   recover(id)
   return 1
@@ -224,7 +229,7 @@ function api.delete(id, tenant)
   return 'deleted'
 end
 
--- takes back every lease that ran out -> {id, 'queued' | 'failed', …}
+-- takes back every lease that ran out -> {id, 'queued' | 'failed' | 'canceled', …}
 function api.recover_lost()
   local told = {}
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'running', '-inf', NOW, 'LIMIT', 0, 100)) do

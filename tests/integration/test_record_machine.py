@@ -96,7 +96,9 @@ class Model:
 
     def recover(self) -> None:
         """A lease that ran out."""
-        if self.ran_too_long:
+        if self.cancel_requested:
+            self.end(Status.CANCELED)
+        elif self.ran_too_long:
             self.end(Status.FAILED, "timeout")
         elif self.attempt >= MAX_ATTEMPTS:
             self.end(Status.FAILED, "worker_lost")
