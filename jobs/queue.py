@@ -17,6 +17,7 @@ from rq.serializers import JSONSerializer
 from jobs.connection import connect, connect_rq
 from jobs.record import PRIORITIES, Job, JobMissing, Output, Status, Webhook, call, from_hash, key
 from jobs.settings import JobSettings
+from jobs.stores import Store
 from models.generators import GenerationRequest
 
 RUN_JOB = "run_job"
@@ -173,6 +174,30 @@ class JobQueue:
                 description=job_id,
                 at_front=at_front,
             )
+
+    def tidy(self, job_id: str, store: Store) -> None:
+        """Delete what a final job's record does not name: checkpoints, and the files of lost attempts.
+
+        While a job goes on it does nothing: whoever has it may need the checkpoint and the finished pictures.
+
+        Raises:
+            JobMissing: there is none of that id.
+            jobs.stores.StoreUnavailable: some are left; it can be done again.
+        """
+        job = self.get(job_id)
+        if not job.status.is_final:
+            return
+        preview = (job.progress.preview,) if job.progress and job.progress.preview else ()
+        named = [item.key for item in (*job.outputs, *preview)]
+        for token in job.tokens:
+            folder = f"{job_id}/{token}"
+            is_named = any(key.startswith(f"{folder}/") for key in named)
+            store.delete(f"{folder}/checkpoint" if is_named else folder)
+        call(self._redis, "tidied", job_id)
+
+    def untidy(self, age_s: float) -> list[str]:
+        """Ids of jobs that have been final for so long and were not tidied."""
+        return list(call(self._redis, "untidy", round(age_s * 1000)))
 
     def get(self, job_id: str, tenant: str | None = None) -> Job:
         """The job as it stands; None is every tenant's.

@@ -60,6 +60,7 @@ local function finish(id, status, outputs, error)
   enter(id, status)
   set(id, 'finished_ms', NOW, 'expires_ms', expires, 'outputs', outputs, 'error', error)
   redis.call('ZADD', P .. 'final', expires, id)
+  redis.call('ZADD', P .. 'untidy', NOW, id)
   tell(id, 'completed', '{}')
   redis.call('PEXPIRE', P .. 'events:' .. id, EVENTS_KEPT_MS) -- later readers get the record itself
   notify(id, 'job.' .. status)
@@ -224,6 +225,7 @@ function api.delete(id, tenant)
   redis.call('ZREM', P .. 'jobs:' .. tenant, id)
   redis.call('ZREM', P .. 'jobs:' .. tenant .. ':' .. status, id)
   redis.call('ZREM', P .. 'final', id)
+  redis.call('ZREM', P .. 'untidy', id)
   forget_deliveries(id)
   redis.call('DEL', job_key(id), P .. 'events:' .. id)
   return 'deleted'
@@ -244,6 +246,14 @@ function api.expire_late()
   local late = redis.call('ZRANGEBYSCORE', P .. 'start_by', '-inf', NOW, 'LIMIT', 0, 100)
   for _, id in ipairs(late) do expire(id) end
   return late
+end
+
+-- the store holds no more of a final job than its record names
+function api.tidied(id) return redis.call('ZREM', P .. 'untidy', id) end
+
+-- ids of jobs that have been final for age_ms and may have left files behind
+function api.untidy(age_ms)
+  return redis.call('ZRANGEBYSCORE', P .. 'untidy', '-inf', NOW - age_ms, 'LIMIT', 0, 100)
 end
 
 -- {id, tenant, …} of final jobs whose time is up

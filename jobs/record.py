@@ -37,6 +37,7 @@ PREFIX = "clipcanvas:"
 # start_by                     sorted set by the time when a job that was never started expires
 # running                      sorted set by the end of the lease
 # final                        sorted set by the time when the job may be forgotten
+# untidy                       sorted set by time: final jobs whose attempts may have left files behind
 # idempotency:{tenant}:{key}   hash of fingerprint and first answer
 # workers                      sorted set by time last seen; worker:{name} says what it does
 #

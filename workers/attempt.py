@@ -73,7 +73,7 @@ class Attempts:
         try:
             return self._draw(lease, signals)
         except (LeaseLost, JobMissing):
-            self._tidy(lease.job_id, own=f"{lease.job_id}/{lease.token}")
+            self._tidy(lease)
             return "lease lost"
         finally:
             faulthandler.cancel_dump_traceback_later()
@@ -145,7 +145,7 @@ class Attempts:
         self, lease: Lease, status: Status, error: JobError | None = None, outputs: tuple[Output, ...] = ()
     ) -> str:
         self._insist(lambda: lease.finish(status, outputs=outputs, error=error))
-        self._tidy(lease.job_id)
+        self._tidy(lease)
         return f"{status}: {error.code}" if error else status
 
     def _insist(self, write: Callable[[], None]) -> None:
@@ -160,26 +160,13 @@ class Attempts:
                 log.warning("redis refuses", error=type(error).__name__)
                 time.sleep(1)
 
-    def _tidy(self, job_id: str, own: str = "") -> None:
-        """Delete what no record names any more: checkpoints, and the files of attempts that were lost.
-
-        Args:
-            own: folder of this attempt, if it lost the job; nobody else deletes it once the record is gone.
-        """
+    def _tidy(self, lease: Lease) -> None:
         try:
-            job = self._queue.get(job_id)
+            self._queue.tidy(lease.job_id, self._studio.store)
         except JobMissing:
-            return self._discard(own) if own else None
-        except redis.RedisError:
-            return  # they go with the job
-        if not job.status.is_final:
-            return  # whoever goes on may need the checkpoint and the finished pictures
-        preview = (job.progress.preview,) if job.progress and job.progress.preview else ()
-        named = [item.key for item in (*job.outputs, *preview)]
-        for token in job.tokens:
-            folder = f"{job_id}/{token}"
-            is_named = any(key.startswith(f"{folder}/") for key in named)
-            self._discard(f"{folder}/checkpoint" if is_named else folder)
+            self._discard(f"{lease.job_id}/{lease.token}")  # nobody else knows of it
+        except (redis.RedisError, StoreUnavailable):
+            return  # the janitor does it
 
     def _discard(self, prefix: str) -> None:
         try:

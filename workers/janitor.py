@@ -3,6 +3,7 @@
 One of several leads, by a lock in Redis; each sweep is safe to be done twice all the same.
 """
 
+import contextlib
 import secrets
 import threading
 import time
@@ -22,6 +23,7 @@ log = structlog.get_logger(__name__)
 
 SHORT_S = 5  # a create that is still under way is left alone, and a worker between its ticket and its job
 POPPED_S = 5  # likewise
+UNTIDY_S = 5  # the worker that ended the job does it itself
 ORPHAN_S = 3600  # a folder without a record may be of a create that is still under way
 ORPHANS_EVERY_S = 600
 LOCK_S = 10
@@ -60,6 +62,7 @@ class Janitor:
         self._expire_late()
         self._put_back_popped()
         self._replace_tickets()
+        self._tidy()
         self._forget_old()
         if time.monotonic() - self._orphans_s > ORPHANS_EVERY_S:
             self._orphans_s = time.monotonic()
@@ -142,6 +145,13 @@ class Janitor:
                     pipe.lpush(queue.key, rq_id)
                     pipe.execute()
         self._popped = seen
+
+    def _tidy(self) -> None:
+        # after a worker that died between the end of its job and this, or a job that no worker ended
+        for job_id in self._queue.untidy(UNTIDY_S):
+            with contextlib.suppress(JobMissing):  # deleted meanwhile, files and all
+                self._queue.tidy(job_id, self._store)
+                log.info("job tidied", job_id=job_id)
 
     def _forget_old(self) -> None:
         told = call(self._redis, "forgettable")

@@ -484,7 +484,7 @@ class RecordMachine(RuleBasedStateMachine):
             for delivery in self.redis.lrange(key("deliveries", job_id), 0, -1):
                 records |= {key("delivery", delivery), key("snapshot", delivery), key("deliveries", job_id)}
         records |= {key("idempotency", *pair) for pair in self.remembered}
-        shared = ("queued", "running", "final", "start_by", "destinations", "turn", "served")
+        shared = ("queued", "running", "final", "start_by", "untidy", "destinations", "turn", "served")
         allowed = records | {key(name) for name in shared} | {key("outbox", WEBHOOK.destination)}
         indexes = tuple(key(name, "") for name in ("jobs", "waiting", "tenants"))
         kept = set(self.redis.scan_iter(key("*"), count=1000))

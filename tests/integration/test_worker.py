@@ -441,6 +441,28 @@ class TestJanitor:
         with pytest.raises(KeyMissing):
             store.read(output)
 
+    def test_a_job_that_no_worker_ended_keeps_no_files_of_its_attempts(
+        self,
+        janitor: Janitor,
+        queue: JobQueue,
+        settings: WorkerSettings,
+        store: Store,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr("workers.janitor.UNTIDY_S", 0)
+        job_id = create(queue)
+        connection = connect(settings.redis_url, patience_s=1)
+        for _ in range(settings.max_attempts):
+            lease = Lease.start(connection, job_id, "dead", 60)
+            assert isinstance(lease, Lease)
+            store.save(f"{job_id}/{lease.token}/checkpoint", b"x")
+            connection.zadd(key("running"), {job_id: 1})
+            janitor.sweep()
+        assert queue.get(job_id).status == Status.FAILED
+        assert list((tmp_path / "store" / job_id).rglob("*")) == []
+        assert queue.untidy(0) == []
+
     def test_files_without_a_record_are_deleted_once_they_are_old(
         self, janitor: Janitor, queue: JobQueue, settings: WorkerSettings, store: Store, tmp_path: Path
     ) -> None:
