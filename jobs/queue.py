@@ -15,7 +15,20 @@ from rq import Queue
 from rq.serializers import JSONSerializer
 
 from jobs.connection import connect, connect_rq
-from jobs.record import PRIORITIES, Job, JobMissing, Output, Status, Webhook, call, from_hash, key
+from jobs.record import (
+    CHECKPOINT,
+    PICTURE,
+    PREVIEW,
+    PRIORITIES,
+    Job,
+    JobMissing,
+    Output,
+    Status,
+    Webhook,
+    call,
+    from_hash,
+    key,
+)
 from jobs.settings import JobSettings
 from jobs.stores import Store
 from models.generators import GenerationRequest
@@ -188,11 +201,13 @@ class JobQueue:
         if not job.status.is_final:
             return
         preview = (job.progress.preview,) if job.progress and job.progress.preview else ()
-        named = [item.key for item in (*job.outputs, *preview)]
+        named = {item.key for item in (*job.outputs, *preview)}
+        images = range(job.request.num_images)
+        names = [CHECKPOINT, *(name.format(image) for image in images for name in (PICTURE, PREVIEW))]
         for token in job.tokens:
-            folder = f"{job_id}/{token}"
-            is_named = any(key.startswith(f"{folder}/") for key in named)
-            store.delete(f"{folder}/checkpoint" if is_named else folder)
+            keys = {f"{job_id}/{token}/{name}" for name in names}
+            for unnamed in keys - named if keys & named else {f"{job_id}/{token}"}:
+                store.delete(unnamed)
         call(self._redis, "tidied", job_id)
 
     def untidy(self, age_s: float) -> list[str]:

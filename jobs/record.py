@@ -50,6 +50,9 @@ PREFIX = "clipcanvas:"
 # claim:{token}                list, ids of what a sender took
 PRIORITIES = ("high", "normal", "low")
 
+# files of an attempt, in a folder of its own
+CHECKPOINT, PICTURE, PREVIEW = "checkpoint", "image-{}.png", "preview-{}.jpg"
+
 
 class Status(StrEnum):
     """Where a job stands."""

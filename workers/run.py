@@ -14,7 +14,7 @@ import structlog
 from numpy.typing import NDArray
 from PIL import Image
 
-from jobs.record import Job, Output, Progress
+from jobs.record import CHECKPOINT, PICTURE, PREVIEW, Job, Output, Progress
 from jobs.stores import KeyMissing, Store
 from models.generators import GenerationError, ImageGenerator, Step
 from models.snapshots import CheckpointUnusable
@@ -117,7 +117,7 @@ def run(
             speaker.after(last)
         if last is None:
             raise GenerationError("the generator made no picture")
-        outputs = (*outputs, _keep(last, f"image-{image}.png", folder, studio.store, seed))
+        outputs = (*outputs, _keep(last, PICTURE.format(image), folder, studio.store, seed))
     return outputs
 
 
@@ -182,7 +182,7 @@ class _Speaker:
         preview = None
         if done - self._previewed_step >= self._pace.preview_every and done < self._total:
             self._previewed_step = done
-            preview = _keep_preview(step, f"preview-{self._image}.jpg", self._folder, self._store)
+            preview = _keep_preview(step, PREVIEW.format(self._image), self._folder, self._store)
         steps_per_s = self._rate.per_s
         self._progress = replace(
             self._progress,
@@ -196,7 +196,7 @@ class _Speaker:
 
     def _keep_checkpoint(self, step: Step) -> None:
         head = {"image": self._image, "outputs": [asdict(output) for output in self._outputs]}
-        key = f"{self._folder}/checkpoint"
+        key = f"{self._folder}/{CHECKPOINT}"
         data = json.dumps(head).encode() + b"\n" + step.checkpoint()
         if len(data) > self._pace.max_checkpoint_bytes:
             log.warning("checkpoint too large, not kept", bytes=len(data))

@@ -174,8 +174,12 @@ def _check_store(stage: Stage, kept: set[str], ids: set[str]) -> None:
     for name in kept - files:
         stage.diary.blame(f"a record names {name}, and there is no such file")
     orphans = {path.name for path in stage.store.iterdir()} - ids - _undisturbed(stage)
-    left = {name for name in files - kept if name.partition("/")[0] in ids}
-    stage.diary.counts["files of lost attempts, kept until the job goes"] = len(left)
+
+    def left() -> set[str]:
+        return {name for name in _files(stage.store) - kept if name.partition("/")[0] in ids}
+
+    if not wait_until(lambda: not left(), COLLECT_S):
+        stage.diary.blame(f"no record names these files, and they are not collected: {left()}")
     stage.diary.counts["folders without a record, before collection"] = len(orphans)
     for name in orphans:
         os.utime(stage.store / name, (time.time() - LONG_AGO_S,) * 2)
