@@ -21,8 +21,9 @@ from jobs.outbound import AddressRefused, check_url, port_of
 from jobs.outbox import Delivery, DeliveryMissing
 from jobs.queue import NewJob, new_id
 from jobs.record import JobMissing, Output, Webhook
-from models.generators import GenerationRequest, Prompt, UnknownGenerator, complete, describe, find
+from models.generators import UnknownGenerator, complete, describe, find
 from models.prompts import parse
+from models.requests import GenerationRequest, Prompt
 
 JOB_ID = "^job_[0-9a-v]{26}$"
 IDEMPOTENCY_KEY = r'^"?([\x21\x23-\x7e]{1,255})"?$'

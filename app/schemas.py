@@ -14,7 +14,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from jobs.outbox import WebhookEvent
-from models.generators import MAX_SEED, Prompt
+from models.requests import MAX_SEED, Prompt
 
 TEXT = {"type": "string", "minLength": 1}
 IMAGE = {

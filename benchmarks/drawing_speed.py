@@ -23,7 +23,7 @@ from models.prompts import parse
 RATE = 0.27
 PLAIN = {
     "start": "random",
-    "cutout_method": "crops",
+    "cutout_method": "original",
     "learning_rate": RATE,
     "learning_rate_hold": 1.0,
     "beta2": 0.999,
@@ -90,7 +90,7 @@ def _ours(networks: Networks, size: int, cutouts: int, steps: int) -> Iterator[f
         seed=1,
         options=options,
     )
-    generator = VqganClip(networks.vqgan(), None, networks.guides(), networks.device)
+    generator = VqganClip(networks)
     for step in generator.generate(request, seed=1, pictures={}):
         assert step.loss is not None
         yield step.loss()

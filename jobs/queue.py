@@ -31,7 +31,7 @@ from jobs.record import (
 )
 from jobs.settings import JobSettings
 from jobs.stores import Store
-from models.generators import GenerationRequest
+from models.requests import GenerationRequest
 
 RUN_JOB = "run_job"
 """The one function a worker runs, by name: workers look it up in a list, they import nothing for it."""

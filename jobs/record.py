@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import redis
 
-from models.generators import GenerationRequest
+from models.requests import GenerationRequest
 
 Part = TypeVar("Part", bound="Output | Progress | Webhook | JobError")
 

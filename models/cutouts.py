@@ -4,6 +4,7 @@ Every method shows the same views of all pictures of a batch, and draws all that
 """
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -11,6 +12,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.drawing import clamp_to_range
+from models.options import DrawingOptions
+
+Cutouts = Callable[[Tensor, int], Tensor]
+"""The same views of each picture: (N, 3, H, W) and R -> (N, K, 3, R, R)"""
+
+
+def cutouts_of(options: DrawingOptions, rng: torch.Generator) -> Cutouts:
+    """The views that a request asks for."""
+    match options.cutout_method:
+        case "original":
+            return lambda images, size: random_crops(
+                images, options.cutouts, size, rng, power=options.cut_power
+            )
+        case "views":
+            return lambda images, size: random_views(images, options.cutouts, size, rng, whole=options.whole)
+        case method:
+            raise NotImplementedError(method)
 
 
 def random_crops(

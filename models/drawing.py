@@ -1,7 +1,6 @@
-"""The loop: Adam moves what a picture is made of until a loss is low, one step at a time."""
+"""The loop: an optimizer moves what a picture is made of until a loss is low, one step at a time."""
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -12,108 +11,209 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models import snapshots
-from models.generators import GenerationError, GenerationRequest, Step
-
-_CHECK_EVERY = 10
-"""Steps from one look at the loss to the next: each look makes the CPU wait for the device."""
+from models.generators import GenerationError, Step
+from models.motion import Motion
+from models.requests import GenerationRequest
+from models.schedules import Plateau, Schedule
 
 
 class Drawer(Protocol):
     """A picture with knobs."""
 
-    latents: Tensor  # what descent moves; requires grad
+    @property
+    def latents(self) -> Mapping[str, Tensor]:
+        """What descent moves, by name; each requires grad. `absorb`, `move` and `scale` may replace them."""
+
+    @property
+    def rates(self) -> Mapping[str, float]:
+        """Learning rates by the same names, as shares of the schedule's; 1 where none is given."""
 
     def render(self) -> Tensor:
-        """(1, 3, H, W) in [0, 1], differentiable in the latents."""
+        """(1, 3, H, W) in [0, 1], differentiable in the latents; smaller while the scale is below 1."""
 
     def project(self) -> None:
         """Move the latents, in place, to the nearest ones that are valid."""
 
+    def absorb(self, picture: Tensor) -> None:
+        """Go on from a picture, as nearly as it can be drawn: (1, 3, H, W) in [0, 1]"""
+
+    def move(self, motion: Motion) -> None:
+        """Go on zoomed, shifted and turned."""
+
+    def scale(self, share: float) -> None:
+        """Go on at this share of the picture's size, 0.5 or 1; what is drawn is kept."""
+
+    def from_start(self) -> Tensor:
+        """Mean squared distance of the latents from where they started: a scalar."""
+
+
+class Scene(Protocol):
+    """What surrounds a drawer: what its picture should be, what is kept of others, how it moves."""
+
+    def loss(self, image: Tensor, index: int) -> Tensor:
+        """What the drawer rendered in step `index`, of 1 … steps: (1, 3, H, W) -> scalar"""
+
+    def show(self, image: Tensor) -> Tensor:
+        """What the drawer rendered, as it is shown to people: (1, 3, h, w) -> (1, 3, H, W)"""
+
+    def disturb(self, index: int) -> bool:
+        """Change the drawer before step `index`. True: the optimizer has to start anew."""
+
+    def score(self, image: Tensor) -> Tensor:
+        """Cosine of what is shown and the prompts: (1, 3, H, W) -> scalar"""
+
+    def held_out_score(self, image: Tensor) -> Tensor | None:
+        """Likewise, of a CLIP that does not guide; none: there is no such CLIP."""
+
 
 @dataclass(frozen=True)
 class Descent:
-    """How long, how fast, and where from.
+    """Which picture is drawn, and how fast.
 
     Attributes:
-        rng: draws all that is random in the loss; its state goes into checkpoints.
-        learning_rate: of Adam.
-        hold: share of the steps that have the full rate; then it falls in a line.
-        end: the last step's rate, as a share of the first's.
+        rng: draws all that is random in the scene; its state goes into checkpoints.
     """
 
     request: GenerationRequest
     seed: int
     rng: torch.Generator
-    learning_rate: float
-    hold: float = 1.0
-    end: float = 1.0
-    betas: tuple[float, float] = (0.9, 0.999)
-
-    def rate(self, index: int) -> float:
-        """The learning rate of step `index`, of 1 … steps."""
-        steps = self.request.steps
-        held = self.hold * steps
-        if index <= held or steps == 1:
-            return self.learning_rate
-        return self.learning_rate * (1 - (1 - self.end) * (index - held) / (steps - held))
+    schedule: Schedule
 
 
 def descend(
-    drawer: Drawer,
-    loss_of: Callable[[Tensor], Tensor],
-    descent: Descent,
-    *,
-    score_of: Callable[[Tensor], Tensor] | None = None,
-    checkpoint: bytes | None = None,
+    drawer: Drawer, scene: Scene, descent: Descent, *, checkpoint: bytes | None = None
 ) -> Iterator[Step]:
-    """Move a drawer's latents with Adam to where `loss_of(drawer.render())` is low.
+    """Move a drawer's latents to where the scene's loss is low.
+
+    Nothing in the loop waits for the device: what the functions of a step tell, they fetch when called. With
+    `stop_after`, the loss is looked at every few steps.
 
     Args:
-        loss_of: (1, 3, H, W) -> scalar
-        score_of: (1, 3, H, W) -> scalar
         checkpoint: a step's, of the same request and seed; the steps after it follow.
 
     Raises:
         CheckpointUnusable: at once, before the first step.
-        GenerationError: the loss is no longer finite.
+        GenerationError: from a step's functions, and after the last step, if a loss was not finite.
     """
-    latents, request = drawer.latents, descent.request
-    optimizer = torch.optim.Adam([latents], lr=descent.learning_rate, betas=descent.betas)
-    done = 0 if checkpoint is None else _restore(checkpoint, latents, optimizer, descent)
+    return _Run(drawer, scene, descent, checkpoint).steps()
 
-    def pixels() -> NDArray[np.uint8]:
-        with torch.no_grad():
-            image = drawer.render()[0].clamp(0, 1).permute(1, 2, 0)
-            return image.mul(255).round().to("cpu", torch.uint8).numpy()
 
-    def score() -> float:
-        assert score_of is not None
-        with torch.no_grad():
-            return float(score_of(drawer.render()))
+class _Run:
+    """One run of the loop, and what it remembers from step to step."""
 
-    def steps() -> Iterator[Step]:
-        for index in range(done + 1, request.steps + 1):
-            for group in optimizer.param_groups:
-                group["lr"] = descent.rate(index)
-            loss = loss_of(drawer.render())
-            optimizer.zero_grad(set_to_none=True)
+    def __init__(self, drawer: Drawer, scene: Scene, descent: Descent, checkpoint: bytes | None) -> None:
+        self._drawer, self._scene, self._descent = drawer, scene, descent
+        self._schedule = descent.schedule
+        self._done = 0
+        restored = None
+        if checkpoint is not None:
+            restored = snapshots.unpack(checkpoint, request=descent.request, seed=descent.seed)
+            self._done = restored[0]
+        if self._schedule.is_coarse(self._done):
+            drawer.scale(0.5)
+        self._optimizer = self._schedule.optimizer(drawer.latents, drawer.rates)
+        device = next(iter(drawer.latents.values())).device
+        self._plateau = Plateau(self._schedule.stop_after, device)
+        self._finite = torch.ones((), dtype=torch.bool, device=device)
+        if restored is not None:
+            self._restore(restored[1])
+
+    def steps(self) -> Iterator[Step]:
+        drawer, request = self._drawer, self._descent.request
+        for index in range(self._done + 1, request.steps + 1):
+            self._prepare(index)
+            loss = self._scene.loss(drawer.render(), index)
+            self._optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            optimizer.step()
+            self._optimizer.step()
             with torch.no_grad():
                 drawer.project()
-            value = loss.detach()
-            if (index % _CHECK_EVERY == 0 or index == request.steps) and not math.isfinite(value):
-                raise GenerationError(f"the loss is no longer finite at step {index}")
+                value = loss.detach()
+                self._finite &= value.isfinite()
+                self._plateau.add(value, index)
+            if index == request.steps:
+                self._check()
             yield Step(
                 index=index,
                 total=request.steps,
-                render=pixels,
-                checkpoint=partial(_save, index, latents, optimizer, descent),
-                loss=partial(float, value),
-                score=None if score_of is None else score,
+                render=self._pixels,
+                checkpoint=partial(self._save, index),
+                loss=partial(self._checked, value),
+                score=self._score,
+                held_out_score=self._held_out_score,
             )
+            if self._plateau.is_reached(index):
+                return
 
-    return steps()
+    def _prepare(self, index: int) -> None:
+        refined = self._schedule.is_coarse(index - 1) and not self._schedule.is_coarse(index)
+        if refined:
+            self._drawer.scale(1)
+        if self._scene.disturb(index) or refined or self._schedule.restarts(index):
+            self._optimizer = self._schedule.optimizer(self._drawer.latents, self._drawer.rates)
+        self._schedule.set_rate(self._optimizer, index)
+
+    def _shown(self) -> Tensor:
+        self._check()
+        with torch.no_grad():
+            return self._scene.show(self._drawer.render())
+
+    def _pixels(self) -> NDArray[np.uint8]:
+        image = self._shown()[0].clamp(0, 1).permute(1, 2, 0)
+        return image.mul(255).round().to("cpu", torch.uint8).numpy()
+
+    def _score(self) -> float:
+        with torch.no_grad():
+            return float(self._scene.score(self._shown()))
+
+    def _held_out_score(self) -> float | None:
+        with torch.no_grad():
+            score = self._scene.held_out_score(self._shown())
+            return None if score is None else float(score)
+
+    def _checked(self, value: Tensor) -> float:
+        self._check()
+        return float(value)
+
+    def _check(self) -> None:
+        if not self._finite:
+            raise GenerationError("the loss is no longer finite; a lower learning_rate may help")
+
+    def _save(self, index: int) -> bytes:
+        self._check()
+        tensors: dict[str, Tensor] = dict(self._drawer.latents) | self._plateau.state()
+        for name, latents in self._drawer.latents.items():
+            for key, value in self._optimizer.state[latents].items():
+                if value is not None:
+                    tensors[f"{name}.{key}"] = torch.as_tensor(value)
+        arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
+        arrays["rng"] = self._descent.rng.get_state().numpy()
+        return snapshots.pack(arrays, request=self._descent.request, seed=self._descent.seed, step=index)
+
+    def _restore(self, arrays: dict[str, NDArray[np.generic]]) -> None:
+        with torch.no_grad():
+            for name, latents in self._drawer.latents.items():
+                like = latents.detach().cpu().numpy()
+                latents.copy_(torch.from_numpy(snapshots.take(arrays, name, like)))
+                self._optimizer.state[latents] = {
+                    key.removeprefix(f"{name}."): self._moment(array, latents)
+                    for key, array in arrays.items()
+                    if key.startswith(f"{name}.")
+                }
+            self._plateau.restore(
+                {
+                    name: snapshots.take(arrays, name, value.cpu().numpy())
+                    for name, value in self._plateau.state().items()
+                }
+            )
+        rng = self._descent.rng
+        rng.set_state(torch.from_numpy(snapshots.take(arrays, "rng", rng.get_state().numpy())))
+
+    @staticmethod
+    def _moment(array: NDArray[np.generic], latents: Tensor) -> Tensor:
+        # the count of steps stays on the CPU, as the optimizers have it
+        tensor = torch.from_numpy(array)
+        return tensor if tensor.ndim == 0 else tensor.to(latents.device)
 
 
 def straight_through(value: Tensor, gradient: Tensor) -> Tensor:
@@ -148,27 +248,3 @@ class _ClampToRange(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         images: Tensor = ctx.saved_tensors[0]
         return grad * (grad * (images - images.clamp(0, 1)) >= 0)
-
-
-def _save(index: int, latents: Tensor, optimizer: torch.optim.Adam, descent: Descent) -> bytes:
-    moments = optimizer.state[latents]
-    arrays = {name: moments[name].cpu().numpy() for name in ("exp_avg", "exp_avg_sq")}
-    arrays |= {"latents": latents.detach().cpu().numpy(), "rng": descent.rng.get_state().numpy()}
-    return snapshots.pack(arrays, request=descent.request, seed=descent.seed, step=index)
-
-
-def _restore(checkpoint: bytes, latents: Tensor, optimizer: torch.optim.Adam, descent: Descent) -> int:
-    done, arrays = snapshots.unpack(checkpoint, request=descent.request, seed=descent.seed)
-    like = latents.detach().cpu().numpy()
-    tensors = {
-        name: torch.from_numpy(snapshots.take(arrays, name, like))
-        for name in ("latents", "exp_avg", "exp_avg_sq")
-    }
-    rng = torch.from_numpy(snapshots.take(arrays, "rng", descent.rng.get_state().numpy()))
-    with torch.no_grad():
-        latents.copy_(tensors.pop("latents"))
-    optimizer.state[latents] = {"step": torch.tensor(float(done))} | {
-        name: tensor.to(latents.device) for name, tensor in tensors.items()
-    }
-    descent.rng.set_state(rng)
-    return done

@@ -3,7 +3,7 @@
 After K. Crowson's VQGAN+CLIP notebooks; Crowson et al. 2022, https://arxiv.org/abs/2204.08583
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,13 +15,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
 from models.clip import TextTooLong
+from models.cutouts import Cutouts
 from models.drawing import straight_through
-from models.generators import GenerationError, Prompt
+from models.generators import GenerationError
 from models.prompts import rivals
-
-Cutouts = Callable[[Tensor, int], Tensor]
-"""The same views of each picture: (N, 3, H, W) and R -> (N, K, 3, R, R)"""
-
+from models.requests import Prompt
 
 _SHARPNESS = 20.0
 """Of the contrast's softmax. Softer than CLIP's own 100, which is sure too early and then stops pulling."""

@@ -2,7 +2,7 @@
 
 import re
 
-from models.generators import MAX_PROMPTS, Prompt
+from models.requests import MAX_PROMPTS, Prompt
 
 COLORS = {
     "red": (0.86, 0.15, 0.18),

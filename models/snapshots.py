@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from models.generators import GenerationRequest
+from models.requests import GenerationRequest
 
 Arrays = Mapping[str, NDArray[np.generic]]
 

@@ -10,21 +10,17 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel
+
+from models.requests import MAX_SEED, GenerationRequest, InvalidRequest, Presets, Prompt, SaveOptions
 
 if TYPE_CHECKING:
     from models.networks import NetworkNames, Networks
-
-MAX_PROMPTS = 16
-MAX_SEED = 2**32 - 1
-
-PictureName = Annotated[str, Field(json_schema_extra={"format": "image"})]
-"""A picture among a request's inputs. Over HTTP a client sends the picture itself in this place."""
 
 
 class GenerationError(RuntimeError):
@@ -33,44 +29,6 @@ class GenerationError(RuntimeError):
 
 class UnknownGenerator(LookupError):
     """No generator has that name."""
-
-
-class Prompt(BaseModel, frozen=True, extra="forbid"):
-    """A text or a picture to draw towards; a negative weight draws away from it."""
-
-    text: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
-    image: PictureName | None = None
-    weight: Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)] = 1.0
-    stop: Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)] | None = Field(
-        None, description="signed distance below which this prompt no longer pulls; none: always pulls"
-    )
-
-    @model_validator(mode="after")
-    def _text_or_image(self) -> Self:
-        if (self.text is None) == (self.image is None):
-            raise ValueError("a prompt is either a text or an image")
-        return self
-
-
-class GenerationRequest(BaseModel, frozen=True, extra="forbid"):
-    """All that decides a picture: the same request gives the same bytes on the same machine and versions."""
-
-    generator: str
-    prompts: Annotated[tuple[Prompt, ...], Field(min_length=1, max_length=MAX_PROMPTS)]
-    width: Annotated[int, Field(ge=16, le=4096)]  # pixels
-    height: Annotated[int, Field(ge=16, le=4096)]
-    steps: Annotated[int, Field(ge=1, le=10_000)]
-    seed: Annotated[int, Field(ge=0, le=MAX_SEED)]
-    num_images: Annotated[int, Field(ge=1, le=16)] = 1
-    options: dict[str, Any] = {}  # complete: every field of the generator's own Options
-
-    def seed_of(self, image: int) -> int:
-        """The seed of one picture of several; picture 0 has the request's own.
-
-        They are a golden ratio of 2**32 apart, so that those of neighboring requests do not meet (Knuth,
-        The Art of Computer Programming 3, 6.4).
-        """
-        return (self.seed + image * 0x9E3779B1) % (MAX_SEED + 1)
 
 
 @dataclass(frozen=True)
@@ -82,18 +40,24 @@ class Profile:
     steps: int
     size_multiple: int  # width and height are multiples of it
     options: BaseModel  # an instance of the module's Options
+    bytes_per_pixel: float = 0.0  # of the device's memory that a step takes, beside what the guides take
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of one picture. What waits for the device is a function: call it seldom."""
+    """One step of one picture. What waits for the device is a function: call it seldom.
 
-    index: int  # 1 … total
+    Each of them raises GenerationError where the drawing has failed, such as when the loss is not finite.
+    """
+
+    index: int  # 1 … total; the last one may be less than the total where a drawing ends early
     total: int
     render: Callable[[], NDArray[np.uint8]]  # -> (H, W, 3)
     checkpoint: Callable[[], bytes]  # all that `generate` needs to go on after this step
     loss: Callable[[], float] | None = None
     score: Callable[[], float] | None = None  # cosine of the picture's and the prompts' embeddings
+    held_out_score: Callable[[], float | None] | None = None  # likewise, of a CLIP that did not guide
+    svg: Callable[[], str] | None = None  # the picture as an SVG document
 
 
 class ImageGenerator(Protocol):
@@ -127,8 +91,19 @@ class GeneratorModule(Protocol):
 
     Options: type[BaseModel]  # every field with a default and a description
 
-    def profile(self, names: "NetworkNames") -> Profile:
-        """Its defaults with the networks of these names. Reads cards only."""
+    def profile(self, names: "NetworkNames", presets: Presets = Presets()) -> Profile:
+        """Its defaults with the networks of these names. Reads cards only.
+
+        Raises:
+            InvalidRequest: it has no such preset.
+        """
+
+    def check(self, request: GenerationRequest, names: "NetworkNames") -> None:
+        """What its schema cannot say. Reads cards only.
+
+        Raises:
+            InvalidRequest: the request cannot be drawn with the networks of these names.
+        """
 
     def load(self, networks: "Networks") -> ImageGenerator:
         """Load what it draws with. Slow; imports torch."""
@@ -161,29 +136,34 @@ def complete(
     *,
     generator: str,
     prompts: tuple[Prompt, ...],
+    presets: Presets = Presets(),
     width: int | None = None,
     height: int | None = None,
     steps: int | None = None,
     seed: int | None = None,
     num_images: int = 1,
     options: Mapping[str, Any] | None = None,
+    save: SaveOptions = SaveOptions(),
 ) -> GenerationRequest:
     """A whole request out of what a caller said: the generator's defaults fill the rest, the seed is drawn.
 
     Raises:
         UnknownGenerator: no generator has that name.
         pydantic.ValidationError: an option or a value is out of range.
-        ValueError: the generator cannot draw that size.
+        InvalidRequest: the generator cannot draw that.
     """
     module = find(generator)
-    profile = module.profile(names)
+    profile = module.profile(names, presets)
     width, height = width or profile.width, height or profile.height
-    if width % profile.size_multiple or height % profile.size_multiple:
-        raise ValueError(
-            f"{generator} draws sizes that are multiples of {profile.size_multiple}, not {width}x{height}"
+    multiple = profile.size_multiple
+    if width % multiple or height % multiple:
+        raise InvalidRequest(
+            "/height" if width % multiple == 0 else "/width",
+            "invalid_size",
+            f"{generator} draws sizes that are multiples of {multiple}, not {width}x{height}",
         )
     filled = module.Options.model_validate({**profile.options.model_dump(), **(options or {})})
-    return GenerationRequest(
+    request = GenerationRequest(
         generator=generator,
         prompts=prompts,
         width=width,
@@ -192,4 +172,7 @@ def complete(
         seed=secrets.randbelow(MAX_SEED + 1) if seed is None else seed,
         num_images=num_images,
         options=filled.model_dump(mode="json"),
+        save=save,
     )
+    module.check(request, names)
+    return request

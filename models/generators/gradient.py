@@ -14,7 +14,8 @@ from PIL import Image
 from pydantic import BaseModel, Field
 
 from models import snapshots
-from models.generators import GenerationRequest, ImageGenerator, Profile, Step
+from models.generators import ImageGenerator, Profile, Step
+from models.requests import GenerationRequest, Presets
 
 if TYPE_CHECKING:
     from models.networks import NetworkNames, Networks
@@ -26,9 +27,13 @@ class Options(BaseModel, frozen=True, extra="forbid"):
     delay_s: float = Field(0.0, ge=0, le=1, description="seconds to wait at each step, to make a slow job")
 
 
-def profile(names: "NetworkNames") -> Profile:
+def profile(names: "NetworkNames", presets: Presets = Presets()) -> Profile:
     """The same with any networks."""
     return Profile(width=256, height=256, steps=20, size_multiple=1, options=Options())
+
+
+def check(request: GenerationRequest, names: "NetworkNames") -> None:
+    """Any request can be drawn."""
 
 
 def load(networks: "Networks") -> ImageGenerator:

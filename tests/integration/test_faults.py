@@ -24,7 +24,7 @@ from jobs.lease import Lease, LeaseLost
 from jobs.queue import JobQueue, NewJob, new_id
 from jobs.record import Progress, Status, call, key
 from jobs.stores import open_store
-from models.generators import GenerationRequest, Prompt
+from models.requests import GenerationRequest, Prompt
 from tests.conftest import RedisServer
 from tests.cutting_proxy import CuttingProxy
 from tests.e2e.conftest import Service

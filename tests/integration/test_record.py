@@ -20,7 +20,7 @@ from jobs.queue import (
 )
 from jobs.record import JobError, JobMissing, Output, Progress, Status, call, key
 from jobs.settings import JobSettings
-from models.generators import GenerationRequest, Prompt
+from models.requests import GenerationRequest, Prompt
 from tests.conftest import RedisServer
 
 REQUEST = GenerationRequest(

@@ -36,7 +36,7 @@ from jobs.queue import (
 )
 from jobs.record import PRIORITIES, JobError, JobMissing, Output, Progress, Status, Webhook, call, key
 from jobs.settings import JobSettings
-from models.generators import GenerationRequest, Prompt
+from models.requests import GenerationRequest, Prompt
 from tests.conftest import RedisServer
 
 REQUEST = GenerationRequest(

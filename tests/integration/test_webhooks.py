@@ -29,7 +29,7 @@ from jobs.outbound import CheckedNetwork
 from jobs.outbox import Delivery, DeliveryMissing, Outbox, Outcome
 from jobs.queue import JobQueue, NewJob, new_id
 from jobs.record import JobError, JobMissing, Progress, Status, Webhook, call, key
-from models.generators import GenerationRequest, Prompt
+from models.requests import GenerationRequest, Prompt
 from tests.conftest import RedisServer
 from workers.settings import WorkerSettings
 from workers.webhooks import WebhookSender

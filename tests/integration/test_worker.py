@@ -19,7 +19,8 @@ from jobs.lease import Lease
 from jobs.queue import RUN_JOB, JobQueue, NewJob, new_id
 from jobs.record import Job, JobMissing, Status, call, key
 from jobs.stores import KeyMissing, StorageFull, Store, StoreUnavailable, open_store
-from models.generators import GenerationError, GenerationRequest, ImageGenerator, Prompt, Step, gradient
+from models.generators import GenerationError, ImageGenerator, Step, gradient
+from models.requests import GenerationRequest, Prompt
 from tests.conftest import RedisServer
 from workers import janitor
 from workers.attempt import Attempts

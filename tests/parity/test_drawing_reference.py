@@ -21,7 +21,7 @@ from models.vqgan.network import Vqgan
 PROMPTS = "a red heart|a cat:0.5|scribbles:-0.3|a lamp:1:1.2|noise:-0.5:-0.9"
 PLAIN = {
     "start": "random",
-    "cutout_method": "crops",
+    "cutout_method": "original",
     "cutouts": 4,
     "learning_rate": 0.1,
     "learning_rate_hold": 1,
@@ -33,6 +33,15 @@ PLAIN = {
     "contrast": 0,
     "templates": ["{prompt}"],
 }
+
+
+class Given:
+    """Networks that are at hand already."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, vqgan: Vqgan, clip) -> None:
+        self.vqgan, self.guides, self.prior = lambda: vqgan, lambda: [clip], lambda: None
 
 
 def losses_of_both(vqgan: Vqgan, clip, width: int, height: int, steps: int = 10, seed: int = 8, **options):
@@ -47,7 +56,7 @@ def losses_of_both(vqgan: Vqgan, clip, width: int, height: int, steps: int = 10,
         seed=seed,
         options=PLAIN | options,
     )
-    generator = VqganClip(vqgan, None, [clip], torch.device("cpu"))
+    generator = VqganClip(Given(vqgan, clip))
     ours = [step.loss() for step in generator.generate(request, seed=seed, pictures={})]
     with torch.no_grad():
         texts = clip.encode_text([prompt.text for prompt in request.prompts])

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from models.generators import GenerationRequest, Prompt, complete, find
+from models.generators import complete, find
 from models.networks import NetworkNames
+from models.requests import GenerationRequest, Prompt
 from models.snapshots import CheckpointUnusable, pack, unpack
 
 NAMES = NetworkNames()

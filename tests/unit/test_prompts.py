@@ -3,8 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from models.generators import Prompt
 from models.prompts import COLORS, color_of, parse, rivals
+from models.requests import Prompt
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from PIL import Image
 
 from jobs.record import Job, Output, Progress, Status
 from jobs.stores import KeyMissing
-from models.generators import GenerationError, GenerationRequest, Prompt, Step, gradient
+from models.generators import GenerationError, Step, gradient
+from models.requests import GenerationRequest, Prompt
 from workers.run import Canceled, Drained, Pace, Signals, Studio, TimedOut, run
 
 PACE = Pace(progress_every_s=0, preview_every=4, checkpoint_every_s=1000, run_timeout_s=1000)

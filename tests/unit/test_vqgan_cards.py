@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from models.generators import Prompt, available, complete, find
+from models.generators import available, complete, find
 from models.networks import NetworkNames
+from models.requests import Prompt
 from models.vqgan import UnknownVqgan, VqganConfig, read_card, read_config
 from models.vqgan import available as cards
 

@@ -15,7 +15,7 @@ from standardwebhooks import WebhookVerificationError
 
 from jobs.outbox import Claimed, Delivery
 from jobs.settings import JobSettings, webhook_key
-from models.generators import GenerationRequest, Prompt
+from models.requests import GenerationRequest, Prompt
 from workers.settings import WorkerSettings
 from workers.webhooks import MAX_BODY_BYTES, WebhookSender, body_of, retry_after_s, signed
 

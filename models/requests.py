@@ -1,0 +1,143 @@
+"""Requests for drawings: what is asked for, as pydantic models; nothing else decides a picture."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+
+MAX_PROMPTS = 16
+MAX_SEED = 2**32 - 1
+MAX_SIDE = 4096
+
+PictureName = Annotated[str, Field(json_schema_extra={"format": "image"})]
+"""A picture among a request's inputs. Over HTTP a client sends the picture itself in this place."""
+
+Quality = Literal["draft", "normal", "better", "best"]
+Aspect = Literal["square", "portrait", "widescreen"]
+Compat = Literal["crowson", "nerdyrodent", "pixray"]
+
+_KINDS = ("text", "image", "target", "vector", "noise")
+
+
+class InvalidRequest(ValueError):
+    """A request that cannot be drawn, and the place in it that is to blame.
+
+    Attributes:
+        pointer: a JSON pointer such as /options/mask.
+        code: a stable word for programs.
+    """
+
+    def __init__(self, pointer: str, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.pointer = pointer
+        self.code = code
+
+
+class Prompt(BaseModel, frozen=True, extra="forbid"):
+    """One thing to draw towards; a negative weight draws away from it. It is of exactly one kind."""
+
+    text: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
+    image: PictureName | None = Field(
+        None, description="a picture, cut at each step as the drawing is: likeness in style and in place"
+    )
+    target: PictureName | None = Field(
+        None, description="a picture, embedded once and whole: likeness in what it shows"
+    )
+    vector: (
+        Annotated[
+            tuple[Annotated[float, Field(allow_inf_nan=False)], ...], Field(min_length=1, max_length=4096)
+        ]
+        | None
+    ) = Field(
+        None, description="an embedding of the first guide, as /v1/embeddings gives them; of any length"
+    )
+    noise: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = Field(
+        None, description="the seed of a random direction, for variety"
+    )
+    weight: Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)] = 1.0
+    stop: Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)] | None = Field(
+        None, description="signed distance below which this prompt no longer pulls; none: always pulls"
+    )
+    begin: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="share of the steps after which this prompt pulls"
+    )
+    end: Annotated[float, Field(ge=0, le=1)] = Field(
+        1.0, description="share of the steps up to which this prompt pulls"
+    )
+    fade: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="share of the steps that it takes to come in after `begin`, and to go after `end`"
+    )
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Self:
+        if sum(getattr(self, kind) is not None for kind in _KINDS) != 1:
+            raise ValueError(f"a prompt is exactly one of {', '.join(_KINDS)}")
+        if self.begin >= self.end:
+            raise ValueError("a prompt begins before it ends")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_said(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = handler(self)
+        return {
+            name: value
+            for name, value in fields.items()
+            if name == "weight" or value != type(self).model_fields[name].default
+        }
+
+    def weight_at(self, share: float) -> float:
+        """Its weight when that share of the steps is done."""
+        if self.begin == 0 and self.end == 1:
+            return self.weight
+        if self.fade == 0:
+            return self.weight if self.begin <= share < self.end else 0.0
+        rise = 1.0 if self.begin == 0 else (share - self.begin) / self.fade
+        fall = 1.0 if self.end == 1 else 1 - (share - self.end) / self.fade
+        return self.weight * max(0.0, min(1.0, rise, fall))
+
+
+class Presets(BaseModel, frozen=True, extra="forbid"):
+    """Names for sets of defaults. What a request says itself goes before them."""
+
+    quality: Quality = "normal"
+    aspect: Aspect | None = None  # none: the generator's own size
+    compat: Compat | None = None  # the defaults of a program of the field
+
+
+class SaveOptions(BaseModel, frozen=True, extra="forbid"):
+    """What is kept of a drawing, beside the picture itself."""
+
+    format: Literal["png", "jpeg", "webp"] = Field("png", description="of the pictures; png is exact")
+    quality: int = Field(90, ge=1, le=100, description="of jpeg and webp; webp is exact at 100")
+    metadata: bool = Field(
+        True,
+        description="write request, seed and versions into each picture, and into a JSON file beside it",
+    )
+    thumbnail: int = Field(0, ge=0, le=1024, description="longest side of a small copy in pixels; 0: none")
+    contact_sheet: bool = Field(False, description="one more picture, with all of the job side by side")
+    video: Literal["none", "mp4", "webp", "frames"] = Field(
+        "none", description="film the drawing: as MP4, as animated WebP, or as a ZIP of PNG frames"
+    )
+    frame_every: int = Field(1, ge=1, le=1000, description="steps from one frame to the next")
+    fps: int = Field(12, ge=1, le=60, description="frames a second of the film")
+
+
+class GenerationRequest(BaseModel, frozen=True, extra="forbid"):
+    """All that decides a picture: the same request gives the same bytes on the same machine and versions."""
+
+    generator: str
+    prompts: Annotated[tuple[Prompt, ...], Field(min_length=1, max_length=MAX_PROMPTS)]
+    width: Annotated[int, Field(ge=16, le=MAX_SIDE)]  # pixels
+    height: Annotated[int, Field(ge=16, le=MAX_SIDE)]
+    steps: Annotated[int, Field(ge=1, le=10_000)]
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)]
+    num_images: Annotated[int, Field(ge=1, le=16)] = 1
+    options: dict[str, Any] = {}  # complete: every field of the generator's own Options
+    save: SaveOptions = SaveOptions()
+
+    def seed_of(self, image: int) -> int:
+        """The seed of one picture of several; picture 0 has the request's own.
+
+        They are a golden ratio of 2**32 apart, so that those of neighboring requests do not meet (Knuth,
+        The Art of Computer Programming 3, 6.4).
+        """
+        return (self.seed + image * 0x9E3779B1) % (MAX_SEED + 1)
