@@ -19,6 +19,7 @@ from models.networks import Networks
 from models.options import DrawingOptions
 from models.requests import GenerationRequest
 from models.schedules import Schedule
+from models.starts import random_picture
 
 
 def draw(
@@ -68,11 +69,19 @@ def start_picture(
     options: DrawingOptions,
     pictures: Mapping[str, Image.Image],
     device: torch.device,
+    rng: torch.Generator,
 ) -> Tensor | None:
-    """The picture that a request gives to start from: (1, 3, H, W) in [0, 1]; none: it gives none."""
-    if options.init_image is None:
-        return None
-    return to_tensor(find_picture(pictures, options.init_image), (request.height, request.width), device)
+    """The picture that a request starts from: (1, 3, H, W) in [0, 1]; none: the drawer has its own start.
+
+    Args:
+        rng: on the CPU; what is left to chance is drawn from it, and nothing where there is a picture.
+    """
+    size = (request.height, request.width)
+    if options.init_image is not None:
+        return to_tensor(find_picture(pictures, options.init_image), size, device)
+    if options.start in ("pixels", "gradient", "perlin"):
+        return random_picture(options.start, size, rng).to(device)
+    return None
 
 
 class GuidedScene:

@@ -57,6 +57,11 @@ class DrawingOptions(BaseModel, frozen=True, extra="forbid"):
     tile: bool = Field(False, description="make the picture's edges meet, so that it tiles without seams")
 
     # where it starts, and what is kept
+    start: Literal["random", "pixels", "gradient", "perlin"] = Field(
+        "random",
+        description="where the drawing starts: random: the generator's own random latents; pixels: uniform "
+        "noise; gradient: a random ramp in each color; perlin: soft noise of three sizes",
+    )
     init_image: PictureName | None = Field(
         None, description="a picture to start from in place of `start`; it is stretched to the drawing's size"
     )

@@ -72,12 +72,13 @@ class Pixels:
 
         options = Options.model_validate(request.options)
         device = self._networks.device
-        start = start_picture(request, options, pictures, device)
+        rng = torch.Generator().manual_seed(seed)
+        start = start_picture(request, options, pictures, device, rng)
         grid = _Grid(
             (options.rows, options.columns),
             (request.height, request.width),
             start,
-            torch.Generator().manual_seed(seed),
+            rng,
             device,
         )
         return draw(

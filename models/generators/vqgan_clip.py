@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 class Options(DrawingOptions, frozen=True, extra="forbid"):
     """Where the latents start, and what holds them."""
 
-    start: Literal["random", "prior"] = Field(
+    start: Literal["random", "pixels", "gradient", "perlin", "prior"] = Field(  # type: ignore[assignment]  # one more
         "random",
-        description="where the drawing starts: random codes, or what the prior makes of the prompts' texts",
+        description="where the drawing starts: random: random codes; pixels: uniform noise; gradient: a "
+        "random ramp in each color; perlin: soft noise of three sizes; prior: what it makes of the texts",
     )
     prior_temperature: float = Field(
         0.7, gt=0, le=10, description="of the prior's code probabilities; higher is softer"
@@ -86,9 +87,9 @@ class VqganClip:
         options = Options.model_validate(request.options)
         vqgan = self._networks.vqgan()
         with torch.no_grad():
-            start = start_picture(request, options, pictures, self._networks.device)
             # the start and the cutouts each draw from the seed: the order of the first notebooks
             rng = torch.Generator().manual_seed(seed)
+            start = start_picture(request, options, pictures, self._networks.device, rng)
             latents = vqgan.encode(start) if start is not None else self._start(request, options, rng)
             if start is None:
                 start = vqgan.decode(latents).clamp(0, 1)  # what the prior gives lies between the codes
