@@ -1,22 +1,87 @@
-"""Losses that ask nothing of CLIP: they keep a drawing smooth, its paper clean, its latents near codes."""
+"""Losses that ask nothing of CLIP: what a picture should be by itself, each times its option's weight."""
 
+from collections.abc import Callable
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.filters import colors_of, nearest_colors
+from models.options import DrawingOptions
 
-def smoothness(images: Tensor) -> Tensor:
+Term = tuple[float, Callable[[Tensor], Tensor]]
+"""A weight, and a loss of a picture: (1, 3, H, W) in [0, 1] -> scalar"""
+
+
+def terms_of(options: DrawingOptions, device: torch.device) -> list[Term]:
+    """The losses that a request asks for, but those that need another picture."""
+    palette = colors_of(options.palette, device) if options.palette else None
+    edge = colors_of([options.edge_color], device)[:, :, None, None]
+    terms: list[Term] = []
+    if options.smoothness:
+        terms.append((options.smoothness, lambda image: smoothness(image, wraps=options.tile)))
+    if options.saturation:
+        terms.append((-options.saturation, colorfulness))
+    if options.symmetry:
+        terms.append((options.symmetry, asymmetry))
+    if options.palette_weight and palette is not None:
+        terms.append((options.palette_weight, lambda image: off_palette(image, palette)))
+    if options.edge:
+        terms.append((options.edge, lambda image: off_margins(image, edge)))
+    return terms
+
+
+def smoothness(images: Tensor, *, wraps: bool = False) -> Tensor:
     """Mean absolute difference of neighbors, across plus down: (N, C, H, W) -> scalar
 
     Total variation, of Rudin, Osher and Fatemi 1992.
+
+    Args:
+        wraps: the last column is a neighbor of the first one, and the last row of the first.
     """
+    if wraps:
+        images = F.pad(images, (0, 1, 0, 1), "circular")
     across = (images[..., 1:] - images[..., :-1]).abs().mean()
     down = (images[..., 1:, :] - images[..., :-1, :]).abs().mean()
     return across + down
 
 
-def mean_square(difference: Tensor) -> Tensor:
-    """Mean of squares: any shape -> scalar"""
-    return difference.pow(2).mean()
+def colorfulness(images: Tensor) -> Tensor:
+    """How vivid the colors are and how they differ: (N, 3, H, W) -> scalar, 0 for gray, seldom above 1
+
+    √(σ²(rg) + σ²(yb)) + 0.3 √(μ²(rg) + μ²(yb)), with rg = R - G and yb = (R + G) / 2 - B, of Hasler and
+    Süsstrunk, Measuring Colourfulness in Natural Images, 2003.
+    """
+    red, green, blue = images.unbind(1)
+    opponents = torch.stack([red - green, (red + green) / 2 - blue]).flatten(1)
+    tiny = 1e-8  # a gray picture has a gradient, too
+    spread = (opponents.var(1, correction=0).sum() + tiny).sqrt()
+    shift = (opponents.mean(1).square().sum() + tiny).sqrt()
+    return spread + 0.3 * shift
+
+
+def asymmetry(images: Tensor) -> Tensor:
+    """Mean squared distance from the mirror image, left to right: (N, C, H, W) -> scalar"""
+    return (images - images.flip(-1)).square().mean()
+
+
+def off_palette(images: Tensor, palette: Tensor) -> Tensor:
+    """Mean distance from the nearest color of a palette: (N, 3, H, W), (P, 3) -> scalar"""
+    distance: Tensor = (images - nearest_colors(images, palette)).norm(dim=1)
+    return distance.mean()
+
+
+def off_margins(images: Tensor, color: Tensor) -> Tensor:
+    """Mean squared distance of the margins from a color: (N, 3, H, W), (1, 3, 1, 1) -> scalar
+
+    A margin is a sixteenth of the shorter side.
+    """
+    height, width = images.shape[2:]
+    margin = max(1, min(height, width) // 16)
+    off = (images - color).square()
+    sides = off[..., :margin], off[..., -margin:]
+    ends = off[..., :margin, margin:-margin], off[..., -margin:, margin:-margin]
+    return torch.cat([part.flatten() for part in (*sides, *ends)]).mean()
 
 
 def white_mask(images: Tensor, margin: int = 7) -> Tensor:
