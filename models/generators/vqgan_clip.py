@@ -1,13 +1,15 @@
 """VQGAN+CLIP: a VQGAN's latents, moved until CLIP finds the prompts in the picture they decode to."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from PIL import Image
 from pydantic import Field
 
+from models import presets as known
 from models.generators import GenerationError, ImageGenerator, Profile, Step
-from models.options import DrawingOptions
+from models.memory import decoder_bytes
+from models.options import DrawingOptions, Weight
 from models.prompts import color_of
 from models.requests import GenerationRequest, InvalidRequest, Presets
 from models.vqgan import read_card
@@ -19,6 +21,11 @@ if TYPE_CHECKING:
     from models.motion import Motion
     from models.networks import NetworkNames, Networks
     from models.vqgan.network import Vqgan
+
+_NO_ENCODER = (
+    "this VQGAN's weights have no encoder, so that no picture can be taken up: use start=random, and neither "
+    "init_image, overlay_image nor motion"
+)
 
 
 class Options(DrawingOptions, frozen=True, extra="forbid"):
@@ -38,15 +45,48 @@ class Options(DrawingOptions, frozen=True, extra="forbid"):
     commitment: float = Field(
         0, ge=0, le=1e4, allow_inf_nan=False, description="how strongly the latents are held to their codes"
     )
+    clamp: bool = Field(True, description="keep each channel of the latents in the range that its codes have")
+    init_method: Literal["square", "gray", "angle"] = Field(
+        "square",
+        description="what init_weight does: square: mean squared distance from the start's latents; angle: "
+        "angle to them; gray: pull to zero, which is gray and not the start, ever less (compat=nerdyrodent)",
+    )
+    latent_decay: Weight = Field(
+        0, description="weight of the latents' mean square, in the first steps: it draws calmer pictures"
+    )
+    latent_decay_drop: Weight = Field(
+        0.3, description="by how much latent_decay falls each time, and the optimizer starts anew"
+    )
+    latent_decay_every: int = Field(50, ge=1, le=10_000, description="steps from one such fall to the next")
+
+    def latent_decay_at(self, index: int) -> float:
+        """The weight of the latents' mean square in step `index`, of 1 …; zero before the first."""
+        if index < 1:
+            return 0.0
+        falls = (index - 1) // self.latent_decay_every
+        return max(0.0, self.latent_decay - falls * self.latent_decay_drop)
+
+    def latent_decay_falls(self, index: int) -> bool:
+        """Whether it is less in step `index` than in the one before."""
+        return self.latent_decay_at(index) < self.latent_decay_at(index - 1)
 
 
 def profile(names: "NetworkNames", presets: Presets = Presets()) -> Profile:
-    """The defaults of the VQGAN's card, where it has some."""
+    """The defaults of the VQGAN's card, where it has some, or those of a program that the presets name."""
     card = read_card(names.vqgan)
     drawing = dict(card.drawing)
     sizes = {key: drawing.pop(key) for key in ("width", "height", "steps")}
+    sides = drawing.pop("sides", None)
     options = Options.model_validate(drawing)
-    return Profile(**sizes, size_multiple=card.config.factor, options=options)
+    linear, squared = decoder_bytes(card.config)
+    plain = Profile(
+        **sizes,
+        size_multiple=card.config.factor,
+        options=options,
+        bytes_per_pixel=linear,
+        bytes_per_pixel_squared=squared,
+    )
+    return known.apply(plain, presets, sides=sides, programs=known.PROGRAMS)
 
 
 def check(request: GenerationRequest, names: "NetworkNames") -> None:
@@ -90,33 +130,33 @@ class VqganClip:
             # the start and the cutouts each draw from the seed: the order of the first notebooks
             rng = torch.Generator().manual_seed(seed)
             start = start_picture(request, options, pictures, self._networks.device, rng)
-            latents = vqgan.encode(start) if start is not None else self._start(request, options, rng)
+            latents = _encode(vqgan, start) if start is not None else self._start(request, options, rng)
             if start is None:
                 start = vqgan.decode(latents).clamp(0, 1)  # what the prior gives lies between the codes
-        drawer = _CodedPicture(vqgan, latents)
-
-        def latent_loss(index: int) -> "Tensor":
-            return options.commitment / 2 * (drawer.latents["z"] - drawer.quantized).pow(2).mean()
-
+        if vqgan.encoder is None and (options.moves or options.overlay_image is not None):
+            raise GenerationError(_NO_ENCODER)
+        drawer = _CodedPicture(vqgan, latents, options)
+        held_by_itself = options.init_method != "square"
         return draw(
             drawer,
             request,
-            options,
+            options.model_copy(update={"init_weight": 0.0}) if held_by_itself else options,
             seed=seed,
             networks=self._networks,
             pictures=pictures,
             checkpoint=checkpoint,
             frugal=frugal,
             start=start,
-            latent_loss=latent_loss if options.commitment else None,
+            latent_loss=drawer.latent_loss,
+            restarts=options.latent_decay_falls,
         )
 
     def _start(self, request: GenerationRequest, options: Options, rng: "torch.Generator") -> "Tensor":
         """Latents to start from: (1, D, h, w)"""
         import torch
 
-        from models.guidance import embed
         from models.prior import painted
+        from models.targets import embed
 
         vqgan, prior, device = self._networks.vqgan(), self._networks.prior(), self._networks.device
         grid = (request.height // vqgan.factor, request.width // vqgan.factor)
@@ -134,7 +174,7 @@ class VqganClip:
             if color is None:
                 return latents
             picture = vqgan.decode(latents).clamp(0, 1)
-            return vqgan.encode(painted(picture, torch.tensor(color, device=device)))
+            return _encode(vqgan, painted(picture, torch.tensor(color, device=device)))
         codes = torch.randint(len(vqgan.codebook), [grid[0] * grid[1]], generator=rng)
         return vqgan.lookup(codes.view(1, *grid).to(device))
 
@@ -142,10 +182,10 @@ class VqganClip:
 class _CodedPicture:
     """A drawer of latents (1, D, h, w): each place shows its nearest code and moves as if not rounded."""
 
-    def __init__(self, vqgan: "Vqgan", latents: "Tensor") -> None:
-        self._vqgan = vqgan
+    def __init__(self, vqgan: "Vqgan", latents: "Tensor", options: Options) -> None:
+        self._vqgan, self._options = vqgan, options
         self._low, self._high = vqgan.low, vqgan.high
-        self._grid = latents.shape[2:]
+        self._whole = self._grid = latents.shape[2:]  # of the start, and of the scale it is drawn at
         self._start = latents.clone()
         self.rates: Mapping[str, float] = {}
         self.quantized = latents  # as of the last render
@@ -156,31 +196,69 @@ class _CodedPicture:
 
         latents = self.latents["z"]
         self.quantized = self._vqgan.lookup(self._vqgan.nearest(latents.detach()))
-        return clamp_to_range(self._vqgan.decode(straight_through(self.quantized, latents)))
+        shown = straight_through(self.quantized, latents)
+        return clamp_to_range(self._vqgan.decode(shown, seamless=self._options.tile))
 
     def project(self) -> None:
-        latents = self.latents["z"]
-        latents.copy_(latents.maximum(self._low).minimum(self._high))
+        if self._options.clamp:
+            latents = self.latents["z"]
+            latents.copy_(latents.maximum(self._low).minimum(self._high))
 
     def absorb(self, picture: "Tensor") -> None:
-        self._hold(self._vqgan.encode(picture))
+        size = [side * self._vqgan.factor for side in self._grid]
+        self._hold(_encode(self._vqgan, _scaled(picture, size)))
 
     def move(self, motion: "Motion") -> None:
         self.absorb(motion.warp(self.render()))
 
     def scale(self, share: float) -> None:
-        from torch.nn.functional import interpolate
+        import torch
 
-        grid = [max(1, round(side * share)) for side in self._grid]
-        self._hold(interpolate(self.latents["z"].detach(), size=grid, mode="bilinear"))
+        self._grid = torch.Size(max(1, round(side * share)) for side in self._whole)
+        self._hold(_scaled(self.latents["z"].detach(), self._grid))
 
     def from_start(self) -> "Tensor":
-        from torch.nn.functional import interpolate
+        return (self.latents["z"] - self._start_now()).pow(2).mean()
 
-        latents = self.latents["z"]
-        if latents.shape != self._start.shape:  # drawn at another scale for now
-            latents = interpolate(latents, size=self._grid, mode="bilinear")
-        return (latents - self._start).pow(2).mean()
+    def latent_loss(self, index: int) -> "Tensor":
+        """What is asked of the latents themselves in step `index`: a scalar."""
+        from torch.nn.functional import normalize
+
+        from models.guidance import spherical_distance
+
+        options, latents = self._options, self.latents["z"]
+        loss = latents.new_zeros(())
+        if options.commitment:
+            loss = loss + options.commitment / 2 * (latents - self.quantized).pow(2).mean()
+        if decay := options.latent_decay_at(index):
+            loss = loss + decay / 2 * latents.pow(2).mean()
+        if options.init_weight and options.init_method == "gray":
+            loss = loss + options.init_weight / (2 * (2 * index - 1)) * latents.pow(2).mean()
+        if options.init_weight and options.init_method == "angle":
+            ends = (normalize(there.flatten(), dim=0) for there in (latents, self._start_now()))
+            loss = loss + options.init_weight * spherical_distance(*ends)
+        return loss
+
+    def _start_now(self) -> "Tensor":
+        return _scaled(self._start, self._grid)
 
     def _hold(self, latents: "Tensor") -> None:
         self.latents = {"z": latents.detach().clone().contiguous().requires_grad_(True)}
+
+
+def _encode(vqgan: "Vqgan", picture: "Tensor") -> "Tensor":
+    from models.vqgan.network import EncoderMissing
+
+    try:
+        return vqgan.encode(picture)
+    except EncoderMissing as error:
+        raise GenerationError(_NO_ENCODER) from error
+
+
+def _scaled(images: "Tensor", size: "Sequence[int]") -> "Tensor":
+    """(N, C, H, W) -> (N, C, *size)"""
+    from torch.nn.functional import interpolate
+
+    if images.shape[2:] == tuple(size):
+        return images
+    return interpolate(images, size=list(size), mode="bilinear", antialias=size[0] < images.shape[2])

@@ -4,8 +4,10 @@ Esser, Rombach and Ommer, Taming Transformers for High-Resolution Image Synthesi
 """
 
 import contextlib
+import copy
 import io
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -128,10 +130,28 @@ class Vqgan(nn.Module):
         """The latents of codes: (N, h, w) -> (N, D, h, w)"""
         return F.embedding(codes, self.codebook).permute(0, 3, 1, 2)
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Latents to pictures, not clamped: (N, D, h, w) -> (N, 3, H, W), about [0, 1]"""
-        images: Tensor = self.decoder(self.post_quant_conv(latents))
+    def decode(self, latents: Tensor, *, seamless: bool = False) -> Tensor:
+        """Latents to pictures, not clamped: (N, D, h, w) -> (N, 3, H, W), about [0, 1]
+
+        Args:
+            seamless: as if the latents went on around the edges, so that those of the picture meet.
+        """
+        decoder = self._wrapping_decoder if seamless else self.decoder
+        images: Tensor = decoder(self.post_quant_conv(latents))
         return images.add(1).div(2)
+
+    @cached_property
+    def _wrapping_decoder(self) -> nn.Module:
+        """The decoder, of the same weights, whose convolutions pad by wrapping around.
+
+        Nothing else in it knows places: attention has no positions, and norms see all alike.
+        """
+        shared = {id(tensor): tensor for tensor in (*self.decoder.parameters(), *self.decoder.buffers())}
+        wrapping: nn.Module = copy.deepcopy(self.decoder, shared)
+        for module in wrapping.modules():
+            if isinstance(module, nn.Conv2d):
+                module.padding_mode = "circular"
+        return wrapping
 
     def _measure(self) -> None:
         self.half_norms.copy_(self.codebook.float().pow(2).sum(1) / 2)
