@@ -3,8 +3,9 @@
 import binascii
 from base64 import b64decode
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from jobs.outbound import Rules
@@ -30,6 +31,9 @@ class JobSettings(BaseSettings):
     vqgan: str = Field("demo", description="card of the VQGAN that draws")
     guides: tuple[str, ...] = Field(
         ("demo-icons",), min_length=1, description="cards of the CLIPs that guide drawing, as a JSON list"
+    )
+    judge: str | None = Field(
+        None, description="card of a CLIP that scores drawings and guides none; none: no held-out score"
     )
     weights: Path = Field(WEIGHTS, description="folder of the weights that cards name by a relative path")
     generators: tuple[str, ...] = Field(
@@ -71,6 +75,12 @@ class JobSettings(BaseSettings):
             webhook_key(secret)
         return secrets
 
+    @model_validator(mode="after")
+    def _held_out(self) -> Self:
+        if self.judge in self.guides:
+            raise ValueError("the judge must not be a guide: its score would say nothing")
+        return self
+
     @property
     def webhook_rules(self) -> Rules:
         """Where webhooks may be."""
@@ -80,7 +90,12 @@ class JobSettings(BaseSettings):
     def network_names(self) -> NetworkNames:
         """Which networks draw, and how."""
         return NetworkNames(
-            vqgan=self.vqgan, clips=self.guides, weights=self.weights, device=self.device, dtype=self.dtype
+            vqgan=self.vqgan,
+            clips=self.guides,
+            judge=self.judge,
+            weights=self.weights,
+            device=self.device,
+            dtype=self.dtype,
         )
 
 

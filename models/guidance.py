@@ -1,75 +1,106 @@
-"""Guidance: the loss that says how far CLIP finds a picture from its prompts.
+"""Guidance: how far CLIP finds a picture from its prompts, as a loss for each step and as a score.
 
 After K. Crowson's VQGAN+CLIP notebooks; Crowson et al. 2022, https://arxiv.org/abs/2204.08583
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
-from models.clip import TextTooLong
 from models.cutouts import Cutouts
 from models.drawing import straight_through
 from models.generators import GenerationError
-from models.prompts import rivals
-from models.requests import Prompt
+from models.networks import Networks
+from models.options import DrawingOptions
+from models.requests import GenerationRequest, Prompt
+from models.targets import Clip, Targets, targets_of
 
 _SHARPNESS = 20.0
 """Of the contrast's softmax. Softer than CLIP's own 100, which is sure too early and then stops pulling."""
 
-
 _FRUGAL_VIEWS = 4
 
 
-class Clip(Protocol):
-    """The side of a CLIP that guidance looks at."""
-
-    image_size: int  # R
-
-    def encode_image(self, images: Tensor) -> Tensor:
-        """(K, 3, R, R) in [0, 1] -> (K, D) of unit length, differentiable"""
-
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Texts -> (P, D) of unit length"""
-
-
 @dataclass(frozen=True)
-class Targets:
-    """What one CLIP is to find in the picture: the texts first, then the image prompts.
+class Guide:
+    """A CLIP, what it is to find, and how much it counts beside others."""
 
-    Attributes:
-        texts: unit embeddings (T, D).
-        images: (I, 3, H, W) in [0, 1], cut at each step as the picture is.
-        weights: (T + I,); a negative one pushes away.
-        stops: (T + I,) signed distances below which a prompt no longer pulls.
-        rivals: for each text that pulls, itself and what it is not (1 + R, D), and its weight; none without
-            contrast.
+    clip: Clip
+    targets: Targets
+    weight: float = 1.0  # above 0
+
+
+def guides_of(
+    request: GenerationRequest,
+    options: DrawingOptions,
+    networks: Networks,
+    pictures: Mapping[str, Image.Image],
+) -> list[Guide]:
+    """The CLIPs that guide a drawing, as `guide_weights` has them; one of weight 0 is not run.
+
+    Vector prompts are embeddings of the first CLIP: the others do not see them.
+
+    Raises:
+        GenerationError: none is left to guide, or as `targets_of`.
     """
+    clips = networks.guides()
+    guides = []
+    for clip in clips:
+        weight = options.guide_weights.get(clip.name, 1.0)
+        prompts = [prompt for prompt in request.prompts if prompt.vector is None or clip is clips[0]]
+        if weight and prompts:
+            targets = targets_of(
+                clip,
+                prompts,
+                pictures,
+                steps=request.steps,
+                size=(request.height, request.width),
+                device=networks.device,
+                templates=options.templates,
+                contrasted=options.contrast > 0,
+            )
+            guides.append(Guide(clip, targets, weight))
+    if not guides:
+        raise GenerationError("guide_weights leave no CLIP that could guide by these prompts")
+    return guides
 
-    texts: Tensor
-    images: Tensor
-    weights: Tensor
-    stops: Tensor
-    rivals: Sequence[tuple[Tensor, float]]
+
+def judge_of(
+    request: GenerationRequest, networks: Networks, pictures: Mapping[str, Image.Image]
+) -> Guide | None:
+    """The CLIP that scores a drawing and has no part in it; none: there is none, or it can read no prompt.
+
+    It compares the whole picture with texts as they are, and with pictures whole; whatever the options are,
+    scores of the same prompts can be compared.
+
+    Raises:
+        GenerationError: a picture is not there.
+    """
+    clip = networks.judge()
+    prompts = [_whole(prompt) for prompt in request.prompts if prompt.vector is None and prompt.noise is None]
+    texts = [prompt.text for prompt in prompts if prompt.text is not None]
+    if clip is None or not prompts or any(clip.tokens.count(text) > clip.context_length for text in texts):
+        return None
+    size, device = (request.height, request.width), networks.device
+    return Guide(clip, targets_of(clip, prompts, pictures, steps=request.steps, size=size, device=device))
 
 
 def spherical_distance(a: Tensor, b: Tensor) -> Tensor:
     """Half the squared angle between unit vectors: (..., D), (..., D) -> (...) in [0, pi²/2]"""
     half_chord: Tensor = (a - b).norm(dim=-1).div(2)
-    return half_chord.arcsin().pow(2).mul(2)
+    # opposite vectors may be 2 and some rounding apart, where there is no arcsine, nor a finite slope at 2
+    return half_chord.clamp(max=1 - 1e-6).arcsin().pow(2).mul(2)
 
 
 class ClipGuidance:
     """The loss of a picture against its prompts: each one's weight times its mean distance over the cutouts.
 
-    With several CLIPs, each sees cutouts of its own, and their losses are averaged.
+    With several CLIPs, each sees cutouts of its own size, and the loss is their mean by weight.
 
     Args:
         contrast: how much it counts to tell each text that pulls from its rivals. A color or a part that many
@@ -79,49 +110,39 @@ class ClipGuidance:
     """
 
     def __init__(
-        self,
-        clips: Sequence[Clip],
-        targets: Sequence[Targets],
-        cutouts: Cutouts,
-        *,
-        contrast: float = 0.0,
-        frugal: bool = False,
+        self, guides: Sequence[Guide], cutouts: Cutouts, *, contrast: float = 0.0, frugal: bool = False
     ) -> None:
-        self._pairs = list(zip(clips, targets, strict=True))
+        self._guides = guides
         self._cutouts = cutouts
         self._contrast = contrast
         self._frugal = frugal
 
-    def __call__(self, image: Tensor) -> Tensor:
-        """(1, 3, H, W) in [0, 1] -> scalar"""
-        losses = [self._loss(image, clip, targets) for clip, targets in self._pairs]
-        return torch.stack(losses).mean()
+    def __call__(self, image: Tensor, index: int) -> Tensor:
+        """The loss of step `index`, of 1 … steps: (1, 3, H, W) in [0, 1] -> scalar"""
+        return _mean([(self._loss(image, guide, index), guide.weight) for guide in self._guides])
 
-    def score(self, image: Tensor) -> Tensor:
-        """Cosine of the whole picture and the prompts that pull, by weight: (1, 3, H, W) -> scalar"""
-        scores = []
-        for clip, targets in self._pairs:
-            pictures = _fit(torch.cat([image, targets.images]), (clip.image_size, clip.image_size))
-            seen = clip.encode_image(pictures)  # (1 + I, D)
-            shares = targets.weights.clamp(min=0)
-            cosines = torch.cat([targets.texts, seen[1:]]) @ seen[0]
-            scores.append((cosines * shares).sum() / shares.sum().clamp(min=1e-8))
-        return torch.stack(scores).mean()
+    def score(self, image: Tensor, index: int) -> Tensor:
+        """As `score`, of all guides: (1, 3, H, W) in [0, 1] -> scalar"""
+        return _mean([(score(image, guide, index), guide.weight) for guide in self._guides])
 
-    def _loss(self, image: Tensor, clip: Clip, targets: Targets) -> Tensor:
-        views = self._cutouts(torch.cat([image, targets.images]), clip.image_size)  # (1 + I, K, 3, R, R)
-        seen = self._encode(clip, views.flatten(0, 1)).view(*views.shape[:2], -1)  # (1 + I, K, D)
-        to_texts = spherical_distance(seen[0][:, None], targets.texts[None])  # (K, T)
+    def _loss(self, image: Tensor, guide: Guide, index: int) -> Tensor:
+        targets, vectors = guide.targets, guide.targets.vectors
+        pulling = targets.pulling[index - 1]
+        pictures = [_as_large_as(image, targets.pictures[place]) for place in pulling]
+        views = self._cutouts(torch.cat([image, *pictures]), guide.clip.image_size)  # (1 + I, K, 3, R, R)
+        seen = self._encode(guide.clip, views.flatten(0, 1)).view(*views.shape[:2], -1)  # (1 + I, K, D)
+        to_vectors = spherical_distance(seen[0][:, None], vectors[None])  # (K, V)
         # each view of the picture against the same view of the image prompt
         to_images = spherical_distance(seen[0][:, None], seen[1:].transpose(0, 1))  # (K, I)
-        signed = torch.cat([to_texts, to_images], 1) * targets.weights.sign()
-        floored = torch.maximum(signed, targets.stops)
-        pulled = straight_through(
-            signed, floored
-        )  # below its stop a prompt keeps its loss, but pulls no more
-        loss = (targets.weights.abs() * pulled.mean(0)).sum()
-        for texts, weight in targets.rivals:
-            loss = loss + self._contrast * weight * _confusion(seen[0], texts)
+        columns = [*range(len(vectors)), *(len(vectors) + place for place in pulling)]
+        weights = _columns(targets.weights[index - 1], columns)
+        signed = torch.cat([to_vectors, to_images], 1) * weights.sign()
+        floored = torch.maximum(signed, _columns(targets.stops, columns))
+        # below its stop a prompt keeps its loss, but pulls no more
+        pulled = straight_through(signed, floored)
+        loss = (weights.abs() * pulled.mean(0)).sum()
+        for column, texts in targets.rivals:
+            loss = loss + self._contrast * weights[column] * _confusion(seen[0], texts)
         return loss
 
     def _encode(self, clip: Clip, views: Tensor) -> Tensor:
@@ -133,83 +154,40 @@ class ClipGuidance:
         )
 
 
-def targets_of(
-    clip: Clip,
-    prompts: Sequence[Prompt],
-    pictures: Mapping[str, Image.Image],
-    *,
-    templates: Sequence[str],
-    contrasted: bool,
-    size: tuple[int, int],
-    device: torch.device,
-) -> Targets:
-    """What a CLIP is to find, from a request's prompts.
-
-    Args:
-        pictures: RGB, by the names that the prompts use.
-        templates: texts with a `{prompt}`; a prompt's embedding is the mean of it in each of them.
-        contrasted: embed rivals, too.
-        size: (H, W) of the drawing, to which image prompts are scaled.
-
-    Raises:
-        GenerationError: a text is longer than the CLIP reads, or a picture is not there.
-    """
-    texts = [prompt for prompt in prompts if prompt.text is not None]
-    named = [prompt for prompt in prompts if prompt.image is not None]
-    embeddings = [embed(clip, prompt.text or "", templates) for prompt in texts]
-    images = [to_tensor(find_picture(pictures, prompt.image or ""), size, device) for prompt in named]
-    ordered = [*texts, *named]
-    told_apart = [prompt for prompt in texts if contrasted and prompt.weight > 0]
-    return Targets(
-        texts=torch.cat([*embeddings, clip.encode_text(["a"])[:0]]).to(device),
-        images=torch.cat([*images, torch.zeros(0, 3, *size, device=device)]),
-        weights=torch.tensor([prompt.weight for prompt in ordered], device=device),
-        stops=torch.tensor([-torch.inf if p.stop is None else p.stop for p in ordered], device=device),
-        rivals=[(_with_rivals(clip, p.text or "", templates).to(device), p.weight) for p in told_apart],
-    )
+def score(image: Tensor, guide: Guide, index: int) -> Tensor:
+    """Cosine of the whole picture and the prompts that pull in step `index`: (1, 3, H, W) -> scalar"""
+    size = (guide.clip.image_size, guide.clip.image_size)
+    whole = F.interpolate(image, size=size, mode="bicubic", antialias=True).clamp(0, 1)
+    targets = guide.targets
+    cosines = torch.cat([targets.vectors, targets.wholes]) @ guide.clip.encode_image(whole)[0]
+    return (cosines * targets.shares[index - 1]).sum()
 
 
-def embed(clip: Clip, text: str, templates: Sequence[str]) -> Tensor:
-    """A text's mean embedding over templates with `{prompt}`, of unit length: (1, D)
-
-    Raises:
-        GenerationError: it is longer than the CLIP reads.
-    """
-    try:
-        with torch.no_grad():
-            rows = clip.encode_text([template.replace("{prompt}", text) for template in templates])
-    except TextTooLong as error:
-        raise GenerationError(f"the prompt is too long: {error}") from error
-    return F.normalize(rows.mean(0, keepdim=True), dim=-1)
+def _whole(prompt: Prompt) -> Prompt:
+    """The same, with an image prompt as a target: embedded once."""
+    return prompt.model_copy(update={"image": None, "target": prompt.image}) if prompt.image else prompt
 
 
-def find_picture(pictures: Mapping[str, Image.Image], name: str) -> Image.Image:
-    """One of a request's pictures.
-
-    Raises:
-        GenerationError: it is not there.
-    """
-    try:
-        return pictures[name]
-    except KeyError:
-        raise GenerationError(f"the picture {name!r} is not there") from None
+def _mean(weighted: Sequence[tuple[Tensor, float]]) -> Tensor:
+    total = sum(weight for _, weight in weighted)
+    return torch.stack([value * (weight / total) for value, weight in weighted]).sum()
 
 
-def to_tensor(picture: Image.Image, size: tuple[int, int], device: torch.device) -> Tensor:
-    """An RGB picture scaled to (H, W): (1, 3, H, W) in [0, 1]"""
-    scaled = picture.convert("RGB").resize((size[1], size[0]), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(scaled)).permute(2, 0, 1)[None].to(device).float().div(255)
+def _as_large_as(image: Tensor, picture: Tensor) -> Tensor:
+    if picture.shape == image.shape:
+        return picture
+    size = list(image.shape[2:])  # drawn at another scale for now
+    return F.interpolate(picture, size=size, mode="bilinear", antialias=True)
 
 
-def _with_rivals(clip: Clip, text: str, templates: Sequence[str]) -> Tensor:
-    return torch.cat([embed(clip, other, templates) for other in (text, *rivals(text))])
+def _columns(row: Tensor, columns: Sequence[int]) -> Tensor:
+    """Those of a row (P,), by views: a list as an index would be copied to the device at each step."""
+    if len(columns) == len(row):
+        return row
+    return torch.cat([row[:0], *(row[column : column + 1] for column in columns)])
 
 
 def _confusion(seen: Tensor, texts: Tensor) -> Tensor:
     """Cross-entropy of finding the first text among all: (K, D), (1 + R, D) -> scalar"""
     logits = _SHARPNESS * seen @ texts.T  # (K, 1 + R)
     return F.cross_entropy(logits, torch.zeros(len(seen), dtype=torch.long, device=seen.device))
-
-
-def _fit(images: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(images, size=size, mode="bicubic", antialias=True).clamp(0, 1)

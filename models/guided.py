@@ -6,20 +6,25 @@ A generator makes a drawer; `draw` puts it into a scene of prompts, losses and p
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
-from PIL import Image
+import torch.nn.functional as F
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from models.cutouts import cutouts_of
 from models.drawing import Descent, Drawer, descend
+from models.filters import colors_of, in_palette, rolled
 from models.generators import Step
-from models.guidance import ClipGuidance, find_picture, targets_of, to_tensor
-from models.losses import held_white, smoothness, white_mask
+from models.guidance import ClipGuidance, guides_of, judge_of, score
+from models.losses import held_white, terms_of, white_mask
+from models.masks import Mask, open_share
 from models.motion import Motion
 from models.networks import Networks
 from models.options import DrawingOptions
 from models.requests import GenerationRequest
 from models.schedules import Schedule
 from models.starts import random_picture
+from models.style import Style
+from models.targets import find_picture, to_tensor
 
 
 def draw(
@@ -101,56 +106,82 @@ class GuidedScene:
         latent_loss: Callable[[int], Tensor] | None,
         restarts: Callable[[int], bool] | None,
     ) -> None:
-        self._drawer, self._options, self._steps = drawer, options, request.steps
+        self._drawer, self._options, self._steps, self._rng = drawer, options, request.steps, rng
         self._latent_loss, self._restarts = latent_loss, restarts
+        self._size = size = (request.height, request.width)
+        device = networks.device
+
+        def picture(name: str) -> Tensor:
+            return to_tensor(find_picture(pictures, name), size, device)
+
+        self._palette = colors_of(options.palette, device) if options.palette_only else None
+        self._mask = None
+        if options.mask is not None and options.init_image is not None:
+            share = open_share(find_picture(pictures, options.mask), size, options.mask_feather)
+            self._mask = Mask(picture(options.init_image), share.to(device))
+        self._terms = terms_of(options, device)
+        if options.style and options.style_image is not None:
+            fitted = ImageOps.fit(find_picture(pictures, options.style_image), size[::-1])
+            style = Style(networks.vqgan().encoder, to_tensor(fitted, size, device))
+            self._terms.append((options.style, style))
         self._motion = Motion.of(options) if options.moves else None
-        size, device = (request.height, request.width), networks.device
-        guides = networks.guides()
-        targets = [
-            targets_of(
-                guide,
-                request.prompts,
-                pictures,
-                templates=options.templates,
-                contrasted=options.contrast > 0,
-                size=size,
-                device=device,
-            )
-            for guide in guides
-        ]
+        self._overlay = picture(options.overlay_image) if options.overlay_image is not None else None
         self._guidance = ClipGuidance(
-            guides, targets, cutouts_of(options, rng), contrast=options.contrast, frugal=frugal
+            guides_of(request, options, networks, pictures),
+            cutouts_of(options, rng),
+            contrast=options.contrast,
+            frugal=frugal,
         )
-        with torch.no_grad():
-            first = drawer.render() if start is None else start
-            self._paper = white_mask(first) if options.background else None
+        self._judge = judge_of(request, networks, pictures)
+        self._index = 1  # the step that was drawn last
+        # what holds a drawing to its start makes no sense of one that moves
+        self._paper = None
+        if options.background and not options.moves:
+            with torch.no_grad():
+                self._paper = white_mask(drawer.render() if start is None else start)
 
     def loss(self, image: Tensor, index: int) -> Tensor:
-        options = self._options
+        options, self._index = self._options, index
         image = self.show(image)
-        loss = self._guidance(image)
-        if options.smoothness:
-            loss = loss + options.smoothness * smoothness(image)
+        seen = rolled(image, self._rng) if options.tile else image
+        loss = self._guidance(seen, index)
+        for weight, term in self._terms:
+            loss = loss + weight * term(image)
         if self._paper is not None:
             loss = loss + options.background * held_white(image, self._paper)
-        if options.init_weight:
+        if options.init_weight and not options.moves:
             loss = loss + options.init_weight / 2 * self._drawer.from_start()
         if self._latent_loss is not None:
             loss = loss + self._latent_loss(index)
         return loss
 
     def show(self, image: Tensor) -> Tensor:
-        return image
+        image = self._full(image)
+        if self._palette is not None:
+            image = in_palette(image, self._palette)
+        return image if self._mask is None else self._mask(image)
 
     def disturb(self, index: int) -> bool:
-        moved = self._motion is not None and index > 1 and (index - 1) % self._options.move_every == 0
-        if moved and self._motion is not None:
-            with torch.no_grad():
+        options, done = self._options, index - 1
+        moved = self._motion is not None and done > 0 and done % options.move_every == 0
+        is_early = 0 < done <= options.overlay_until * self._steps
+        overlaid = self._overlay is not None and is_early and done % options.overlay_every == 0
+        with torch.no_grad():
+            if moved and self._motion is not None:
                 self._drawer.move(self._motion)
-        return moved or (self._restarts is not None and self._restarts(index))
+            if overlaid and self._overlay is not None:
+                drawn = self._full(self._drawer.render())
+                self._drawer.absorb(torch.lerp(drawn, self._overlay, options.overlay_opacity))
+        return moved or overlaid or (self._restarts is not None and self._restarts(index))
 
     def score(self, image: Tensor) -> Tensor:
-        return self._guidance.score(image)
+        return self._guidance.score(image, self._index)
 
     def held_out_score(self, image: Tensor) -> Tensor | None:
-        return None
+        return None if self._judge is None else score(image, self._judge, self._index)
+
+    def _full(self, image: Tensor) -> Tensor:
+        """What was drawn at a smaller scale, at the picture's size."""
+        if image.shape[2:] == self._size:
+            return image
+        return F.interpolate(image, size=self._size, mode="bilinear")

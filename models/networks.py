@@ -23,6 +23,7 @@ class NetworkNames:
 
     vqgan: str = "demo"
     clips: tuple[str, ...] = ("demo-icons",)
+    judge: str | None = None  # a CLIP that scores drawings and guides none
     weights: Path = WEIGHTS
     device: str = "auto"  # auto | cpu | cuda | cuda:1 | mps
     dtype: str = "fp32"  # of CLIP; fp32 | bf16 | fp16
@@ -59,6 +60,10 @@ class Networks:
     def guides(self) -> "list[ClipNetwork]":
         """The CLIPs that guide drawing."""
         return [self.clip(name) for name in self.names.clips]
+
+    def judge(self) -> "ClipNetwork | None":
+        """The CLIP that scores drawings and guides none; none: there is none."""
+        return None if self.names.judge is None else self.clip(self.names.judge)
 
     def vqgan(self) -> "Vqgan":
         """The VQGAN.

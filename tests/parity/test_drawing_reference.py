@@ -41,7 +41,8 @@ class Given:
     device = torch.device("cpu")
 
     def __init__(self, vqgan: Vqgan, clip) -> None:
-        self.vqgan, self.guides, self.prior = lambda: vqgan, lambda: [clip], lambda: None
+        self.vqgan, self.guides = lambda: vqgan, lambda: [clip]
+        self.prior = self.judge = lambda: None
 
 
 def losses_of_both(vqgan: Vqgan, clip, width: int, height: int, steps: int = 10, seed: int = 8, **options):
@@ -105,7 +106,7 @@ class RandomViTB32:
         for parameter in self._model.visual.parameters():
             if parameter.ndim > 1:
                 parameter.mul_(2)  # as they are drawn, they see all pictures alike
-        self.image_size = 224
+        self.name, self.image_size, self.dimension = "random", 224, 512
         self.mean = torch.tensor([0.48, 0.46, 0.41]).view(1, 3, 1, 1)
         self.std = torch.tensor([0.27, 0.26, 0.28]).view(1, 3, 1, 1)
 

@@ -152,7 +152,7 @@ def test_a_loss_that_is_not_finite_ends_the_drawing(networks):
     generator = find("pixels").load(networks)
 
     class Blind:
-        image_size = 32
+        name, image_size, dimension = "blind", 32, 4
 
         def encode_image(self, images):
             return images.flatten(1)[:, :4] * float("nan")
@@ -165,6 +165,9 @@ def test_a_loss_that_is_not_finite_ends_the_drawing(networks):
 
         def guides(self):
             return [Blind()]
+
+        def judge(self):
+            return None
 
     generator = find("pixels").load(Blinded())
     with pytest.raises(GenerationError, match="no longer finite"):
