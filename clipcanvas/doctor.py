@@ -28,7 +28,7 @@ from models import checkpoints, vqgan
 from models.clip.cards import find_card
 settings = ApiSettings()
 files, elsewhere, wrong = [], [], []
-for name in {*settings.clip_models, *settings.guides}:
+for name in {*settings.clip_models, *settings.guides, *filter(None, [settings.judge])}:
     card = find_card(name, settings.weights)
     folder = card.local_folder(settings.weights)
     if folder is None:

@@ -23,7 +23,7 @@ class DrawingOptions(BaseModel, frozen=True, extra="forbid"):
         description="texts that a prompt is put into; their embeddings are averaged",
     )
     guide_weights: dict[str, Annotated[float, Field(ge=0, le=10)]] = Field(
-        {}, description="how much each guiding CLIP counts, by its name; empty: all the same; 0: not used"
+        {}, description="how much each guiding CLIP counts, by its name; 1 where none is said; 0: not used"
     )
     cutouts: int = Field(16, ge=1, le=256, description="views that each CLIP sees at each step")
     cutout_method: CutoutMethod = Field(

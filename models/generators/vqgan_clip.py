@@ -10,7 +10,7 @@ from models import presets as known
 from models.generators import GenerationError, ImageGenerator, Profile, Step
 from models.memory import decoder_bytes
 from models.options import DrawingOptions, Weight
-from models.prompts import color_of
+from models.prompts import check_prompts, color_of
 from models.requests import GenerationRequest, InvalidRequest, Presets
 from models.vqgan import read_card
 
@@ -90,7 +90,8 @@ def profile(names: "NetworkNames", presets: Presets = Presets()) -> Profile:
 
 
 def check(request: GenerationRequest, names: "NetworkNames") -> None:
-    """The VQGAN's card says whether it has a prior."""
+    """The guides can read the prompts, and the VQGAN has a prior if one is asked for."""
+    check_prompts(request, names)
     wants_prior = request.options["start"] == "prior" and request.options["init_image"] is None
     if wants_prior and read_card(names.vqgan).prior is None:
         raise InvalidRequest(
