@@ -125,6 +125,7 @@ def _load(settings: WorkerSettings) -> dict[str, generators.ImageGenerator]:
     networks = Networks(settings.network_names)
     started_s = time.monotonic()
     loaded = {name: generators.find(name).load(networks) for name in settings.generators}
+    networks.judge()
     log.info("models loaded", generators=list(loaded), seconds=round(time.monotonic() - started_s, 1))
     return loaded
 
