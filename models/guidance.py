@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint as torch_checkpoint
 from models.cutouts import Cutouts
 from models.drawing import straight_through
 from models.generators import GenerationError
+from models.memory import FRUGAL_VIEWS
 from models.networks import Networks
 from models.options import DrawingOptions
 from models.requests import GenerationRequest, Prompt
@@ -22,8 +23,6 @@ from models.targets import Clip, Targets, targets_of
 
 _SHARPNESS = 20.0
 """Of the contrast's softmax. Softer than CLIP's own 100, which is sure too early and then stops pulling."""
-
-_FRUGAL_VIEWS = 4
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,7 @@ class ClipGuidance:
     def _encode(self, clip: Clip, views: Tensor) -> Tensor:
         if not self._frugal:
             return clip.encode_image(views)
-        pieces = torch.split(views, _FRUGAL_VIEWS)
+        pieces = torch.split(views, FRUGAL_VIEWS)
         return torch.cat(
             [torch_checkpoint(clip.encode_image, piece, use_reentrant=False) for piece in pieces]
         )

@@ -32,6 +32,8 @@ class ClipCard:
     embedding_dim: int | None = None  # these three are None where only loading can tell
     image_size: int | None = None  # pixels
     context_length: int | None = None  # tokens, both end tokens included
+    weight_bytes: int | None = None  # in fp32
+    view_bytes: int | None = None  # what a view keeps in fp32 for the way back: python -m benchmarks.memory
 
     @property
     def scheme(self) -> str:

@@ -41,6 +41,7 @@ class Profile:
     size_multiple: int  # width and height are multiples of it
     options: BaseModel  # an instance of the module's Options
     bytes_per_pixel: float = 0.0  # of the device's memory that a step takes, beside what the guides take
+    bytes_per_pixel_squared: float = 0.0  # likewise, of an attention between all places
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Step:
     Each of them raises GenerationError where the drawing has failed, such as when the loss is not finite.
     """
 
-    index: int  # 1 … total; the last one may be less than the total where a drawing ends early
+    index: int  # 1 … total
     total: int
     render: Callable[[], NDArray[np.uint8]]  # -> (H, W, 3)
     checkpoint: Callable[[], bytes]  # all that `generate` needs to go on after this step
@@ -58,6 +59,12 @@ class Step:
     score: Callable[[], float] | None = None  # cosine of the picture's and the prompts' embeddings
     held_out_score: Callable[[], float | None] | None = None  # likewise, of a CLIP that did not guide
     svg: Callable[[], str] | None = None  # the picture as an SVG document
+    ends_early: bool = False  # no step follows, though the index is less than the total
+
+    @property
+    def is_last(self) -> bool:
+        """Whether no step follows."""
+        return self.ends_early or self.index == self.total
 
 
 class ImageGenerator(Protocol):
