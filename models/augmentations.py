@@ -1,0 +1,171 @@
+"""Augmentations: how views of a picture are bent, tinted, blurred, blotted and dusted before CLIP sees them.
+
+The formulas are those of kornia's modules (Riba et al. 2020, https://arxiv.org/abs/1910.02190), which the
+programs of the field used. Parameters are one per view, K; views are (N, K, C, R, R), K of each of N
+pictures, so that all pictures get the same.
+
+A matrix leads from a place of the new view to the place of the old one that it shows, in coordinates from -1
+at the first pixel's center to 1 at the last one's, to the right and downwards.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Padding = Literal["zeros", "border", "reflection"]
+
+_CORNERS = ((-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0))
+
+
+def affine(turn: Tensor, shift: Tensor, shear: Tensor, mirror: Tensor) -> Tensor:
+    """Mirrored, sheared, turned about the center, then shifted: matrices (K, 3, 3).
+
+    Args:
+        turn: radians, clockwise (K,).
+        shift: to the right and downwards (K, 2); 2 is the view's own side.
+        shear: radians, of what was upright (K,).
+        mirror: -1 where left becomes right, else 1 (K,).
+    """
+    cos, sin, tan = turn.cos(), turn.sin(), shear.tan()
+    rows = torch.stack(
+        [cos * mirror, -cos * tan - sin, shift[:, 0], sin * mirror, cos - sin * tan, shift[:, 1]], 1
+    )
+    inverse: Tensor = torch.linalg.inv(_homogeneous(rows))
+    return inverse
+
+
+def perspective(drawn_in: Tensor) -> Tensor:
+    """Each corner drawn in towards the center: matrices (K, 3, 3).
+
+    Args:
+        drawn_in: shares of the way, across and down, of the upper left corner and on clockwise (K, 4, 2).
+    """
+    old = torch.tensor(_CORNERS).to(drawn_in)
+    new = old * (1 - drawn_in)  # (K, 4, 2)
+    # old = (h0 x + h1 y + h2, h3 x + h4 y + h5) / (h6 x + h7 y + 1), of each corner
+    ones, zeros = torch.ones_like(new[..., :1]), torch.zeros_like(new)
+    place = torch.cat([new, ones], 2)  # (K, 4, 3)
+    across = torch.cat([place, zeros, zeros[..., :1], -old[:, :1] * new], 2)
+    down = torch.cat([zeros, zeros[..., :1], place, -old[:, 1:] * new], 2)
+    known = old.T.flatten().expand(len(new), 8)
+    solved: Tensor = torch.linalg.solve(torch.cat([across, down], 1), known)
+    return torch.cat([solved, torch.ones_like(solved[:, :1])], 1).view(-1, 3, 3)
+
+
+def scaling(share: Tensor, center: Tensor) -> Tensor:
+    """A part of the old view, across and down, and where its center is: (K, 2), (K, 2) -> (K, 3, 3)"""
+    zeros = torch.zeros_like(share[:, 0])
+    return _homogeneous(torch.stack([share[:, 0], zeros, center[:, 0], zeros, share[:, 1], center[:, 1]], 1))
+
+
+def warp(views: Tensor, matrices: Tensor, padding: Padding) -> Tensor:
+    """The views that matrices (K, 3, 3) lead to: (N, K, C, R, R), or (N, 1, C, R, R) for one to make all of.
+
+    Args:
+        padding: what lies outside of the old view.
+    """
+    number, _, channels, height, width = views.shape
+    count = len(matrices)
+    down, right = (torch.linspace(-1, 1, side, device=views.device) for side in (height, width))
+    places = torch.stack(
+        [*torch.meshgrid(right, down, indexing="xy"), torch.ones(height, width).to(right)], 2
+    )
+    found = places.flatten(0, 1) @ matrices.mT  # (K, R * R, 3)
+    found = (found[..., :2] / found[..., 2:]).view(count, height, width, 2)
+    warped = F.grid_sample(
+        views.expand(-1, count, -1, -1, -1).flatten(0, 1),
+        found.repeat(number, 1, 1, 1),
+        padding_mode=padding,
+        align_corners=True,
+    )
+    return warped.view(number, count, channels, height, width)
+
+
+def shade(views: Tensor, brightness: Tensor, contrast: Tensor) -> Tensor:
+    """Views (N, K, 3, R, R), brighter and stronger; clamped to [0, 1] after each.
+
+    Args:
+        brightness: added (K,).
+        contrast: factor (K,).
+    """
+    brightness, contrast = brightness[:, None, None, None], contrast[:, None, None, None]
+    return ((views + brightness).clamp(0, 1) * contrast).clamp(0, 1)
+
+
+def tint(views: Tensor, saturation: Tensor, hue: Tensor) -> Tensor:
+    """Views (N, K, 3, R, R) in [0, 1], with saturation multiplied and hue turned in the HSV model.
+
+    A. R. Smith, Color Gamut Transform Pairs, SIGGRAPH 1978. Where it changes nothing it is left out, because
+    its gradient has kinks where two channels are the same, as they are in white and black.
+
+    Args:
+        saturation: factor (K,); what it makes ends at 1.
+        hue: turns (K,).
+    """
+    saturation, hue = saturation[:, None, None], hue[:, None, None]
+    is_changed = (saturation != 1) | (hue != 0)
+    red, green, blue = views.unbind(2)
+    value = views.amax(2)
+    chroma = value - views.amin(2)
+    divisor = torch.where(chroma == 0, 1.0, chroma)
+    sextant = torch.where(
+        (red >= green) & (red >= blue),
+        (green - blue) / divisor,
+        torch.where(green >= blue, (blue - red) / divisor + 2, (red - green) / divisor + 4),
+    )
+    sextant = sextant + 6 * hue
+    share = (chroma / (value + 1e-8) * saturation).clamp(0, 1)
+    channels = []
+    for offset in (5, 3, 1):
+        along = (offset + sextant).remainder(6)
+        channels.append(value - value * share * torch.minimum(along, 4 - along).clamp(0, 1))
+    return torch.where(is_changed[..., None], torch.stack(channels, 2), views)
+
+
+def soften(views: Tensor, share: Tensor) -> Tensor:
+    """Views (N, K, C, R, R) mixed with themselves blurred by a 3x3 kernel; the outermost pixels stay.
+
+    The kernel is that of Pillow's filter SMOOTH, 1 around and 5 within.
+
+    Args:
+        share: of the sharp view (K,), in [0, 1].
+    """
+    inner = views[..., 1:-1, 1:-1]
+    means = F.avg_pool2d(views.flatten(0, 2), 3, stride=1).view(inner.shape)
+    blurred = (9 * means + 4 * inner) / 13
+    return views + F.pad((1 - share[:, None, None, None]) * (blurred - inner), (1, 1, 1, 1))
+
+
+def blot(views: Tensor, box: Tensor) -> Tensor:
+    """Views (N, K, C, R, R), black within a box: its left, top, right and bottom in pixels (4,)."""
+    down, right = (torch.arange(side, device=views.device) for side in views.shape[-2:])
+    inside = (down[:, None] >= box[1]) & (down[:, None] < box[3]) & (right >= box[0]) & (right < box[2])
+    return views * ~inside
+
+
+def dust(views: Tensor, strength: Tensor, seed: int) -> Tensor:
+    """Views (N, K, C, R, R) with normal noise, the same in all pictures; no longer all in [0, 1].
+
+    Args:
+        strength: standard deviation (K,).
+        seed: of the noise, which is made on the views' own device: it is too much to copy at each step.
+    """
+    rng = torch.Generator(views.device).manual_seed(seed)
+    noise = torch.randn(views.shape[1:], generator=rng, device=views.device, dtype=views.dtype)
+    return views + strength[:, None, None, None] * noise
+
+
+def copied_at_once(parameters: Sequence[Tensor], like: Tensor) -> list[Tensor]:
+    """The same with the device and dtype of another tensor, in one copy."""
+    copied = torch.cat([parameter.flatten() for parameter in parameters]).to(like, non_blocking=True)
+    pieces = torch.split(copied, [parameter.numel() for parameter in parameters])
+    return [piece.view(parameter.shape) for piece, parameter in zip(pieces, parameters, strict=True)]
+
+
+def _homogeneous(rows: Tensor) -> Tensor:
+    """(K, 6) -> (K, 3, 3)"""
+    last = torch.tensor([0.0, 0.0, 1.0]).to(rows).expand(len(rows), 3)
+    return torch.cat([rows, last], 1).view(-1, 3, 3)
