@@ -104,7 +104,7 @@ def _read_sizes(config: Path) -> dict[str, Any]:
         image_size = model["vision_cfg"].get("image_size", 224)
         return {
             "embedding_dim": model["embed_dim"],
-            "image_size": image_size if isinstance(image_size, int) else image_size[0],
+            "image_size": image_size if isinstance(image_size, int) else max(image_size),
             "context_length": model["text_cfg"].get("context_length", 77),
         }
     except (OSError, ValueError, LookupError, TypeError, AttributeError):

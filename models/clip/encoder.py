@@ -57,7 +57,8 @@ class ClipNetwork:
         self.logit_bias = None if model.logit_bias is None else float(model.logit_bias.detach())
         preprocess = model.visual.preprocess_cfg
         size = preprocess["size"]
-        self.image_size = int(size if isinstance(size, int) else size[0])  # R
+        self._sides = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+        self.image_size = max(self._sides)  # R
         self.context_length = int(model.context_length)
         self.mean = torch.tensor(preprocess["mean"], device=device).view(1, 3, 1, 1)
         self.std = torch.tensor(preprocess["std"], device=device).view(1, 3, 1, 1)
@@ -73,7 +74,12 @@ class ClipNetwork:
             self.dimension = int(self.encode_text([""]).shape[-1])  # D
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """Pictures (K, 3, R, R) in [0, 1] -> (K, D) of unit length, fp32, differentiable in the pictures."""
+        """Pictures (K, 3, R, R) in [0, 1] -> (K, D) of unit length, fp32, differentiable in the pictures.
+
+        Where the network reads rectangles, squares are squashed to them.
+        """
+        if images.shape[2:] != self._sides:
+            images = F.interpolate(images, size=self._sides, mode="bilinear", antialias=True)
         normalized = (images.to(self.device, torch.float32) - self.mean) / self.std
         with self._autocast():
             features = self._model.encode_image(normalized)
@@ -187,7 +193,8 @@ def _load(name: str, weights: Path, device: str, dtype: str) -> tuple[ClipNetwor
         with torch.random.fork_rng(devices=[]):  # weights are drawn at random before they are loaded
             model, transform = open_clip.create_model_from_pretrained(source, **options)
     except ImportError as error:
-        raise WeightsUnusable(f"{name} needs a package that is not installed: {error}") from error
+        remedy = "; install clipcanvas[siglip]" if error.name == "transformers" else ""
+        raise WeightsUnusable(f"{name} needs a package that is not installed: {error}{remedy}") from error
     except Exception as error:  # open_clip, timm and the hub's client raise many kinds
         if folder is None:
             raise WeightsMissing(

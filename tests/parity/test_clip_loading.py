@@ -5,7 +5,6 @@ import shutil
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -158,12 +157,6 @@ def test_the_device_of_a_name_is_that_device() -> None:
     assert torch.device("cpu") == pick_device("cpu")
     expected = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     assert expected == pick_device("auto").type
-
-
-@pytest.mark.skipif(find_spec("transformers") is not None, reason="transformers is installed")
-def test_a_card_whose_tokenizer_needs_a_package_says_so_before_downloading() -> None:
-    with pytest.raises(WeightsUnusable, match="transformers"):
-        load("ViT-B-16-SigLIP", WEIGHTS)
 
 
 @pytest.mark.parametrize("name", ["ViT-B-32", "hf-hub:no-such-owner/no-such-model"])
