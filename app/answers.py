@@ -115,6 +115,9 @@ class GeneratorAnswer(BaseModel):
     object: Literal["generator"] = "generator"
     description: str
     defaults: dict[str, Any]
+    presets: dict[str, dict[str, dict[str, Any]]] = Field(
+        description="what each of `quality`, `aspect` and `compat` changes of the defaults"
+    )
     limits: dict[str, Any]
     options: dict[str, Any] = Field(description="JSON Schema of a job's options")
 

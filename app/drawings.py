@@ -22,8 +22,9 @@ from jobs.outbox import Delivery, DeliveryMissing
 from jobs.queue import NewJob, new_id
 from jobs.record import JobMissing, Output, Webhook
 from models.generators import UnknownGenerator, complete, describe, find
+from models.presets import changes
 from models.prompts import parse
-from models.requests import GenerationRequest, Prompt
+from models.requests import GenerationRequest, InvalidRequest, Presets, Prompt, SaveOptions
 
 JOB_ID = "^job_[0-9a-v]{26}$"
 IDEMPOTENCY_KEY = r'^"?([\x21\x23-\x7e]{1,255})"?$'
@@ -77,9 +78,15 @@ def prepare(body: JobRequest, caller: Caller, settings: ApiSettings) -> Drawing:
     check_limit("#/start_timeout_s", body.start_timeout_s or 0, int(settings.max_start_timeout_s), "seconds")
     check_limit("#/run_timeout_s", body.run_timeout_s or 0, int(settings.run_timeout_s), "seconds")
     check_limit("#/steps", cost, settings.max_pixel_steps, "pixels times steps times images")
+    if request.save.video != "none":
+        frames = -(-request.steps // request.save.frame_every) * request.num_images
+        film = request.width * request.height * frames
+        check_limit("#/save/frame_every", film, settings.max_film_pixels, "pixels times frames times images")
     webhook = _webhook(body.webhook, settings) if body.webhook else None
     job_id = new_id()
-    pictures = {name: _bounded(source, settings) for name, source in sources.items()}
+    # what is stretched to the drawing's size is worth as many pixels as that has
+    side = max(settings.input_side, request.width, request.height)
+    pictures = {name: _bounded(source, side, settings) for name, source in sources.items()}
     inputs = tuple(
         Output(name, f"{job_id}/{name}", "image/png", picture.width, picture.height)
         for name, picture in pictures.items()
@@ -115,11 +122,14 @@ def view_generator(name: str, settings: ApiSettings) -> GeneratorAnswer:
             "steps": profile.steps,
             "num_images": 1,
             "options": profile.options.model_dump(mode="json"),
+            "save": SaveOptions().model_dump(mode="json"),
         },
+        presets=changes(module, settings.network_names),
         limits={
             "size_multiple": profile.size_multiple,
             "max_prompts": settings.max_prompts,
             "max_pixel_steps": settings.max_pixel_steps,
+            "max_film_pixels": settings.max_film_pixels,
         },
         options=module.Options.model_json_schema(),
     )
@@ -182,12 +192,16 @@ def _prompts(body: JobRequest, settings: ApiSettings, sources: dict[str, Source]
         prompts = tuple(body.prompts or ())
         pointer = "#/prompts"
     check_limit(pointer, len(prompts), settings.max_prompts, "prompts")
-    return tuple(
-        prompt
-        if prompt.image is None
-        else prompt.model_copy(update={"image": _named(sources, prompt.image, f"#/prompts/{index}/image")})
-        for index, prompt in enumerate(prompts)
-    )
+    return tuple(_with_names(prompt, f"#/prompts/{index}", sources) for index, prompt in enumerate(prompts))
+
+
+def _with_names(prompt: Prompt, pointer: str, sources: dict[str, Source]) -> Prompt:
+    names = {
+        kind: _named(sources, picture, f"{pointer}/{kind}")
+        for kind, picture in (("image", prompt.image), ("target", prompt.target))
+        if picture is not None
+    }
+    return prompt.model_copy(update=names)
 
 
 def _options(body: JobRequest, sources: dict[str, Source]) -> dict[str, Any]:
@@ -225,13 +239,16 @@ def _complete(
             steps=body.steps,
             seed=body.seed,
             num_images=body.num_images,
+            presets=Presets(quality=body.quality, aspect=body.aspect, compat=body.compat),
             options=options,
+            save=body.save,
         )
     except ValidationError as error:
         at = "#" if error.title == GenerationRequest.__name__ else "#/options"
         raise InvalidBody(faults_of(error, at)) from None
-    except ValueError as error:
-        raise InvalidBody([Fault(pointer="#/width", code="invalid_size", detail=str(error))]) from None
+    except InvalidRequest as error:
+        pointer = f"#{error.pointer.removeprefix('/presets')}"  # which a body has at its top
+        raise InvalidBody([Fault(pointer=pointer, code=error.code, detail=str(error))]) from None
 
 
 def _webhook(asked: WebhookRequest, settings: ApiSettings) -> Webhook:
@@ -246,9 +263,9 @@ def _webhook(asked: WebhookRequest, settings: ApiSettings) -> Webhook:
     return Webhook(asked.url, events, f"{url.raw_host.decode()}:{port_of(url)}")
 
 
-def _bounded(source: Source, settings: ApiSettings) -> Image.Image:
+def _bounded(source: Source, side: int, settings: ApiSettings) -> Image.Image:
     picture = decode(source, image_limits(settings))
-    picture.thumbnail((settings.input_side, settings.input_side), Image.Resampling.LANCZOS)
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     return picture
 
 

@@ -13,8 +13,8 @@ import structlog
 from app.drawings import MalformedHeader
 from app.resources import QueueUnavailable, Resources
 from jobs.events import EVENT_ID, Event, follow
-from jobs.record import Job, JobMissing, Output, key, progress_from
-from jobs.views import view, view_output, view_progress
+from jobs.record import Frame, Job, JobMissing, Output, key, progress_from
+from jobs.views import view, view_frame, view_output, view_progress
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -118,6 +118,8 @@ async def _data(event: Event, job: Job, resources: Resources) -> Any:
             return view_progress(job.id, progress_from(fields)).model_dump(mode="json")
         case "preview":
             return view_output(job.id, Output(**fields)).model_dump(mode="json")
+        case "frame":
+            return view_frame(job.id, Frame(**fields)).model_dump(mode="json")
         case _:
             return fields
 

@@ -14,7 +14,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from jobs.outbox import WebhookEvent
-from models.requests import MAX_SEED, Prompt
+from models.requests import MAX_SEED, Aspect, Compat, Prompt, Quality, SaveOptions
 
 TEXT = {"type": "string", "minLength": 1}
 IMAGE = {
@@ -183,7 +183,11 @@ class JobRequest(Wire):
     steps: Annotated[int, Field(ge=1, le=10_000)] | None = None
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
     num_images: Annotated[int, Field(ge=1, le=16)] = 1
+    quality: Annotated[Quality, Field(description="how much time a picture is worth")] = "normal"
+    aspect: Annotated[Aspect, Field(description="a size of this shape that suits the models")] | None = None
+    compat: Annotated[Compat, Field(description="the defaults of that program of the field")] | None = None
     options: dict[str, Any] = {}
+    save: SaveOptions = SaveOptions()
     priority: Literal["high", "normal", "low"] = "normal"
     start_timeout_s: (
         Annotated[int, Field(ge=1, description="the job expires if no worker starts it in so many seconds")]

@@ -68,6 +68,9 @@ class ApiSettings(JobSettings):
     max_pixel_steps: int = Field(
         2_000_000_000, ge=1, description="width times height times steps times pictures of one job"
     )
+    max_film_pixels: int = Field(
+        250_000_000, ge=1, description="width times height times frames times pictures of one job's films"
+    )
     max_streams_per_caller: int = Field(
         50,
         ge=1,
@@ -82,5 +85,5 @@ class ApiSettings(JobSettings):
     )
 
     input_side: int = Field(
-        1024, ge=64, description="pictures of a job are kept no larger than this, in pixels"
+        1024, ge=64, description="pictures of a request are kept no larger than this, or than the drawing"
     )

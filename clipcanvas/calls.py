@@ -127,7 +127,11 @@ def create_job(
     steps: int | None = None,
     seed: int | None = None,
     num_images: int | None = None,
+    quality: str | None = None,
+    aspect: str | None = None,
+    compat: str | None = None,
     options: Mapping[str, Any] | None = None,
+    save: Mapping[str, Any] | None = None,
     priority: str | None = None,
     start_timeout_s: int | None = None,
     run_timeout_s: int | None = None,
@@ -140,7 +144,11 @@ def create_job(
     Args:
         prompt: a text, in which `a fox | blurry:-0.3` means two prompts with weights; or a list of `Prompt`.
         width: pixels, as `height`; without, the generator's own.
-        options: the generator's own, see `generators`.
+        quality: draft, normal, better or best.
+        aspect: square, portrait or widescreen; without, the generator's own.
+        compat: the defaults of a program of the field: crowson, nerdyrodent or pixray.
+        options: the generator's own, see `generators`; pictures as paths, bytes of files or PIL images.
+        save: what is kept beside the pictures, such as `{"format": "webp", "video": "mp4"}`.
         start_timeout_s: the job expires if no worker starts it in time.
         run_timeout_s: the job fails when it has run for so long.
         webhook: `{"url": …, "events": […]}`, who is told what happens to the job.
@@ -157,7 +165,11 @@ def create_job(
         steps=steps,
         seed=seed,
         num_images=num_images,
-        options=options and dict(options),
+        quality=quality,
+        aspect=aspect,
+        compat=compat,
+        options=options and {name: _option(value) for name, value in options.items()},
+        save=save and dict(save),
         priority=priority,
         start_timeout_s=start_timeout_s,
         run_timeout_s=run_timeout_s,
@@ -318,8 +330,14 @@ def _readiness(response: httpx.Response) -> results.Readiness:
 
 
 def _prompt(prompt: results.Prompt) -> dict[str, Any]:
-    asked = prompt.model_dump(exclude_none=True, exclude={"image"})
-    return asked if prompt.image is None else asked | {"image": encode_image(prompt.image)}
+    asked = prompt.model_dump(mode="json", exclude_defaults=True, exclude={"image", "target"})
+    pictures = {"image": prompt.image, "target": prompt.target}
+    return asked | {kind: encode_image(picture) for kind, picture in pictures.items() if picture is not None}
+
+
+def _option(value: Any) -> Any:
+    is_picture = isinstance(value, os.PathLike | bytes | bytearray | memoryview) or hasattr(value, "save")
+    return encode_image(value) if is_picture else value
 
 
 def _text_or_image(item: str | ImageSource) -> dict[str, str]:

@@ -108,7 +108,7 @@ class Client:
 
     def save(self, job: Job, path: str | Path, *, image: int = 0) -> Path:
         """Write a picture of a job to a file, whole or not at all; `image` says which of several."""
-        return write_whole(Path(path), self.output(job.id, f"image-{image}.png"))
+        return write_whole(Path(path), self.output(job.id, job.pictures[image].name))
 
     def every_job(self, *, status: str | None = None) -> Iterator[Job]:
         """All jobs, newest first, fetched page by page."""
@@ -210,7 +210,7 @@ class AsyncClient:
 
     async def save(self, job: Job, path: str | Path, *, image: int = 0) -> Path:
         """As `Client.save`."""
-        content = await self.output(job.id, f"image-{image}.png")
+        content = await self.output(job.id, job.pictures[image].name)
         return await asyncio.to_thread(write_whole, Path(path), content)
 
     async def every_job(self, *, status: str | None = None) -> AsyncIterator[Job]:

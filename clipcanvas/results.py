@@ -95,7 +95,19 @@ class Output(_Answer):
     width: int | None = None  # pixels
     height: int | None = None
     seed: int | None = None
-    clip_score: float | None = None  # cosine of picture and prompt
+    clip_score: float | None = None  # cosine of picture and prompts, by the CLIPs that guided
+    held_out_score: float | None = None  # likewise, by a CLIP that did not
+    kind: str = "image"  # sidecar, svg, thumbnail, contact_sheet, video, frames; of an event: preview
+
+
+class Frame(_Answer):
+    """A frame of a film, there to be fetched while its job runs."""
+
+    name: str
+    url: str
+    image: int
+    frame: int  # 0 is the first
+    step: int
 
 
 class JobProblem(_Answer):
@@ -132,6 +144,11 @@ class Job(_Answer):
         """Whether it never changes any more."""
         return self.status not in ("queued", "running")
 
+    @property
+    def pictures(self) -> tuple[Output, ...]:
+        """The outputs that are pictures of their own, in order."""
+        return tuple(output for output in self.outputs if output.kind == "image")
+
 
 class JobPage(_Answer):
     """Some jobs, newest first; pass `last_id` as `after` for the next ones."""
@@ -145,7 +162,7 @@ class Event(_Answer):
     """Something that happened to a job."""
 
     id: str
-    type: str  # status, progress, preview, completed
+    type: str  # status, progress, preview, frame, completed
     data: dict[str, Any] = {}
 
     @property
@@ -157,6 +174,11 @@ class Event(_Answer):
     def preview(self) -> Output | None:
         """A picture of how the drawing looks, if the event brings one."""
         return Output.model_validate(self.data) if self.type == "preview" else None
+
+    @property
+    def frame(self) -> Frame | None:
+        """A new frame of a film, if the event brings one."""
+        return Frame.model_validate(self.data) if self.type == "frame" else None
 
     @property
     def job(self) -> Job | None:
@@ -182,6 +204,7 @@ class GeneratorCard(_Answer):
     description: str = ""
     options: dict[str, Any] = {}
     defaults: dict[str, Any] = {}
+    presets: dict[str, dict[str, dict[str, Any]]] = {}  # what each changes of the defaults
     limits: dict[str, Any] = {}
 
 
@@ -201,17 +224,29 @@ class Readiness(_Answer):
 
 
 class Prompt(_Answer):
-    """What to draw towards (or, with a negative weight, away from): a text or an image, not both.
+    """One thing to draw towards (or, with a negative weight, away from): exactly one of the first five.
 
     Args:
-        image: a path, the bytes of a file, or a PIL image.
+        image: cut at each step as the drawing is: likeness in style and in place; a path, the bytes of a
+            file, or a PIL image, as `target` is.
+        target: a picture embedded once and whole: likeness in what it shows.
+        vector: an embedding, as `embed` gives them with the CLIP that guides first.
+        noise: seed of a random direction.
         weight: -10 … 10.
         stop: signed distance below which this prompt no longer pulls.
+        begin: share of the steps after which it pulls; `end`: up to which.
+        fade: share of the steps that it takes to come in and to go.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     text: str | None = None
     image: Any = None
+    target: Any = None
+    vector: tuple[float, ...] | None = None
+    noise: int | None = None
     weight: float = 1.0
     stop: float | None = None
+    begin: float = 0.0
+    end: float = 1.0
+    fade: float = 0.0

@@ -16,7 +16,7 @@ class Event:
     """One change of a job."""
 
     id: str  # the stream's
-    event: str  # status | progress | preview | completed
+    event: str  # status | progress | preview | frame | completed
     data: str  # JSON; of `completed` it is {}: read the job
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import redis
 
-from jobs.record import JobError, Output, Progress, Status, call
+from jobs.record import Frame, JobError, Output, Progress, Status, call
 
 TRIES = 100
 
@@ -49,13 +49,19 @@ class Lease:
         return None
 
     def report(
-        self, *, progress: Progress | None = None, previewed: bool = False, checkpoint: str = ""
+        self,
+        *,
+        progress: Progress | None = None,
+        previewed: bool = False,
+        checkpoint: str = "",
+        frame: Frame | None = None,
     ) -> bool:
         """Renew the lease, and tell how far the job is -> whether a client asked for it to stop.
 
         Args:
             previewed: tell the clients that `progress.preview` is new.
             checkpoint: key in the store of the checkpoint to go on from.
+            frame: of a film, to tell the clients of.
 
         Raises:
             LeaseLost: nothing was written.
@@ -70,6 +76,7 @@ class Lease:
             _json(progress) if progress else "",
             preview,
             checkpoint,
+            _json(frame) if frame else "",
         )
         if outcome == "lost":
             raise LeaseLost(self.job_id)

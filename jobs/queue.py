@@ -15,10 +15,8 @@ from rq import Queue
 from rq.serializers import JSONSerializer
 
 from jobs.connection import connect, connect_rq
+from jobs.filenames import attempt_files
 from jobs.record import (
-    CHECKPOINT,
-    PICTURE,
-    PREVIEW,
     PRIORITIES,
     Job,
     JobMissing,
@@ -202,8 +200,7 @@ class JobQueue:
             return
         preview = (job.progress.preview,) if job.progress and job.progress.preview else ()
         named = {item.key for item in (*job.outputs, *preview)}
-        images = range(job.request.num_images)
-        names = [CHECKPOINT, *(name.format(image) for image in images for name in (PICTURE, PREVIEW))]
+        names = attempt_files(job.request)
         for token in job.tokens:
             keys = {f"{job_id}/{token}/{name}" for name in names}
             for unnamed in keys - named if keys & named else {f"{job_id}/{token}"}:

@@ -159,7 +159,7 @@ function api.start(id, token, worker, lease_ms)
 end
 
 -- the holder lives; what is not '' is told -> 'held' | 'cancel' | 'lost'
-function api.report(id, token, lease_ms, progress, preview, checkpoint)
+function api.report(id, token, lease_ms, progress, preview, checkpoint, frame)
   if not holds(id, token) then return 'lost' end
   redis.call('ZADD', P .. 'running', 'XX', NOW + lease_ms, id)
   if checkpoint ~= '' then set(id, 'checkpoint', checkpoint) end
@@ -168,6 +168,7 @@ function api.report(id, token, lease_ms, progress, preview, checkpoint)
     tell(id, 'progress', progress)
   end
   if preview ~= '' then tell(id, 'preview', preview) end
+  if frame ~= '' then tell(id, 'frame', frame) end
   if get(id, 'cancel_requested_ms') then return 'cancel' end
   return 'held'
 end

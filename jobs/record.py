@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 import redis
 
+from jobs.filenames import FRAMES, is_frame
 from models.requests import GenerationRequest
 
 Part = TypeVar("Part", bound="Output | Progress | Webhook | JobError")
@@ -49,9 +50,6 @@ PREFIX = "clipcanvas:"
 # destinations                 sorted set by the time when a destination is next worth a look
 # claim:{token}                list, ids of what a sender took
 PRIORITIES = ("high", "normal", "low")
-
-# files of an attempt, in a folder of its own
-CHECKPOINT, PICTURE, PREVIEW = "checkpoint", "image-{}.png", "preview-{}.jpg"
 
 
 class Status(StrEnum):
@@ -85,6 +83,18 @@ class Output:
     height: int | None = None
     seed: int | None = None
     clip_score: float | None = None
+    held_out_score: float | None = None
+    kind: str = "image"  # | sidecar | thumbnail | contact_sheet | video | frames | svg | preview
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A frame of a film, kept while the job runs."""
+
+    name: str  # frame-0-00012.png
+    image: int
+    frame: int  # 0 is the first
+    step: int  # of that picture
 
 
 @dataclass(frozen=True)
@@ -150,6 +160,12 @@ class Job:
         """The output, preview or input of that name."""
         preview = [self.progress.preview] if self.progress and self.progress.preview else []
         return next((file for file in (*self.outputs, *preview, *self.inputs) if file.name == name), None)
+
+    def frame_keys(self, name: str) -> list[str]:
+        """Where in the store a frame of that name may be while the job runs, the newest attempt first."""
+        if self.request.save.video == "none" or not is_frame(name):
+            return []
+        return [f"{self.id}/{token}/{FRAMES}/{name}" for token in reversed(self.tokens)]
 
 
 def from_hash(fields: dict[str, str], queue_position: int | None = None) -> Job:

@@ -3,9 +3,9 @@
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
-from jobs.record import Job, Output, Progress
+from jobs.record import Frame, Job, Output, Progress
 
 
 class ProgressAnswer(BaseModel):
@@ -21,15 +21,29 @@ class ProgressAnswer(BaseModel):
 
 
 class OutputAnswer(BaseModel):
-    """A picture of a job."""
+    """A file of a job."""
 
     name: str
+    kind: str = Field(
+        description="image, sidecar, svg, thumbnail, contact_sheet, video or frames; of an event: preview"
+    )
     url: str
     content_type: str
     width: int | None
     height: int | None
     seed: int | None
-    clip_score: float | None
+    clip_score: float | None = Field(description="cosine of picture and prompts, by the CLIPs that guided")
+    held_out_score: float | None = Field(description="likewise, by a CLIP that did not")
+
+
+class FrameAnswer(BaseModel):
+    """A frame of a film, there while the job runs."""
+
+    name: str
+    url: str
+    image: int
+    frame: int
+    step: int
 
 
 class JobErrorAnswer(BaseModel):
@@ -105,6 +119,11 @@ def view_output(job_id: str, output: Output) -> OutputAnswer:
     """A file of a job, as the client sees it."""
     fields = {name: value for name, value in vars(output).items() if name != "key"}
     return OutputAnswer(url=url(job_id, output.name), **fields)
+
+
+def view_frame(job_id: str, frame: Frame) -> FrameAnswer:
+    """A frame of a running job's film, as the client sees it."""
+    return FrameAnswer(url=url(job_id, frame.name), **vars(frame))
 
 
 def url(job_id: str, name: str) -> str:

@@ -131,7 +131,8 @@ class _Run:
                 value = loss.detach()
                 self._finite &= value.isfinite()
                 self._plateau.add(value, index)
-            if index == request.steps:
+            ends_early = index < request.steps and self._plateau.is_reached(index)
+            if ends_early or index == request.steps:
                 self._check()
             yield Step(
                 index=index,
@@ -141,8 +142,9 @@ class _Run:
                 loss=partial(self._checked, value),
                 score=self._score,
                 held_out_score=self._held_out_score,
+                ends_early=ends_early,
             )
-            if self._plateau.is_reached(index):
+            if ends_early:
                 return
 
     def _prepare(self, index: int) -> None:

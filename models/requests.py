@@ -2,7 +2,14 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 MAX_PROMPTS = 16
 MAX_SEED = 2**32 - 1
@@ -14,6 +21,11 @@ PictureName = Annotated[str, Field(json_schema_extra={"format": "image"})]
 Quality = Literal["draft", "normal", "better", "best"]
 Aspect = Literal["square", "portrait", "widescreen"]
 Compat = Literal["crowson", "nerdyrodent", "pixray"]
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value  # JSON has lists only
+
 
 _KINDS = ("text", "image", "target", "vector", "noise")
 
@@ -44,7 +56,9 @@ class Prompt(BaseModel, frozen=True, extra="forbid"):
     )
     vector: (
         Annotated[
-            tuple[Annotated[float, Field(allow_inf_nan=False)], ...], Field(min_length=1, max_length=4096)
+            tuple[Annotated[float, Field(allow_inf_nan=False)], ...],
+            BeforeValidator(_tuple),
+            Field(min_length=1, max_length=4096),
         ]
         | None
     ) = Field(

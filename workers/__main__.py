@@ -23,6 +23,7 @@ from models import generators
 from models.networks import Networks
 from workers.attempt import HARD_GRACE_S, Attempts
 from workers.janitor import Janitor
+from workers.outputs import versions
 from workers.pulse import Pulse
 from workers.run import Studio
 from workers.settings import WorkerSettings
@@ -93,7 +94,9 @@ def draw(settings: WorkerSettings) -> int:
         time.sleep(settings.heartbeat_s)  # long enough to be seen; whoever started us starts us again
         return LOAD_FAILED
     drain = threading.Event()
-    attempts = Attempts(settings, Studio(loaded, open_store(settings.store)), pulse, name, drain)
+    about = {**versions(), "vqgan": settings.vqgan, "guides": ", ".join(settings.guides)[:512]}
+    studio = Studio(loaded, open_store(settings.store), about)
+    attempts = Attempts(settings, studio, pulse, name, drain)
     pulse.show("idle")
     _serve(settings, name, attempts, drain)
     pulse.stop()

@@ -14,13 +14,14 @@ import structlog
 from jobs.connection import connect
 from jobs.lease import Lease, LeaseLost
 from jobs.queue import JobQueue
-from jobs.record import Job, JobError, JobMissing, Output, Progress, Status
+from jobs.record import Frame, Job, JobError, JobMissing, Output, Progress, Status
 from jobs.stores import KeyMissing, StorageFull, StoreUnavailable
 from models.generators import GenerationError
 from workers import device
 from workers.pulse import Pulse
-from workers.run import Canceled, Drained, Pace, Report, Signals, Studio, TimedOut, run
+from workers.run import Studio, run
 from workers.settings import WorkerSettings
+from workers.speaker import Canceled, Drained, Pace, Report, Signals, TimedOut
 
 log = structlog.get_logger(__name__)
 
@@ -81,10 +82,14 @@ class Attempts:
 
     def _draw(self, lease: Lease, signals: Signals) -> str:
         def report(
-            *, progress: Progress | None = None, previewed: bool = False, checkpoint: str = ""
+            *,
+            progress: Progress | None = None,
+            previewed: bool = False,
+            checkpoint: str = "",
+            frame: Frame | None = None,
         ) -> None:
             try:
-                if hurried.report(progress=progress, previewed=previewed, checkpoint=checkpoint):
+                if hurried.report(progress=progress, previewed=previewed, checkpoint=checkpoint, frame=frame):
                     signals.cancel.set()
             except redis.RedisError as error:
                 # the drawing goes on: what matters is written at its end, with patience

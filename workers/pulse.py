@@ -11,7 +11,7 @@ import structlog
 
 from jobs.lease import Lease, LeaseLost
 from jobs.record import call
-from workers.run import Signals
+from workers.speaker import Signals
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +40,7 @@ class Pulse(threading.Thread):
         self._stopped = False
         self._lock = threading.Lock()
 
-    def show(self, state: str, **details: str) -> None:
+    def show(self, state: str, **details: str | int) -> None:
         """Say what the worker does: loading, idle, busy, failed."""
         with self._lock:
             if state != self._state:

@@ -1,9 +1,10 @@
 """Drawings over HTTP: jobs are made, followed, fetched, canceled and deleted here."""
 
 import asyncio
+import contextlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import structlog
@@ -33,6 +34,7 @@ from app.resources import InUse, JobsCaller, Resources
 from app.schemas import Fault, JobRequest
 from jobs.queue import Idempotency, IdempotencyConflict, QueueFull, TenantQueueFull, draft
 from jobs.record import Job, JobMissing, Status
+from jobs.stores import KeyMissing, Store
 from jobs.views import JobAnswer, view
 
 log = structlog.stdlib.get_logger(__name__)
@@ -40,6 +42,15 @@ log = structlog.stdlib.get_logger(__name__)
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 POLL_S = 1
+OUTPUT_TYPES = (
+    "image/png",
+    "image/jpeg",
+    "image/webp",
+    "image/svg+xml",
+    "application/json",
+    "video/mp4",
+    "application/zip",
+)
 _WAIT = re.compile(r'(?:^|[,;]\s*)wait="?(\d{1,6})"?(?=\s*(?:$|[,;]))', re.IGNORECASE)
 
 RepeatKey = Annotated[
@@ -186,7 +197,7 @@ async def follow_job(
     last_event_id: Annotated[str | None, Header(description="go on after this event")] = None,
     after: Annotated[str | None, Query(description="the same, for clients that cannot set headers")] = None,
 ) -> Response:
-    """What happens to a job, as it happens: status, progress, preview, completed."""
+    """What happens to a job, as it happens: status, progress, preview, frame, completed."""
     start = check_event_id(last_event_id or after or START)
     who = caller.name or (request.client.host if request.client else "")
     resources.streams.check(who)
@@ -224,7 +235,10 @@ async def redeliver(job_id: str, delivery_id: str, caller: JobsCaller, resources
     "/{job_id}/outputs/{name}",
     response_class=Response,
     responses={
-        200: {"content": {"image/png": {}, "image/jpeg": {}}, "description": "the file"},
+        200: {
+            "content": {kind: {} for kind in OUTPUT_TYPES},
+            "description": "the file",
+        },
         206: {"description": "the part that Range asked for"},
         304: {"description": "not changed"},
         416: {"description": "the file has no such part"},
@@ -240,15 +254,17 @@ async def fetch_output(
     if_range: Annotated[str | None, Header()] = None,
     byte_range: Annotated[str | None, Header(alias="Range", description="bytes=first-last")] = None,
 ) -> Response:
-    """A picture of a job: an output, its newest preview, or one that the request brought."""
+    """A file of a job: an output, its newest preview, a frame, or a picture that the request brought."""
     job = await _get(job_id, caller, resources)
-    file = job.file(name)  # from the record only: a name of a stranger's making never reaches the store
-    if file is None:
+    # from the record, or of one form: a name of a stranger's making never reaches the store
+    file = job.file(name)
+    keys = job.frame_keys(name) if file is None else [file.key]
+    if not keys:
         raise OutputMissing("the job has no file of that name")
     return file_response(
-        await asyncio.to_thread(resources.store.read, file.key),
-        name=file.name,
-        content_type=file.content_type,
+        await asyncio.to_thread(_read_first, resources.store, keys),
+        name=name,
+        content_type="image/png" if file is None else file.content_type,
         final=file in job.outputs or file in job.inputs,
         if_none_match=if_none_match,
         byte_range=byte_range,
@@ -274,6 +290,13 @@ async def _create(drawing: Drawing, repeat: Idempotency | None, resources: Resou
 async def _forget_files(drawing: Drawing, resources: Resources) -> None:
     if drawing.files:
         await asyncio.to_thread(resources.store.delete, drawing.job.id)
+
+
+def _read_first(store: Store, keys: Sequence[str]) -> bytes:
+    for key in keys[:-1]:
+        with contextlib.suppress(KeyMissing):
+            return store.read(key)
+    return store.read(keys[-1])
 
 
 async def _get(job_id: str, caller: Caller, resources: Resources) -> Job:

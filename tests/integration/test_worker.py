@@ -331,7 +331,7 @@ def test_the_files_of_a_lost_attempt_go_when_the_job_ends(
     job = queue.get(job_id)
     assert (job.status, len(job.tokens)) == (Status.SUCCEEDED, 2)
     kept = {path.name for path in (tmp_path / "store" / job_id).rglob("*")}
-    assert kept == {job.tokens[1], "image-0.png"}
+    assert kept == {job.tokens[1], "image-0.png", "image-0.json"}
 
 
 def test_a_worker_writes_the_end_once_redis_takes_it(queue: JobQueue, settings: WorkerSettings) -> None:

@@ -11,15 +11,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jobs.record import Job, Output, Progress, Status
+from jobs.record import Frame, Job, Output, Progress, Status
 from jobs.stores import KeyMissing
 from models.generators import GenerationError, Step, gradient
-from models.requests import GenerationRequest, Prompt
-from workers.run import Canceled, Drained, Pace, Signals, Studio, TimedOut, run
+from models.requests import GenerationRequest, Prompt, SaveOptions
+from workers.run import Studio, run
+from workers.speaker import Canceled, Drained, Pace, Signals, TimedOut
 
 PACE = Pace(progress_every_s=0, preview_every=4, checkpoint_every_s=1000, run_timeout_s=1000)
 REQUEST = GenerationRequest(
-    generator="gradient", prompts=(Prompt(text="a fox"),), width=24, height=16, steps=10, seed=3, num_images=2
+    generator="gradient",
+    prompts=(Prompt(text="a fox"),),
+    width=24,
+    height=16,
+    steps=10,
+    seed=3,
+    num_images=2,
+    save=SaveOptions(metadata=False),
 )
 
 
@@ -53,11 +61,19 @@ class Reports:
         self.progress: list[Progress] = []
         self.previews: list[Output] = []
         self.checkpoints: list[str] = []
+        self.frames: list[Frame] = []
         self.on_step = on_step
 
     def __call__(
-        self, *, progress: Progress | None = None, previewed: bool = False, checkpoint: str = ""
+        self,
+        *,
+        progress: Progress | None = None,
+        previewed: bool = False,
+        checkpoint: str = "",
+        frame: Frame | None = None,
     ) -> None:
+        if frame:
+            self.frames.append(frame)
         if progress:
             self.progress.append(progress)
             if previewed and progress.preview:

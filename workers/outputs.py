@@ -1,0 +1,152 @@
+"""What a job keeps of its pictures: their files, and what was asked for beside them."""
+
+import base64
+import io
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+from PIL import Image
+
+from jobs.filenames import CONTACT_SHEET, PICTURE, PREVIEW, SIDECAR, SUFFIX, SVG, THUMBNAIL, video_name
+from jobs.record import Job, Output
+from jobs.stores import Store
+from models.generators import Step
+from models.requests import GenerationRequest
+from workers.film import CONTENT_TYPES as FILM_TYPES
+from workers.film import Film
+from workers.pictures import CONTENT_TYPES, contact_sheet, encode
+
+
+def versions() -> dict[str, str]:
+    """Of all that has a part in a picture's bytes."""
+    packages = ("clipcanvas", "torch", "numpy", "pillow", "open_clip_torch", "av")
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
+
+
+@dataclass(frozen=True)
+class Keeper:
+    """Keeps the outputs of one attempt.
+
+    Args:
+        folder: of the attempt, in the store.
+        about: versions and names of what draws, which go into pictures and sidecars.
+    """
+
+    job: Job
+    folder: str
+    store: Store
+    about: Mapping[str, str]
+
+    def picture(self, step: Step, image: int, film: Film) -> tuple[Output, ...]:
+        """All of a finished picture."""
+        request = self.job.request
+        save, seed, suffix = request.save, request.seed_of(image), SUFFIX[request.save.format]
+        picture = Image.fromarray(step.render())
+        settings = recipe(request, seed, self.about) if save.metadata else None
+        held_out = step.held_out_score() if step.held_out_score else None
+        size = {"width": picture.width, "height": picture.height}
+        kept = [
+            self._keep(
+                PICTURE.format(image, suffix),
+                encode(picture, save, settings),
+                CONTENT_TYPES[save.format],
+                "image",
+                **size,
+                seed=seed,
+                clip_score=round(step.score(), 4) if step.score else None,
+                held_out_score=None if held_out is None else round(held_out, 4),
+            )
+        ]
+        if save.metadata:
+            whole = recipe(request, seed, self.about, self._inputs())
+            data = json.dumps(whole, indent=1).encode()
+            kept.append(self._keep(SIDECAR.format(image), data, "application/json", "sidecar", seed=seed))
+        if step.svg is not None:
+            data = step.svg().encode()
+            kept.append(self._keep(SVG.format(image), data, "image/svg+xml", "svg", **size, seed=seed))
+        if save.thumbnail:
+            small = picture.copy()
+            small.thumbnail((save.thumbnail, save.thumbnail), Image.Resampling.LANCZOS)
+            name = THUMBNAIL.format(image, suffix)
+            kept.append(self._picture(name, small, "thumbnail", seed=seed))
+        if save.video != "none":
+            kept.append(
+                self._keep(
+                    video_name(image, save),
+                    film.file(),
+                    FILM_TYPES[save.video],
+                    "frames" if save.video == "frames" else "video",
+                    **size,
+                    seed=seed,
+                )
+            )
+        return tuple(kept)
+
+    def all_of(self, outputs: tuple[Output, ...]) -> tuple[Output, ...]:
+        """What is to be published: the pictures first, and what shows all of them."""
+        save = self.job.request.save
+        pictures = [output for output in outputs if output.kind == "image"]
+        rest = [output for output in outputs if output.kind != "image"]
+        if save.contact_sheet:
+            sheet = contact_sheet([open_picture(self.store.read(output.key)) for output in pictures])
+            rest.append(self._picture(CONTACT_SHEET.format(SUFFIX[save.format]), sheet, "contact_sheet"))
+        return (*pictures, *rest)
+
+    def preview(self, step: Step, image: int) -> Output:
+        """How a picture looks by now."""
+        picture = Image.fromarray(step.render())
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=85)
+        size = {"width": picture.width, "height": picture.height}
+        return self._keep(PREVIEW.format(image), buffer.getvalue(), "image/jpeg", "preview", **size)
+
+    def _picture(self, name: str, picture: Image.Image, kind: str, seed: int | None = None) -> Output:
+        save, size = self.job.request.save, {"width": picture.width, "height": picture.height}
+        return self._keep(name, encode(picture, save), CONTENT_TYPES[save.format], kind, **size, seed=seed)
+
+    def _keep(self, name: str, data: bytes, content_type: str, kind: str, **fields: Any) -> Output:
+        key = f"{self.folder}/{name}"
+        self.store.save(key, data)
+        return Output(name, key, content_type, kind=kind, **fields)
+
+    def _inputs(self) -> dict[str, str]:
+        return {
+            item.name: f"data:{item.content_type};base64,"
+            + base64.b64encode(self.store.read(item.key)).decode()
+            for item in self.job.inputs
+        }
+
+
+def recipe(
+    request: GenerationRequest, seed: int, about: Mapping[str, str], pictures: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """A body for `POST /v1/jobs` that draws one picture of a request again, alone.
+
+    Args:
+        seed: of that picture.
+        pictures: what is said in place of the names of the request's pictures; none: the names.
+    """
+    said = pictures or {}
+    body = request.model_dump(mode="json")
+    prompts = [
+        {
+            field: said.get(value, value) if field in ("image", "target") else value
+            for field, value in prompt.items()
+        }
+        for prompt in body["prompts"]
+    ]
+    options = {
+        name: said.get(value, value) if isinstance(value, str) else value
+        for name, value in body["options"].items()
+    }
+    changed = {"prompts": prompts, "options": options, "seed": seed, "num_images": 1}
+    return {**body, **changed, "metadata": dict(about)}
+
+
+def open_picture(data: bytes) -> Image.Image:
+    """A picture of the store, RGB."""
+    return Image.open(io.BytesIO(data)).convert("RGB")
