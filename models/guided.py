@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from models.cutouts import cutouts_of
@@ -16,14 +16,14 @@ from models.filters import colors_of, in_palette, rolled
 from models.generators import Step
 from models.guidance import ClipGuidance, guides_of, judge_of, score
 from models.losses import held_white, terms_of, white_mask
-from models.masks import Mask, open_share
+from models.masks import mask_of
 from models.motion import Motion
 from models.networks import Networks
 from models.options import DrawingOptions
 from models.requests import GenerationRequest
 from models.schedules import Schedule
 from models.starts import random_picture
-from models.style import Style
+from models.style import style_of
 from models.targets import find_picture, to_tensor
 
 
@@ -110,22 +110,13 @@ class GuidedScene:
         self._latent_loss, self._restarts = latent_loss, restarts
         self._size = size = (request.height, request.width)
         device = networks.device
-
-        def picture(name: str) -> Tensor:
-            return to_tensor(find_picture(pictures, name), size, device)
-
         self._palette = colors_of(options.palette, device) if options.palette_only else None
-        self._mask = None
-        if options.mask is not None and options.init_image is not None:
-            share = open_share(find_picture(pictures, options.mask), size, options.mask_feather)
-            self._mask = Mask(picture(options.init_image), share.to(device))
-        self._terms = terms_of(options, device)
-        if options.style and options.style_image is not None:
-            fitted = ImageOps.fit(find_picture(pictures, options.style_image), size[::-1])
-            style = Style(networks.vqgan().encoder, to_tensor(fitted, size, device))
-            self._terms.append((options.style, style))
+        self._mask = mask_of(options, pictures, size, device)
+        self._terms = [*terms_of(options, device), *style_of(options, pictures, size, networks)]
         self._motion = Motion.of(options) if options.moves else None
-        self._overlay = picture(options.overlay_image) if options.overlay_image is not None else None
+        self._overlay = None
+        if options.overlay_image is not None:
+            self._overlay = to_tensor(find_picture(pictures, options.overlay_image), size, device)
         self._guidance = ClipGuidance(
             guides_of(request, options, networks, pictures),
             cutouts_of(options, rng),

@@ -1,10 +1,14 @@
 """Masks: which pixels of a picture are drawn anew; all others stay what they were, exactly."""
 
+from collections.abc import Mapping
+
 import torch
 from PIL import Image
 from torch import Tensor
 
 from models.generators import GenerationError
+from models.options import DrawingOptions
+from models.targets import find_picture, to_tensor
 
 
 class Mask:
@@ -21,6 +25,23 @@ class Mask:
     def __call__(self, image: Tensor) -> Tensor:
         """(1, 3, H, W) -> (1, 3, H, W); a gradient passes as far as what is drawn shows."""
         return torch.lerp(self._kept, image, self._share)
+
+
+def mask_of(
+    options: DrawingOptions,
+    pictures: Mapping[str, Image.Image],
+    size: tuple[int, int],
+    device: torch.device,
+) -> Mask | None:
+    """The mask that a request asks for, (H, W) large; what it keeps is of `init_image`.
+
+    Raises:
+        GenerationError: a picture is not there, or nothing is to be drawn.
+    """
+    if options.mask is None or options.init_image is None:
+        return None
+    share = open_share(find_picture(pictures, options.mask), size, options.mask_feather)
+    return Mask(to_tensor(find_picture(pictures, options.init_image), size, device), share.to(device))
 
 
 def open_share(picture: Image.Image, size: tuple[int, int], feather: int) -> Tensor:

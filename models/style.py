@@ -1,11 +1,17 @@
 """Style: the colors and textures of one picture, asked of another."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from models.generators import GenerationError
+from models.losses import Term
+from models.networks import Networks
+from models.options import DrawingOptions
+from models.targets import find_picture, to_tensor
 
 
 class Style:
@@ -52,6 +58,24 @@ class Style:
             if hasattr(level, "downsample"):
                 hidden = level.downsample(hidden)
         return levels
+
+
+def style_of(
+    options: DrawingOptions,
+    pictures: Mapping[str, Image.Image],
+    size: tuple[int, int],
+    networks: Networks,
+) -> list[Term]:
+    """The style that a request asks for, if any; its picture is cut to the shape of (H, W).
+
+    Raises:
+        GenerationError: the picture is not there, or the VQGAN has no encoder.
+    """
+    if not options.style or options.style_image is None:
+        return []
+    fitted = ImageOps.fit(find_picture(pictures, options.style_image), size[::-1])
+    style = Style(networks.vqgan().encoder, to_tensor(fitted, size, networks.device))
+    return [(options.style, style)]
 
 
 def gram(features: Tensor) -> Tensor:
