@@ -148,5 +148,5 @@ def _check_length(texts: list[str], pointer: str, guides: list[str], names: "Net
             raise InvalidRequest(
                 pointer,
                 "text_too_long",
-                f"{name} reads texts of up to {limit} tokens; this one has {tokens} or more",
+                f"{name} reads texts of up to {limit} tokens; in its template this one has {tokens} or more",
             )
