@@ -12,9 +12,24 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
-from app import auth, batching, bodies, clients, clips, drawings, encoder, images, openapi, resources, streams
+from app import (
+    auth,
+    batching,
+    bodies,
+    clients,
+    clips,
+    collections,
+    drawings,
+    encoder,
+    images,
+    moving,
+    openapi,
+    resources,
+    searching,
+    streams,
+)
 from app.schemas import Fault, Problem
-from jobs import outbox, queue, record, stores
+from jobs import collection, outbox, queue, record, stores, vectors
 from models import generators
 
 log = structlog.stdlib.get_logger(__name__)
@@ -47,9 +62,15 @@ ANSWERS: dict[type[Exception], Answer] = {
     outbox.DeliveryMissing: Answer(404, "delivery_not_found", "No such delivery"),
     drawings.OutputMissing: Answer(404, "output_not_found", "No such output"),
     stores.KeyMissing: Answer(404, "output_not_found", "No such output", detail="the file is gone"),
+    collection.CollectionMissing: Answer(404, "collection_not_found", "No such collection"),
+    collections.ImageMissing: Answer(404, "image_not_found", "No such image"),
+    collections.ThumbnailMissing: Answer(404, "thumbnail_not_found", "No such thumbnail"),
     bodies.BodyTimeout: Answer(408, "body_timeout", "The body did not come", 1),
     queue.JobNotFinal: Answer(409, "job_not_final", "The job is not final"),
     drawings.JobIsFinal: Answer(409, "job_final", "The job is final"),
+    collections.CollectionConflict: Answer(409, "collection_exists", "The collection is another one"),
+    collections.ModelMismatch: Answer(409, "model_mismatch", "The collection is of another model"),
+    moving.ThumbnailsNotKept: Answer(409, "thumbnails_not_kept", "The collection keeps no thumbnails"),
     bodies.BodyTooLarge: Answer(413, "body_too_large", "The body is too long"),
     images.ImageTooLarge: Answer(413, "image_too_large", "A picture is too large"),
     bodies.UnsupportedBody: Answer(415, "unsupported_media_type", "The body is of a type that is not taken"),
@@ -59,6 +80,7 @@ ANSWERS: dict[type[Exception], Answer] = {
     encoder.TextRefused: Answer(422, "text_too_long", "A text is too long"),
     images.ImageRefused: Answer(422, "invalid_image", "A picture cannot be read"),
     images.ImageUrlRefused: Answer(422, "image_url_refused", "Pictures are not fetched from addresses"),
+    searching.InvalidFilter: Answer(422, "invalid_filter", "The filter is not an expression"),
     drawings.WebhooksOff: Answer(422, "webhooks_not_configured", "No webhooks are sent here"),
     generators.UnknownGenerator: Answer(422, "generator_not_found", "No such generator"),
     queue.IdempotencyConflict: Answer(422, "idempotency_conflict", "The Idempotency-Key is in use"),
@@ -66,6 +88,7 @@ ANSWERS: dict[type[Exception], Answer] = {
     ClientDisconnect: _GONE,
     queue.TenantQueueFull: Answer(429, "too_many_jobs", "Too many jobs wait", 10),
     streams.TooManyStreams: Answer(429, "too_many_streams", "Too many event streams are open", 5),
+    vectors.VectorsUnsupported: Answer(501, "vectors_unsupported", "The Redis here has no vector sets"),
     batching.Overloaded: Answer(503, "overloaded", "The service is overloaded", 1),
     clips.ModelLoading: Answer(503, "model_loading", "The model is loading", 5),
     clips.ModelUnavailable: Answer(503, "model_unavailable", "The model could not be loaded", 60),
@@ -77,6 +100,9 @@ ANSWERS: dict[type[Exception], Answer] = {
     resources.QueueUnavailable: Answer(
         503, "queue_unavailable", "The job queue is not there", 2, "try again soon"
     ),
+    vectors.VectorsUnavailable: Answer(503, "vectors_unavailable", "The collections are not there", 2),
+    collection.CollectionFull: Answer(507, "collection_full", "The collection is full"),
+    vectors.VectorsFull: Answer(507, "vectors_full", "No memory is left for collections"),
     TimeoutError: Answer(503, "timeout", "It took too long", 1, "the request did not end in time"),
 }
 

@@ -59,13 +59,18 @@ class Source:
     pointer: str
 
 
+def file_of(source: Source) -> bytes:
+    """The picture's file. Raises ImageRefused, ImageUrlRefused: it is no base64 of one."""
+    return _decode_base64(source.data, source.pointer) if isinstance(source.data, str) else source.data
+
+
 def decode(source: Source, limits: ImageLimits) -> Image.Image:
     """The picture, upright, RGB with 8 bits, transparency laid on white; of an animation the first frame.
 
     Raises:
         UnsupportedImage, ImageTooLarge, ImageUrlRefused, ImageRefused: whose message is fit for the client.
     """
-    data = _decode_base64(source.data, source.pointer) if isinstance(source.data, str) else source.data
+    data = file_of(source)
     if not data:
         raise ImageRefused(source.pointer, "the image is empty")
     try:

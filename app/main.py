@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TypedDict
 
+import anyio
 from fastapi import FastAPI
 
 import models.clip
@@ -16,15 +17,17 @@ from app.drawings import view_generator
 from app.metrics import Metrics
 from app.middleware import BodyLimit, RequestContext
 from app.resources import Resources
-from app.routes import clip, health, jobs
+from app.routes import clip, collections, health, jobs
 from app.settings import ApiSettings
 from app.streams import StreamSlots
 from jobs.connection import connect, connect_async
 from jobs.outbox import Outbox
 from jobs.queue import JobQueue
 from jobs.stores import open_store
+from jobs.vectors import VectorSets
 
 VERSION = "0.1.0"
+VECTOR_CALLS = 32  # at once; more wait
 
 
 class State(TypedDict):
@@ -54,6 +57,8 @@ def create_app(
             stack.callback(queue.close)
             outbox_redis = connect(settings.redis_url, patience_s=1)
             stack.callback(outbox_redis.close)
+            vectors = VectorSets(settings.vectors_url, timeout_s=settings.vector_timeout_s)
+            stack.callback(vectors.close)
             events = connect_async(settings.redis_url)
             stack.push_async_callback(events.aclose)
             pool = open_pool(settings)
@@ -64,6 +69,8 @@ def create_app(
                     settings=settings,
                     queue=queue,
                     outbox=Outbox(outbox_redis),
+                    vectors=vectors,
+                    vector_calls=anyio.CapacityLimiter(VECTOR_CALLS),
                     events=events,
                     store=open_store(settings.store),
                     clips=clips,
@@ -87,7 +94,7 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False},
         redoc_url=None,
     )
-    for router in (clip.router, jobs.router, health.router):
+    for router in (clip.router, collections.router, jobs.router, health.router):
         app.include_router(router)
     errors.install(app)
     app.openapi = partial(openapi.describe, app)  # type: ignore[method-assign]  # FastAPI's own way to change it

@@ -58,6 +58,15 @@ class Metrics:
         self.text_cache = Counter(
             "clipcanvas_text_cache_lookups", "Texts looked up in the cache", ["result"], registry=registry
         )
+        self.images_added = Counter(
+            "clipcanvas_collection_images_added", "Images added to collections", registry=registry
+        )
+        self.search_seconds = Histogram(
+            "clipcanvas_vector_search_duration_seconds",
+            "Time of the vector Redis for the queries of one search",
+            buckets=_SECONDS,
+            registry=registry,
+        )
         self.jobs_submitted = Counter(
             "clipcanvas_jobs_submitted", "Jobs accepted", ["generator", "priority"], registry=registry
         )

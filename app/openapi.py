@@ -17,9 +17,29 @@ from app.schemas import (
     Problem,
     RankRequest,
 )
+from app.schemas_collections import (
+    AddRequest,
+    ClassifyCollectionRequest,
+    CollectionRequest,
+    DescribeRequest,
+    ReindexRequest,
+    SearchRequest,
+)
 
 _REF = "#/components/schemas/{model}"
-_BODIES: tuple[type[BaseModel], ...] = (ClassifyRequest, EmbeddingsRequest, RankRequest, JobRequest, Problem)
+_BODIES: tuple[type[BaseModel], ...] = (
+    ClassifyRequest,
+    EmbeddingsRequest,
+    RankRequest,
+    JobRequest,
+    CollectionRequest,
+    AddRequest,
+    DescribeRequest,
+    SearchRequest,
+    ClassifyCollectionRequest,
+    ReindexRequest,
+    Problem,
+)
 _FORM: dict[str, dict[str, Any]] = {
     "files": {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1},
     "texts": {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1},
@@ -27,6 +47,7 @@ _FORM: dict[str, dict[str, Any]] = {
     "text": {"type": "string", "minLength": 1},
     "encoding": {"enum": ["float", "base64"]},
     "integer": {"type": "integer", "minimum": 1},
+    "number": {"type": "number"},
 }
 
 
@@ -36,6 +57,7 @@ def body(
     *,
     required: Sequence[str] = (),
     any_of: Sequence[str] = (),
+    required_body: bool = True,
 ) -> dict[str, Any]:
     """The request body of a route that takes a model as JSON, or its fields as a form.
 
@@ -51,7 +73,7 @@ def body(
         if any_of:
             schema["anyOf"] = [{"required": [name]} for name in any_of]
         content["multipart/form-data"] = {"schema": schema}
-    return {"requestBody": {"required": True, "content": content}}
+    return {"requestBody": {"required": required_body, "content": content}}
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -20,6 +20,7 @@ from app.streams import StreamSlots
 from jobs.outbox import Outbox
 from jobs.queue import JobQueue
 from jobs.stores import Store
+from jobs.vectors import VectorSets, VectorsUnavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,6 +40,10 @@ class Resources:
     settings: ApiSettings
     queue: JobQueue
     outbox: Outbox
+    vectors: VectorSets
+    vector_calls: (
+        anyio.CapacityLimiter
+    )  # of its own: a vector Redis that hangs takes no thread of the queue's
     events: redis.asyncio.Redis
     store: Store
     clips: Clips
@@ -64,6 +69,20 @@ class Resources:
         except (TimeoutError, redis.RedisError) as error:
             raise QueueUnavailable("the job queue cannot be reached") from error
 
+    async def ask_vectors(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call something that waits for the vector Redis, on a thread, for `vector_timeout_s` at most.
+
+        Raises:
+            VectorsUnavailable: it took longer, or cannot be reached; what was asked may still come to pass.
+        """
+        try:
+            async with asyncio.timeout(self.settings.vector_timeout_s):
+                return await anyio.to_thread.run_sync(
+                    partial(function, *args, **kwargs), abandon_on_cancel=True, limiter=self.vector_calls
+                )
+        except TimeoutError as error:
+            raise VectorsUnavailable("the server of the collections does not answer in time") from error
+
 
 # all are `async`: FastAPI would run others on a thread, one switch each
 async def _resources(request: Request) -> Resources:
@@ -88,10 +107,16 @@ async def _clip_caller(caller: AnyCaller) -> Caller:
     return caller
 
 
+async def _collections_caller(caller: AnyCaller) -> Caller:
+    caller.require("collections")
+    return caller
+
+
 async def _jobs_caller(caller: AnyCaller) -> Caller:
     caller.require("jobs")
     return caller
 
 
 ClipCaller = Annotated[Caller, Depends(_clip_caller)]
+CollectionsCaller = Annotated[Caller, Depends(_collections_caller)]
 JobsCaller = Annotated[Caller, Depends(_jobs_caller)]

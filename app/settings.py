@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field, StringConstraints
 
 from jobs.settings import JobSettings
 
-Scope = Literal["clip", "jobs", "priority"]  # priority: jobs before everybody else's
+Scope = Literal["clip", "collections", "jobs", "priority"]  # priority: jobs before everybody else's
 
 
 class ApiKey(BaseModel, frozen=True, extra="forbid"):
@@ -14,7 +14,7 @@ class ApiKey(BaseModel, frozen=True, extra="forbid"):
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
     sha256: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
-    scopes: frozenset[Scope] = frozenset({"clip", "jobs"})
+    scopes: frozenset[Scope] = frozenset({"clip", "collections", "jobs"})
 
 
 class ApiSettings(JobSettings):
@@ -86,4 +86,40 @@ class ApiSettings(JobSettings):
 
     input_side: int = Field(
         1024, ge=64, description="pictures of a request are kept no larger than this, or than the drawing"
+    )
+
+    vector_timeout_s: float = Field(
+        5, gt=0, description="longest time for one call of the vector Redis; then 503"
+    )
+    vector_memory_share: float = Field(
+        0.8,
+        gt=0,
+        le=1,
+        description="images are added while the vector Redis uses less than this share of its maxmemory, "
+        "so that a queue on the same server keeps room; then 507",
+    )
+    vector_filter_effort: int = Field(
+        20_000, ge=1, description="images that a search with a filter looks at to find some that pass it"
+    )
+    max_collections_per_key: int = Field(100, ge=1, description="collections of one key")
+    max_collection_images: int = Field(1_000_000, ge=1, description="images of one collection")
+    max_vectors: int = Field(1000, ge=1, description="images that one request adds by their vectors")
+    max_metadata_bytes: int = Field(4096, ge=2, description="metadata of one image, as JSON")
+    max_queries: int = Field(64, ge=1, description="queries in one search")
+    max_query_parts: int = Field(
+        16, ge=1, description="texts, images, ids and vectors that make up one query"
+    )
+    max_top_k: int = Field(1000, ge=1, description="images that one query finds")
+    max_effort: int = Field(10_000, ge=1, description="`effort` of a search")
+    max_filter_chars: int = Field(1000, ge=1, description="characters of a filter")
+    max_scanned_images: int = Field(
+        200_000,
+        ge=1,
+        description="images of a collection that is searched exactly, or classified: both look at each",
+    )
+    thumbnail_side: int = Field(
+        256,
+        ge=16,
+        le=2048,
+        description="shortest side of a thumbnail, in pixels; pictures are never enlarged",
     )

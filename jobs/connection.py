@@ -1,4 +1,4 @@
-"""Connections to Redis: a patient one for workers, an impatient one for the API, and RQ's own."""
+"""Connections to Redis: a patient one for workers, an impatient one for the API, RQ's, one for vectors."""
 
 import redis
 import redis.asyncio
@@ -21,6 +21,15 @@ def connect_async(url: str) -> "redis.asyncio.Redis":
     return redis.asyncio.Redis.from_url(
         url, decode_responses=True, socket_connect_timeout=1, max_connections=1000
     )
+
+
+def connect_vectors(url: str, *, timeout_s: float) -> redis.Redis:
+    """For vector sets: bytes, and answers as the server sends them; redis-py's own differ by version."""
+    options = {**_options(1.0), "socket_timeout": timeout_s}
+    client = redis.Redis.from_url(url, protocol=2, **options)
+    for command in ("VADD", "VSIM", "VEMB", "VCARD", "VGETATTR", "VSETATTR", "VREM"):
+        client.set_response_callback(command, lambda answer, **_: answer)
+    return client
 
 
 def _options(patience_s: float) -> dict[str, object]:

@@ -3,9 +3,9 @@
 import binascii
 from base64 import b64decode
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import ByteSize, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from jobs.outbound import Rules
@@ -23,6 +23,9 @@ class JobSettings(BaseSettings):
     )
 
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="the Redis that holds queue and records")
+    vector_redis_url: str | None = Field(
+        None, description="the Redis 8 that holds collections; the queue's, if not said"
+    )
     store: str = Field(
         default_factory=lambda: Path("data/store").absolute().as_uri(),
         description="where pictures are kept: file:///folder or s3://bucket/prefix",
@@ -43,6 +46,11 @@ class JobSettings(BaseSettings):
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 or mps")
     dtype: str = Field("fp32", pattern="^(fp32|bf16|fp16)$", description="precision of CLIP")
+    device_memory: Annotated[ByteSize, Field(gt=0)] | None = Field(
+        None,
+        description="what a drawing may take of a worker's memory, such as 8GiB; none: all that the device "
+        "has, or the container on a CPU, and the API goes by the largest worker",
+    )
 
     max_queued: int = Field(1000, ge=1, description="jobs that may wait in all; one more is refused with 503")
     max_queued_per_key: int = Field(100, ge=1, description="jobs of one key that may wait; then 429")
@@ -80,6 +88,11 @@ class JobSettings(BaseSettings):
         if self.judge in self.guides:
             raise ValueError("the judge must not be a guide: its score would say nothing")
         return self
+
+    @property
+    def vectors_url(self) -> str:
+        """The Redis that holds collections."""
+        return self.vector_redis_url or self.redis_url
 
     @property
     def webhook_rules(self) -> Rules:

@@ -1,9 +1,8 @@
 """CLIP over HTTP: classify, embed, rank; answered at once."""
 
-import asyncio
 import base64
-from collections.abc import Coroutine, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Request
@@ -12,18 +11,15 @@ from numpy.typing import NDArray
 
 from app.answers import ClassifyAnswer, EmbeddingsAnswer, RankAnswer
 from app.bodies import InvalidBody, Parts, check_limit, read
-from app.clients import while_connected
-from app.encoder import BatchedClip, Text, Timings
+from app.embedding import answer, both, check_labels, embed
+from app.encoder import BatchedClip, Timings
 from app.images import Source
 from app.openapi import body, responses
-from app.resources import ClipCaller, InUse, Resources
-from app.schemas import ClassifyRequest, EmbeddingsRequest, Fault, Item, RankRequest
+from app.resources import ClipCaller, InUse
+from app.schemas import ClassifyRequest, EmbeddingsRequest, Fault, RankRequest
 from app.settings import ApiSettings
 from models.clip import Embeddings
 from models.clip.zero_shot import probabilities, similarity
-
-T = TypeVar("T")
-U = TypeVar("U")
 
 ERRORS = responses(400, 401, 403, 404, 408, 413, 415, 422, 503)
 
@@ -47,8 +43,8 @@ async def classify(request: Request, caller: ClipCaller, resources: InUse) -> JS
     _check_classify(asked, templates, resources.settings)
     sources = [Source(image, f"#/images/{index}") for index, image in enumerate(asked.images)]
     timings = Timings()
-    work = _both(clip.embed_images(sources, timings), clip.embed_labels(asked.labels, templates, timings))
-    images, labels = await _answer(request, resources, work)
+    work = both(clip.embed_images(sources, timings), clip.embed_labels(asked.labels, templates, timings))
+    images, labels = await answer(request, resources, work)
     cosines = similarity(images, labels)  # (N, L)
     chances = probabilities(cosines, clip.encoder.logit_scale, clip.encoder.logit_bias)
     data = [
@@ -88,7 +84,7 @@ async def embeddings(request: Request, caller: ClipCaller, resources: InUse) -> 
         check_limit("#/dimensions", asked.dimensions, clip.encoder.dimension, "dimensions")
     timings = Timings()
     items = {f"#/input/{index}": item for index, item in enumerate(asked.input)}
-    rows, tokens = await _answer(request, resources, _embed(clip, items, resources.settings, timings))
+    rows, tokens = await answer(request, resources, embed(clip, items, resources.settings, timings))
     if asked.dimensions is not None:
         rows = rows[:, : asked.dimensions]
         rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float32).tiny)
@@ -107,7 +103,7 @@ async def rank(request: Request, caller: ClipCaller, resources: InUse) -> JSONRe
     timings = Timings()
     items = {f"#/candidates/{index}": item for index, item in enumerate(asked.candidates)}
     items["#/query"] = asked.query
-    rows, _ = await _answer(request, resources, _embed(clip, items, resources.settings, timings))
+    rows, _ = await answer(request, resources, embed(clip, items, resources.settings, timings))
     cosines = similarity(rows[-1:], rows[:-1])[0]
     data = [{"index": int(i), "similarity": float(cosines[i])} for i in _best(cosines, asked.top_k)]
     return _listed(clip, data, timings)
@@ -143,53 +139,7 @@ def _fields(parts: Parts, lists: Mapping[str, str]) -> dict[str, Any]:
 
 def _check_classify(asked: ClassifyRequest, templates: tuple[str, ...], settings: ApiSettings) -> None:
     check_limit("#/images", len(asked.images), settings.max_images, "images")
-    check_limit("#/labels", len(asked.labels), settings.max_labels, "labels")
-    check_limit("#/templates", len(templates), settings.max_templates, "templates")
-    texts = len(asked.labels) * len(templates)
-    check_limit("#/labels", texts, settings.max_texts, "texts (labels times templates)")
-    for field, values in (("labels", asked.labels), ("templates", templates)):
-        for index, text in enumerate(values):
-            check_limit(f"#/{field}/{index}", len(text), settings.max_text_chars, "characters in a text")
-
-
-async def _embed(
-    clip: BatchedClip, items: Mapping[str, Item], settings: ApiSettings, timings: Timings
-) -> tuple[Embeddings, int]:
-    """Texts and pictures by their pointers, in order -> (N, D), and how many tokens the texts are."""
-    places = list(enumerate(items.items()))
-    texts = {i: Text(item.text, pointer) for i, (pointer, item) in places if item.text is not None}
-    images = {i: Source(item.image, pointer) for i, (pointer, item) in places if item.image is not None}
-    check_limit("#", len(images), settings.max_images, "images")
-    check_limit("#", len(texts), settings.max_texts, "texts")
-    for text in texts.values():
-        check_limit(text.pointer, len(text.text), settings.max_text_chars, "characters in a text")
-    sources, words = list(images.values()), list(texts.values())
-    if sources and words:
-        image_rows, (text_rows, tokens) = await _both(
-            clip.embed_images(sources, timings), clip.embed_texts(words, timings)
-        )
-    else:  # the empty one returns at once
-        image_rows = await clip.embed_images(sources, timings)
-        text_rows, tokens = await clip.embed_texts(words, timings)
-    rows = np.empty((len(items), clip.encoder.dimension), np.float32)
-    rows[list(images)] = image_rows
-    rows[list(texts)] = text_rows
-    return rows, tokens
-
-
-async def _answer(request: Request, resources: Resources, work: Coroutine[Any, Any, T]) -> T:
-    async with asyncio.timeout(resources.settings.clip_timeout_s):
-        return await while_connected(request, work)
-
-
-async def _both(first: Coroutine[Any, Any, T], second: Coroutine[Any, Any, U]) -> tuple[T, U]:
-    """Side by side; if one fails the other is cancelled, and its error is raised as it is."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = group.create_task(first), group.create_task(second)
-    except ExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-    return tasks[0].result(), tasks[1].result()
+    check_labels(asked.labels, templates, settings)
 
 
 def _best(scores: NDArray[np.float32], top_k: int | None) -> NDArray[np.intp]:
@@ -207,5 +157,5 @@ def _base64(rows: Embeddings) -> list[str]:
 
 
 def _listed(clip: BatchedClip, data: list[dict[str, Any]], timings: Timings, **more: Any) -> JSONResponse:
-    answer = {"object": "list", "model": clip.encoder.name, "data": data, **more}
-    return JSONResponse(answer, headers={"Server-Timing": timings.header()})
+    said = {"object": "list", "model": clip.encoder.name, "data": data, **more}
+    return JSONResponse(said, headers={"Server-Timing": timings.header()})
