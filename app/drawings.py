@@ -248,6 +248,8 @@ def _complete(
         raise InvalidBody(faults_of(error, at)) from None
     except InvalidRequest as error:
         pointer = f"#{error.pointer.removeprefix('/presets')}"  # which a body has at its top
+        if body.prompt is not None and pointer.startswith("#/prompts/"):
+            pointer = "#/prompt"  # as the client wrote them
         raise InvalidBody([Fault(pointer=pointer, code=error.code, detail=str(error))]) from None
 
 

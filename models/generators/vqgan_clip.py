@@ -161,13 +161,14 @@ class VqganClip:
 
         vqgan, prior, device = self._networks.vqgan(), self._networks.prior(), self._networks.device
         grid = (request.height // vqgan.factor, request.width // vqgan.factor)
-        texts = [prompt for prompt in request.prompts if prompt.text is not None and prompt.weight > 0]
+        # what pulls in the first step
+        texts = [prompt for prompt in request.prompts if prompt.text is not None and prompt.weight_at(0) > 0]
         if options.start == "prior" and prior is None:
             raise GenerationError("this VQGAN has no prior to start from; use start=random")
         if options.start == "prior" and prior is not None and texts:
             guide = self._networks.guides()[0]
             embeddings = [embed(guide, prompt.text or "", options.templates) for prompt in texts]
-            weights = torch.tensor([prompt.weight for prompt in texts], device=device)
+            weights = torch.tensor([prompt.weight_at(0) for prompt in texts], device=device)
             latents = prior.start(
                 torch.cat(embeddings), weights, vqgan.codebook, grid, temperature=options.prior_temperature
             )
