@@ -21,6 +21,8 @@ from models.vqgan import VqganConfig, read_card
 if TYPE_CHECKING:
     from models.networks import NetworkNames
 
+GIB = 2**30
+
 FRUGAL_VIEWS = 4
 """Views that a frugal drawing encodes at once."""
 

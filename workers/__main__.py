@@ -97,7 +97,7 @@ def draw(settings: WorkerSettings) -> int:
     about = {**versions(), "vqgan": settings.vqgan, "guides": ", ".join(settings.guides)[:512]}
     studio = Studio(loaded, open_store(settings.store), about)
     attempts = Attempts(settings, studio, pulse, name, drain)
-    pulse.show("idle")
+    pulse.show("idle", memory=attempts.memory)
     _serve(settings, name, attempts, drain)
     pulse.stop()
     return 0

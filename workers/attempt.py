@@ -17,6 +17,7 @@ from jobs.queue import JobQueue
 from jobs.record import Frame, Job, JobError, JobMissing, Output, Progress, Status
 from jobs.stores import KeyMissing, StorageFull, StoreUnavailable
 from models.generators import GenerationError
+from models.memory import predict
 from workers import device
 from workers.pulse import Pulse
 from workers.run import Studio, run
@@ -46,6 +47,7 @@ class Attempts:
             name,
             drain,
         )
+        self.memory = settings.device_memory or device.memory(settings.device)  # bytes
         self._queue = JobQueue(settings, patience_s=settings.redis_patience_s)
         self._patient = connect(settings.redis_url, patience_s=settings.redis_patience_s)
         self._hurried = connect(settings.redis_url, patience_s=0.5)
@@ -117,16 +119,24 @@ class Attempts:
         folder, pace = f"{job.id}/{lease.token}", self._pace(job)
         left_s = max(0.0, pace.run_timeout_s - job.ran_s)
         faulthandler.dump_traceback_later(left_s + HARD_GRACE_S, exit=True)
+        frugal = self._is_tight(job)
         try:
-            return run(job, folder, self._studio, report, signals, pace)
+            return run(job, folder, self._studio, report, signals, pace, frugal=frugal)
         except Exception as error:
-            if not device.is_out_of_memory(error):
+            if frugal or not device.is_out_of_memory(error):
                 raise
         # out of the handler: what the error remembers of its way holds the memory that was too little
         log.warning("out of memory on the device, trying again with less")
         device.free_memory()
         job = self._queue.get(job.id)  # it may have a checkpoint by now
         return run(job, folder, self._studio, report, signals, pace, frugal=True)
+
+    def _is_tight(self, job: Job) -> bool:
+        """Whether it is known beforehand that only a frugal drawing fits: a CPU's worker would be killed."""
+        request = job.request
+        if request.generator not in self._studio.generators:
+            return False  # which is told as it is run
+        return predict(request, self._settings.network_names, frugal=False) > self.memory
 
     def _leave(self, lease: Lease, job: Job) -> NoReturn:
         """The device is lost to this process: another takes the job, and our supervisor starts us again."""

@@ -1,7 +1,11 @@
-"""What torch's errors say of the device. A worker that draws without torch need not load it for this."""
+"""The device: its memory, and what torch's errors say of it. A worker without torch need not load it."""
 
 import gc
+import os
 import sys
+from pathlib import Path
+
+_CGROUPS = Path("/sys/fs/cgroup")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -27,3 +31,41 @@ def free_memory() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def memory(name: str) -> int:
+    """Bytes of the device of that name; of a CPU, what this process may have.
+
+    Args:
+        name: as the setting: auto, cpu, cuda:1 …
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        from models.clip.encoder import pick_device
+
+        device = pick_device(name)
+        if device.type == "cuda":
+            return int(torch.cuda.mem_get_info(device)[1])
+    return host_memory()
+
+
+def host_memory(cgroups: Path = _CGROUPS, own: Path = Path("/proc/self/cgroup")) -> int:
+    """Bytes of memory that this process may have: the machine's, or the least limit of its control groups."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for group in _groups(cgroups, own):
+        try:
+            limits.append(int(group.read_text()))
+        except (OSError, ValueError):  # not there, or "max"
+            continue
+    return min(limits)
+
+
+def _groups(cgroups: Path, own: Path) -> list[Path]:
+    """The files that may hold a limit: version 2 has one for each group above ours, version 1 one in all."""
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:  # not Linux
+        return []
+    group = next((Path(line[3:].lstrip("/")) for line in lines if line.startswith("0::")), Path())
+    folders = [cgroups / folder for folder in (group, *group.parents)]
+    return [*(folder / "memory.max" for folder in folders), cgroups / "memory/memory.limit_in_bytes"]

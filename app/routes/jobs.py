@@ -29,6 +29,7 @@ from app.drawings import (
 )
 from app.files import file_response, is_known
 from app.following import START, check_event_id, has_seen_the_end, stream, wait_for_end
+from app.memory import check_memory
 from app.openapi import body, responses
 from app.resources import InUse, JobsCaller, Resources
 from app.schemas import Fault, JobRequest
@@ -81,6 +82,7 @@ async def create_job(
     asked = await read(request, JobRequest)
     loop = asyncio.get_running_loop()
     drawing = await loop.run_in_executor(resources.pool, prepare, asked, caller, resources.settings)
+    await resources.ask(check_memory, drawing.job.request, resources.settings, resources.queue)
     new = drawing.job
     answer = view(draft(new)).model_dump_json()
     repeat = None if repeat_key is None else Idempotency(repeat_key, drawing.fingerprint, answer)
