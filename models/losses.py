@@ -16,7 +16,7 @@ Term = tuple[float, Callable[[Tensor], Tensor]]
 def terms_of(options: DrawingOptions, device: torch.device) -> list[Term]:
     """The losses that a request asks for, but those that need another picture."""
     palette = colors_of(options.palette, device) if options.palette else None
-    edge = colors_of([options.edge_color], device)[:, :, None, None]
+    edge = colors_of([options.edge_color], device)
     terms: list[Term] = []
     if options.smoothness:
         terms.append((options.smoothness, lambda image: smoothness(image, wraps=options.tile)))
@@ -72,13 +72,13 @@ def off_palette(images: Tensor, palette: Tensor) -> Tensor:
 
 
 def off_margins(images: Tensor, color: Tensor) -> Tensor:
-    """Mean squared distance of the margins from a color: (N, 3, H, W), (1, 3, 1, 1) -> scalar
+    """Mean squared distance of the margins from a color: (N, 3, H, W), (1, 3) -> scalar
 
     A margin is a sixteenth of the shorter side.
     """
     height, width = images.shape[2:]
     margin = max(1, min(height, width) // 16)
-    off = (images - color).square()
+    off = (images - color[:, :, None, None]).square()
     sides = off[..., :margin], off[..., -margin:]
     ends = off[..., :margin, margin:-margin], off[..., -margin:, margin:-margin]
     return torch.cat([part.flatten() for part in (*sides, *ends)]).mean()

@@ -1,4 +1,4 @@
-"""What surrounds a drawer: what is kept of pictures, what is laid over, how it moves; and all that resumed."""
+"""What surrounds a drawer: what is kept of pictures, what is laid over, how it moves, and resuming it."""
 
 import numpy as np
 import pytest
