@@ -47,12 +47,16 @@ class DrawingOptions(BaseModel, frozen=True, extra="forbid"):
     palette: tuple[Color, ...] = Field((), max_length=64, description="colors as #rrggbb")
     palette_weight: Weight = Field(0, description="weight of being near to the palette's colors")
     palette_only: bool = Field(False, description="show each place in the palette's nearest color")
-    edge: Weight = Field(0, description="weight of having `edge_color` along the margins")
+    edge: Weight = Field(
+        0, description="weight of `edge_color` along the margins, each a sixteenth of the shorter side"
+    )
     edge_color: Color = Field("#ffffff", description="color of the margins")
     style: Weight = Field(0, description="weight of looking as if made like `style_image`")
-    style_image: PictureName | None = Field(None, description="a picture whose colors and textures to take")
+    style_image: PictureName | None = Field(
+        None, description="a picture whose colors and textures to take; it is cut to the drawing's shape"
+    )
     background: Weight = Field(
-        0, description="how strongly the picture is held to white where its start is white"
+        0, description="how strongly the picture is held to white where its start is white, unless it moves"
     )
     tile: bool = Field(False, description="make the picture's edges meet, so that it tiles without seams")
 
@@ -66,17 +70,23 @@ class DrawingOptions(BaseModel, frozen=True, extra="forbid"):
         None, description="a picture to start from in place of `start`; it is stretched to the drawing's size"
     )
     init_weight: float = Field(
-        0, ge=0, le=1e4, allow_inf_nan=False, description="how strongly the drawing is held to its start"
+        0,
+        ge=0,
+        le=1e4,
+        allow_inf_nan=False,
+        description="how strongly the drawing is held to its start, unless it moves",
     )
     mask: PictureName | None = Field(
         None,
-        description="what to draw anew of `init_image`: white is drawn, black keeps its pixels exactly; "
-        "it is stretched to the drawing's size",
+        description="what to draw anew of `init_image`: white is drawn, black keeps its pixels exactly, "
+        "gray counts as the nearer of them; it is stretched to the drawing's size",
     )
     mask_feather: int = Field(
         0, ge=0, le=256, description="pixels inside the mask's border over which old and new mix"
     )
-    overlay_image: PictureName | None = Field(None, description="a picture laid over the drawing at times")
+    overlay_image: PictureName | None = Field(
+        None, description="a picture laid over the drawing at times; it is stretched to its size"
+    )
     overlay_every: int = Field(10, ge=1, le=10_000, description="steps from one overlay to the next")
     overlay_opacity: float = Field(0.3, gt=0, le=1, description="of the overlay")
     overlay_until: float = Field(0.5, ge=0, le=1, description="share of the steps with overlays")
