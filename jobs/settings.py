@@ -40,7 +40,7 @@ class JobSettings(BaseSettings):
     )
     weights: Path = Field(WEIGHTS, description="folder of the weights that cards name by a relative path")
     generators: tuple[str, ...] = Field(
-        ("gradient", "pixels", "vqgan_clip"),
+        ("fft", "gradient", "lines", "pixels", "vqgan_clip"),
         min_length=1,
         description="what clients may ask for, as a JSON list",
     )

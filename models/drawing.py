@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -45,6 +45,14 @@ class Drawer(Protocol):
 
     def from_start(self) -> Tensor:
         """Mean squared distance of the latents from where they started: a scalar."""
+
+
+@runtime_checkable
+class VectorDrawer(Protocol):
+    """A drawer whose picture is made of shapes, too."""
+
+    def svg(self) -> str:
+        """What is drawn, without what the scene does to it, as an SVG document of the picture's full size."""
 
 
 class Scene(Protocol):
@@ -142,6 +150,7 @@ class _Run:
                 loss=partial(self._checked, value),
                 score=self._score,
                 held_out_score=self._held_out_score,
+                svg=self._svg if isinstance(drawer, VectorDrawer) else None,
                 ends_early=ends_early,
             )
             if ends_early:
@@ -172,6 +181,11 @@ class _Run:
         with torch.no_grad():
             score = self._scene.held_out_score(self._shown())
             return None if score is None else float(score)
+
+    def _svg(self) -> str:
+        self._check()
+        assert isinstance(self._drawer, VectorDrawer)
+        return self._drawer.svg()
 
     def _checked(self, value: Tensor) -> float:
         self._check()

@@ -1,140 +1,210 @@
-"""Pixel art: a small grid of colors, moved until CLIP finds the prompt in it; needs no VQGAN."""
+"""Pixel art: a grid of square or hexagonal cells, moved until CLIP finds the prompt in it; needs no VQGAN."""
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
 
-from PIL import Image
 from pydantic import Field
 
-from models.generators import ImageGenerator, Profile, Step
+from models import presets as known
+from models.generators import ImageGenerator, Profile
 from models.options import DrawingOptions
-from models.requests import GenerationRequest, Presets
+from models.prompts import check_prompts
+from models.requests import GenerationRequest, InvalidRequest, Presets
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from models.drawers import Sheet
     from models.motion import Motion
     from models.networks import NetworkNames, Networks
+
+
+_BYTES_PER_PIXEL = 100.0
+
+_FINE = 0.2
+"""Learning rate of single cells, as a share of the washes'."""
 
 
 class Options(DrawingOptions, frozen=True, extra="forbid"):
     """How the grid is drawn."""
 
+    grid: Literal["rect", "hex"] = Field(
+        "rect", description="rect: rectangles in rows; hex: hexagons, each row half a cell beside the last"
+    )
     columns: int = Field(32, ge=2, le=512, description="cells from left to right")
-    rows: int = Field(32, ge=2, le=512, description="cells from top to bottom")
+    rows: int = Field(
+        0, ge=0, le=512, description="cells from top to bottom; 0: as many as make each as high as it is wide"
+    )
 
 
 def profile(names: "NetworkNames", presets: Presets = Presets()) -> Profile:
-    """Squares of 8 pixels."""
+    """Cells of 8 pixels."""
     options = Options(
-        cutouts=8,
-        learning_rate=0.05,
+        cutouts=12,
+        learning_rate=0.015,
         learning_rate_hold=0.5,
         learning_rate_end=0.1,
         beta2=0.99,
-        smoothness=0.3,
-        contrast=0.1,
+        smoothness=5,
+        contrast=0.3,
         templates=("{prompt}", "an emoji of {prompt}", "clip art of {prompt}", "a picture of {prompt}"),
     )
-    return Profile(width=256, height=256, steps=80, size_multiple=1, options=options)
+    plain = Profile(
+        width=256, height=256, steps=80, size_multiple=1, options=options, bytes_per_pixel=_BYTES_PER_PIXEL
+    )
+    return known.apply(plain, presets)
 
 
 def check(request: GenerationRequest, names: "NetworkNames") -> None:
-    """Any request can be drawn."""
+    """The guides can read the prompts, and no cell is smaller than a pixel."""
+    check_prompts(request, names)
+    for option, side in (("columns", "width"), ("rows", "height")):
+        cells, pixels = request.options[option], getattr(request, side)
+        if cells > pixels:
+            raise InvalidRequest(
+                f"/options/{option}",
+                "too_many_cells",
+                f"{cells} {option} do not fit into a {side} of {pixels} pixels",
+            )
 
 
 def load(networks: "Networks") -> ImageGenerator:
     """Load the CLIPs that guide."""
+    from models.drawers import SketchGenerator
+
     networks.guides()
-    return Pixels(networks)
+    return SketchGenerator(networks, Options, Grid)
 
 
-class Pixels:
-    """Draws grids of colors."""
+class Grid:
+    """A drawer of cells, each of one color: the sum of its own (cells, 3) and of some smooth washes.
 
-    def __init__(self, networks: "Networks") -> None:
-        self._networks = networks
+    The washes are coarse grids, interpolated: a step moves large areas and single cells alike, as with the
+    pyramids of Lucid, https://github.com/tensorflow/lucid. Without them CLIP is soon pleased with noise.
+    """
 
-    def generate(
-        self,
-        request: GenerationRequest,
-        *,
-        seed: int,
-        pictures: Mapping[str, Image.Image],
-        checkpoint: bytes | None = None,
-        frugal: bool = False,
-    ) -> Iterator[Step]:
-        """See `ImageGenerator`."""
+    def __init__(self, options: Options, sheet: "Sheet") -> None:
         import torch
 
-        from models.guided import draw, start_picture
-
-        options = Options.model_validate(request.options)
-        device = self._networks.device
-        rng = torch.Generator().manual_seed(seed)
-        start = start_picture(request, options, pictures, device, rng)
-        grid = _Grid(
-            (options.rows, options.columns),
-            (request.height, request.width),
-            start,
-            rng,
-            device,
-        )
-        return draw(
-            grid,
-            request,
-            options,
-            seed=seed,
-            networks=self._networks,
-            pictures=pictures,
-            checkpoint=checkpoint,
-            frugal=frugal,
-        )
-
-
-class _Grid:
-    """A drawer of colors (1, 3, rows, columns) in [0, 1], each a rectangle of the picture."""
-
-    def __init__(
-        self,
-        cells: tuple[int, int],
-        size: tuple[int, int],
-        start: "Tensor | None",
-        rng: "torch.Generator",
-        device: "torch.device",
-    ) -> None:
-        import torch
-
-        self._cells, self._size, self._share = cells, size, 1.0
-        self.rates: Mapping[str, float] = {}
-        self._hold(0.8 + 0.1 * torch.rand(1, 3, *cells, generator=rng).to(device))
-        if start is not None:
-            self.absorb(start)
-        self._start = self.latents["colors"].detach().clone()
+        rows = options.rows or _regular_rows(options, sheet.size)
+        self._cells = {
+            share: cells_of(options.grid, (rows, options.columns), sheet.size, share).to(sheet.device)
+            for share in (0.5, 1.0)
+        }
+        self._share = 1.0
+        self._number = 1 + int(self._cells[1.0].max())
+        self._pixels = self._sums(torch.ones(*sheet.size, 1, device=sheet.device)).clamp(min=1)
+        self._centers = self._centers_of(sheet.size, sheet.device)
+        self._washes = _wash_sizes(rows, options.columns)
+        self.rates: Mapping[str, float] = {"colors": _FINE}
+        if sheet.start is not None:
+            self.absorb(sheet.start)
+        else:
+            self._hold((0.8 + 0.1 * torch.rand(self._number, 3, generator=sheet.rng)).to(sheet.device))
+        self._start = self._colors().detach()
 
     def render(self) -> "Tensor":
-        from torch.nn.functional import interpolate
+        from torch.nn.functional import embedding
 
-        size = [round(side * self._share) for side in self._size]
-        return interpolate(self.latents["colors"], size=size, mode="nearest-exact")
+        from models.drawing import clamp_to_range
+
+        # a look-up whose gradients are summed in a fixed order on all devices
+        colored = embedding(self._cells[self._share], clamp_to_range(self._colors()))  # (H, W, 3)
+        return colored.permute(2, 0, 1)[None]
 
     def project(self) -> None:
-        self.latents["colors"].clamp_(0, 1)
+        pass
 
     def absorb(self, picture: "Tensor") -> None:
-        from torch.nn.functional import interpolate
-
-        self._hold(interpolate(picture, size=self._cells, mode="area"))
+        self._hold(self._sums(picture[0].permute(1, 2, 0)) / self._pixels)
 
     def move(self, motion: "Motion") -> None:
+        share, self._share = self._share, 1.0
         self.absorb(motion.warp(self.render().detach()))
+        self._share = share
 
     def scale(self, share: float) -> None:
         self._share = share
 
     def from_start(self) -> "Tensor":
-        return (self.latents["colors"] - self._start).pow(2).mean()
+        return (self._colors() - self._start).pow(2).mean()
+
+    def _colors(self) -> "Tensor":
+        """Of each cell: (cells, 3)"""
+        from torch.nn.functional import grid_sample
+
+        colors = self.latents["colors"]
+        for size in self._washes:
+            wash = self.latents[f"wash {size[0]}x{size[1]}"]
+            washed = grid_sample(wash, self._centers, padding_mode="border", align_corners=False)
+            colors = colors + washed[0, :, 0].T
+        return colors
+
+    def _centers_of(self, size: tuple[int, int], device: "torch.device") -> "Tensor":
+        """Where each cell's pixels are in the mean: (1, 1, cells, 2) in [-1, 1], right and down"""
+        import torch
+
+        down, right = ((torch.arange(side, device=device) * 2 + 1) / side - 1 for side in size)
+        places = torch.stack(torch.meshgrid(right, down, indexing="xy"), -1)  # (H, W, 2)
+        return (self._sums(places) / self._pixels)[None, None]
+
+    def _sums(self, picture: "Tensor") -> "Tensor":
+        """Sums over each cell: (H, W, C) -> (cells, C)"""
+        sums = picture.new_zeros(self._number, picture.shape[2])
+        return sums.index_add_(0, self._cells[1.0].flatten(), picture.flatten(0, 1))
 
     def _hold(self, colors: "Tensor") -> None:
         self.latents = {"colors": colors.detach().contiguous().requires_grad_(True)}
+        for rows, columns in self._washes:
+            wash = colors.new_zeros(1, 3, rows, columns)
+            self.latents[f"wash {rows}x{columns}"] = wash.requires_grad_(True)
+
+
+def _wash_sizes(rows: int, columns: int) -> list[tuple[int, int]]:
+    """Halves, quarters and so on of the grid, as long as two cells are left."""
+    halves = range(1, max(1, min(rows, columns).bit_length() - 1))
+    return [(rows >> half, columns >> half) for half in halves]
+
+
+def _regular_rows(options: Options, size: tuple[int, int]) -> int:
+    # rows of hexagons reach into one another
+    pitch = size[1] / options.columns * (math.sqrt(0.75) if options.grid == "hex" else 1)
+    return max(1, round(size[0] / pitch))
+
+
+def cells_of(
+    grid: Literal["rect", "hex"], cells: tuple[int, int], size: tuple[int, int], share: float = 1.0
+) -> "Tensor":
+    """Which cell each pixel belongs to: the one whose center is nearest to the pixel's.
+
+    Args:
+        cells: rows and columns; half hexagons at the edges come on top of them.
+        size: (H, W) of the picture.
+        share: of that size, at which the same cells are shown.
+
+    Returns:
+        (share · H, share · W), long, from 0.
+    """
+    import torch
+
+    rows, columns = cells
+    height, width = (round(side * share) for side in size)
+    # in widths and heights of a cell
+    down = (torch.arange(height, dtype=torch.float64)[:, None] + 0.5) * rows / height
+    right = (torch.arange(width, dtype=torch.float64)[None] + 0.5) * columns / width
+    if grid == "rect":
+        return down.long() * columns + right.long()
+    # a hexagon is all that is nearer to its center than to others: of two rows, the nearer row's nearest one
+    upper = (down - 0.5).floor()
+    best = torch.full((height, width), torch.inf, dtype=torch.float64)
+    index = torch.zeros(height, width, dtype=torch.long)
+    for row in (upper, upper + 1):
+        shift = 0.5 * (1 - row.remainder(2))  # centers of even rows lie half a cell to the right
+        column = (right - shift).round()
+        distance = (right - shift - column) ** 2 + 0.75 * (down - 0.5 - row) ** 2
+        is_nearer = distance < best
+        best = torch.where(is_nearer, distance, best)
+        index = torch.where(is_nearer, ((row + 1) * (columns + 1) + column).long(), index)
+    return index

@@ -1,0 +1,153 @@
+"""A spectrum of waves in three colors, moved until CLIP finds the prompt in their sum; needs no VQGAN."""
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from models import presets as known
+from models.generators import ImageGenerator, Profile
+from models.options import DrawingOptions
+from models.prompts import check_prompts
+from models.requests import GenerationRequest, Presets
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from models.drawers import Sheet
+    from models.motion import Motion
+    from models.networks import NetworkNames, Networks
+
+_COLORS = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
+"""Square root of the covariance of natural pictures' colors, by columns: lightness, then two hues.
+
+Of ImageNet, as published with Lucid, https://github.com/tensorflow/lucid.
+"""
+
+_BYTES_PER_PIXEL = 250.0
+
+_DARKEST = 1 / 512
+"""What an absorbed picture's values are held away from 0 and 1, where the sigmoid has no inverse."""
+
+
+class Options(DrawingOptions, frozen=True, extra="forbid"):
+    """How the waves are weighed."""
+
+    decay: float = Field(
+        2, ge=0, le=3, description="waves of frequency f learn as 1/f to this power; higher is softer"
+    )
+
+
+def profile(names: "NetworkNames", presets: Presets = Presets()) -> Profile:
+    """Any size; it decides how fine the finest waves are."""
+    options = Options(
+        cutouts=12,
+        learning_rate=0.05,
+        learning_rate_hold=0.5,
+        learning_rate_end=0.1,
+        beta2=0.99,
+        smoothness=2,
+        contrast=0.3,
+        templates=("{prompt}", "an emoji of {prompt}", "clip art of {prompt}", "a picture of {prompt}"),
+    )
+    plain = Profile(
+        width=256, height=256, steps=80, size_multiple=1, options=options, bytes_per_pixel=_BYTES_PER_PIXEL
+    )
+    return known.apply(plain, presets)
+
+
+def check(request: GenerationRequest, names: "NetworkNames") -> None:
+    """The guides can read the prompts."""
+    check_prompts(request, names)
+
+
+def load(networks: "Networks") -> ImageGenerator:
+    """Load the CLIPs that guide."""
+    from models.drawers import SketchGenerator
+
+    networks.guides()
+    return SketchGenerator(networks, Options, Waves)
+
+
+class Waves:
+    """A drawer of complex amplitudes, as pairs: (1, 3, H, W // 2 + 1, 2).
+
+    The picture is the sigmoid of their inverse Fourier transform, mixed into correlated colors. Amplitudes
+    are scaled by a power of 1/f, so that what a step moves is coarse rather than fine, as in pictures (Olah,
+    Mordvintsev and Schubert, Feature Visualization, Distill 2017; Mordvintsev et al., Differentiable Image
+    Parameterizations, Distill 2018). A wave's amplitude means the same at every resolution.
+    """
+
+    def __init__(self, options: Options, sheet: "Sheet") -> None:
+        import torch
+
+        self._size, self._share = sheet.size, 1.0
+        colors = torch.tensor(_COLORS)
+        # a unit of the first column moves lightness by as much as before the sigmoid's slope of 1/4
+        self._colors = (colors / colors.norm(dim=0).max()).to(sheet.device)
+        self._unmix = torch.linalg.inv(self._colors.cpu()).to(sheet.device)
+        self._scale = _inverse_frequencies(sheet.size, options.decay).to(sheet.device)
+        self.rates: Mapping[str, float] = {}
+        if sheet.start is not None:
+            self.absorb(sheet.start)
+        else:
+            self.absorb(torch.full((1, 3, *sheet.size), 0.85, device=sheet.device))
+            noise = 0.01 * torch.randn(1, 3, *self._scale.shape, 2, generator=sheet.rng)
+            self._hold(self.latents["spectrum"] + noise.to(sheet.device))
+        self._start = self.latents["spectrum"].detach().clone()
+
+    def render(self) -> "Tensor":
+        import torch
+
+        spectrum = torch.view_as_complex(self.latents["spectrum"]) * self._scale
+        size = [max(1, round(side * self._share)) for side in self._size]
+        if size != list(self._size):
+            spectrum = _lowest(spectrum, size)
+        waves = torch.fft.irfft2(spectrum, s=size, norm="forward")  # (1, 3, H, W)
+        return torch.einsum("ij,njhw->nihw", self._colors, waves).sigmoid()
+
+    def project(self) -> None:
+        pass
+
+    def absorb(self, picture: "Tensor") -> None:
+        import torch
+
+        levels = picture.clamp(_DARKEST, 1 - _DARKEST).logit()
+        waves = torch.einsum("ij,njhw->nihw", self._unmix, levels)
+        self._hold(torch.view_as_real(torch.fft.rfft2(waves, norm="forward") / self._scale))
+
+    def move(self, motion: "Motion") -> None:
+        share, self._share = self._share, 1.0
+        self.absorb(motion.warp(self.render().detach()))
+        self._share = share
+
+    def scale(self, share: float) -> None:
+        self._share = share
+
+    def from_start(self) -> "Tensor":
+        return (self.latents["spectrum"] - self._start).pow(2).mean()
+
+    def _hold(self, spectrum: "Tensor") -> None:
+        self.latents = {"spectrum": spectrum.detach().contiguous().requires_grad_(True)}
+
+
+def _inverse_frequencies(size: tuple[int, int], decay: float) -> "Tensor":
+    """What each wave's amplitude is multiplied by: (H, W // 2 + 1), 1 for a wave as long as the picture"""
+    import torch
+
+    height, width = size
+    side = math.sqrt(height * width)  # frequencies in cycles per mean side, the same in both directions
+    down = torch.fft.fftfreq(height)[:, None] * side
+    right = torch.fft.rfftfreq(width)[None] * side
+    scale: Tensor = (down.square() + right.square()).sqrt().clamp(min=1).pow(-decay)
+    return scale
+
+
+def _lowest(spectrum: "Tensor", size: list[int]) -> "Tensor":
+    """The waves that a smaller picture can hold: (..., H, W // 2 + 1) -> (..., h, w // 2 + 1)"""
+    import torch
+
+    height, width = size
+    rows = torch.cat([spectrum[..., : (height + 1) // 2, :], spectrum[..., -(height // 2) :, :]], -2)
+    return rows[..., : width // 2 + 1]

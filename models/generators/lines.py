@@ -1,0 +1,190 @@
+"""Pen strokes or filled shapes on paper, moved until CLIP finds the prompt; as SVG, too; needs no VQGAN."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from models import presets as known
+from models.generators import ImageGenerator, Profile
+from models.options import Color, DrawingOptions
+from models.prompts import check_prompts
+from models.requests import GenerationRequest, Presets
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from models.drawers import Sheet
+    from models.motion import Motion
+    from models.networks import NetworkNames, Networks
+    from models.strokes import Strokes
+
+_BYTES_PER_PIXEL = 2100.0
+"""With as many strokes as there can be."""
+
+_REACH = 1.2
+"""How far points may lie from the middle, in half pictures: strokes that are out of sight learn nothing."""
+
+_FIT_STEPS = 50
+_FIT_SIDE = 64
+
+
+class Options(DrawingOptions, frozen=True, extra="forbid"):
+    """What is drawn with, and on what."""
+
+    stroke_kind: Literal["line", "curve", "shape"] = Field(
+        "curve",
+        description="line: straight; curve: cubic Bezier curves; shape: closed and filled curves",
+    )
+    strokes: int = Field(32, ge=1, le=512, description="how many there are")
+    stroke_width: float = Field(
+        0.03, gt=0, le=0.5, description="of the pen at first, in shorter sides of the picture"
+    )
+    paper: Color = Field("#ffffff", description="color of the paper")
+
+
+def profile(names: "NetworkNames", presets: Presets = Presets()) -> Profile:
+    """A pen's strokes on white."""
+    options = Options(
+        cutouts=8,
+        learning_rate=0.03,
+        learning_rate_hold=0.5,
+        learning_rate_end=0.1,
+        beta2=0.99,
+        contrast=0.3,
+        templates=("{prompt}", "an emoji of {prompt}", "clip art of {prompt}", "a picture of {prompt}"),
+    )
+    plain = Profile(
+        width=224, height=224, steps=80, size_multiple=1, options=options, bytes_per_pixel=_BYTES_PER_PIXEL
+    )
+    return known.apply(plain, presets)
+
+
+def check(request: GenerationRequest, names: "NetworkNames") -> None:
+    """The guides can read the prompts."""
+    check_prompts(request, names)
+
+
+def load(networks: "Networks") -> ImageGenerator:
+    """Load the CLIPs that guide."""
+    from models.drawers import SketchGenerator
+
+    networks.guides()
+    return SketchGenerator(networks, Options, Drawing)
+
+
+class Drawing:
+    """A drawer of strokes: points (S, K, 2), widths (S), colors (S, 3), opacities (S) as in `Strokes`."""
+
+    def __init__(self, options: Options, sheet: "Sheet") -> None:
+        import torch
+
+        from models.strokes import POINTS
+
+        self._kind, self._paper_color = options.stroke_kind, options.paper
+        paper = bytes.fromhex(options.paper[1:])
+        self._paper = torch.tensor(list(paper), device=sheet.device).float().div(255)
+        self._size, self._share = sheet.size, 1.0
+        self.rates: Mapping[str, float] = {"widths": 0.1, "opacities": 0.7}
+
+        number, corners = options.strokes, POINTS[options.stroke_kind]
+        middles = torch.rand(number, 1, 2, generator=sheet.rng) * 1.8 - 0.9
+        if options.stroke_kind == "shape":
+            turns = (torch.arange(corners) + torch.rand(number, 1, generator=sheet.rng)) / corners
+            angles = turns * 2 * torch.pi
+            offsets = 0.25 * torch.stack([angles.cos(), angles.sin()], -1)
+        else:
+            offsets = 0.2 * torch.randn(number, corners, 2, generator=sheet.rng).cumsum(1)
+        # as long to the right as downwards
+        narrow = torch.tensor([min(sheet.size) / sheet.size[1], min(sheet.size) / sheet.size[0]])
+        self._hold(
+            points=(middles + offsets * narrow).to(sheet.device),
+            widths=torch.full([number], options.stroke_width, device=sheet.device),
+            colors=torch.rand(number, 3, generator=sheet.rng).to(sheet.device),
+            opacities=torch.full([number], 0.8, device=sheet.device),
+        )
+        with torch.no_grad():
+            self.project()
+        if sheet.start is not None:
+            self.absorb(sheet.start)
+        self._start = {name: self.latents[name].detach().clone() for name in ("points", "colors")}
+
+    def render(self) -> "Tensor":
+        height, width = (max(1, round(side * self._share)) for side in self._size)
+        return self._rendered((height, width))
+
+    def svg(self) -> str:
+        """See `models.drawing.VectorDrawer`."""
+        from models.strokes import svg_of
+
+        return svg_of(self._strokes(), self._paper_color, self._size)
+
+    def project(self) -> None:
+        self.latents["points"].clamp_(-_REACH, _REACH)
+        self.latents["widths"].clamp_(0.004, 0.5)
+        self.latents["colors"].clamp_(0, 1)
+        self.latents["opacities"].clamp_(0, 1)
+
+    def absorb(self, picture: "Tensor") -> None:
+        """Strokes take the colors under them; then all they have moves until they look like a small copy."""
+        import torch
+        from torch.nn.functional import grid_sample, interpolate
+
+        share = min(1, _FIT_SIDE / max(self._size))
+        height, width = (max(1, round(side * share)) for side in self._size)
+        small = interpolate(picture.detach(), size=(height, width), mode="area")
+        places = self.latents["points"].detach()[None]
+        under = grid_sample(small, places, padding_mode="border", align_corners=False)  # (1, 3, S, K)
+        self._hold(**{**self.latents, "colors": under[0].mean(2).T})
+        groups = [
+            {"params": [latents], "lr": 0.03 * self.rates.get(name, 1)}
+            for name, latents in self.latents.items()
+        ]
+        optimizer = torch.optim.Adam(groups)
+        for _ in range(_FIT_STEPS):
+            with torch.enable_grad():
+                difference = (self._rendered((height, width)) - small).square().mean()
+            optimizer.zero_grad(set_to_none=True)
+            difference.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            optimizer.step()
+            with torch.no_grad():
+                self.project()
+        self._hold(**self.latents)
+
+    def move(self, motion: "Motion") -> None:
+        import torch
+
+        matrix = motion.matrix(self._size[1] / self._size[0]).to(self._paper)  # (2, 3)
+        points = self.latents["points"].detach() @ matrix[:, :2].T + matrix[:, 2]
+        # what leaves the picture comes back, as if in a mirror at its edge
+        middles = points.mean(1, keepdim=True)
+        points = torch.where(middles.abs() > 1, 2 * middles.sign() - points, points)
+        widths = self.latents["widths"].detach() * motion.zoom
+        self._hold(**{**self.latents, "points": points, "widths": widths})
+        with torch.no_grad():
+            self.project()
+
+    def scale(self, share: float) -> None:
+        self._share = share
+
+    def from_start(self) -> "Tensor":
+        import torch
+
+        distances = [(self.latents[name] - start).square().flatten() for name, start in self._start.items()]
+        return torch.cat(distances).mean()
+
+    def _rendered(self, size: tuple[int, int]) -> "Tensor":
+        from models.strokes import rasterize
+
+        return rasterize(self._strokes(), self._paper, size)
+
+    def _strokes(self) -> "Strokes":
+        from models.strokes import Strokes
+
+        return Strokes(self._kind, **self.latents)
+
+    def _hold(self, **latents: "Tensor") -> None:
+        self.latents = {
+            name: tensor.detach().clone().contiguous().requires_grad_(True)
+            for name, tensor in latents.items()
+        }
