@@ -12,6 +12,9 @@ Quantization = Literal["q8", "none", "binary"]
 QUANTIZATIONS: dict[Quantization, str] = {"q8": "Q8", "none": "NOQUANT", "binary": "BIN"}
 """The words of Redis for them."""
 
+FOLDER_PREFIX = "collection_"
+"""Of the folders in the store that collections have."""
+
 # attributes beside the metadata; no name in a filter can have a $
 _URL, _THUMBNAIL = "$url", "$thumbnail"
 
@@ -51,7 +54,7 @@ class Collection:
     @property
     def folder(self) -> str:
         """Where in the store its thumbnails are."""
-        return f"collection_{self.uid}"
+        return f"{FOLDER_PREFIX}{self.uid}"
 
 
 @dataclass(frozen=True)

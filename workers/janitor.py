@@ -13,10 +13,12 @@ import structlog
 from rq.intermediate_queue import IntermediateQueue
 from rq.queue import Queue
 
+from jobs.collection import FOLDER_PREFIX
 from jobs.connection import connect, connect_rq
 from jobs.queue import JobQueue
 from jobs.record import PRIORITIES, JobMissing, Status, call, key
 from jobs.stores import Store, StoreUnavailable
+from jobs.vectors import VectorSets, VectorsUnavailable
 from workers.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)
@@ -37,6 +39,7 @@ class Janitor:
         self._redis = connect(settings.redis_url, patience_s=1)
         self._rq = connect_rq(settings.redis_url, patience_s=1)
         self._queue = JobQueue(settings)
+        self._vectors = VectorSets(settings.vectors_url)
         self._token = secrets.token_hex(8)
         self._popped: dict[tuple[str, bytes], float] = {}
         self._short_s: float | None = None  # since when there are fewer tickets than jobs
@@ -161,7 +164,14 @@ class Janitor:
             log.info("job forgotten", job_id=job_id)
 
     def _delete_orphans(self) -> None:
-        for folder, changed_s in self._store.folders():
-            if time.time() - changed_s > ORPHAN_S and not self._redis.exists(key("job", folder)):
-                log.info("orphan deleted", folder=folder)
-                self._store.delete(folder)
+        found = [folder for folder, changed_s in self._store.folders() if time.time() - changed_s > ORPHAN_S]
+        thumbnails = {folder for folder in found if folder.startswith(FOLDER_PREFIX)}
+        orphans = {folder for folder in found if not self._redis.exists(key("job", folder))} - thumbnails
+        if thumbnails:
+            try:
+                orphans |= thumbnails - self._vectors.folders()
+            except VectorsUnavailable:
+                log.warning("thumbnails left alone", error="VectorsUnavailable")
+        for folder in sorted(orphans):
+            log.info("orphan deleted", folder=folder)
+            self._store.delete(folder)

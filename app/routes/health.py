@@ -13,6 +13,7 @@ from app.openapi import responses
 from app.resources import AnyCaller, InUse, QueueUnavailable, Resources
 from jobs.queue import JobQueue
 from jobs.stores import StorageFull, Store, StoreUnavailable
+from jobs.vectors import VectorsUnavailable
 
 router = APIRouter(tags=["service"])
 
@@ -50,6 +51,12 @@ async def readyz(resources: InUse) -> JSONResponse:
         parts["queue"] = "ready"
     except QueueUnavailable:
         parts["queue"] = "failed: Redis does not answer"
+    if resources.settings.vector_redis_url:
+        try:
+            await resources.ask_vectors(resources.vectors.ping)
+            parts["vectors"] = "ready"
+        except VectorsUnavailable:
+            parts["vectors"] = "failed: Redis does not answer"
     parts["store"] = await asyncio.to_thread(_store_state, resources.store)
     if resources.stopping.is_set():
         parts["api"] = "stopping"
