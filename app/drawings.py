@@ -3,8 +3,8 @@
 import hashlib
 import io
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from PIL import Image
@@ -206,18 +206,21 @@ def _with_names(prompt: Prompt, pointer: str, sources: dict[str, Source]) -> Pro
 
 def _options(body: JobRequest, sources: dict[str, Source]) -> dict[str, Any]:
     options = dict(body.options)
-    for field in _image_options(find(body.generator).Options.model_json_schema()):
+    for field in _image_options(body.generator):
         picture = options.get(field)
         if isinstance(picture, str):  # what is nothing of the sort, the generator's own schema refuses
             options[field] = _named(sources, picture, f"#/options/{field}")
     return options
 
 
-def _image_options(schema: dict[str, Any]) -> Iterator[str]:
+@cache
+def _image_options(generator: str) -> list[str]:
     """The options that take a picture: by their format, perhaps beside null."""
-    for name, kind in schema.get("properties", {}).items():
-        if any(choice.get("format") == "image" for choice in (kind, *kind.get("anyOf", ()))):
-            yield name
+    return [
+        name
+        for name, kind in find(generator).Options.model_json_schema().get("properties", {}).items()
+        if any(choice.get("format") == "image" for choice in (kind, *kind.get("anyOf", ())))
+    ]
 
 
 def _named(sources: dict[str, Source], picture: str, pointer: str) -> str:

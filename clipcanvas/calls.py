@@ -144,9 +144,7 @@ def create_job(
     Args:
         prompt: a text, in which `a fox | blurry:-0.3` means two prompts with weights; or a list of `Prompt`.
         width: pixels, as `height`; without, the generator's own.
-        quality: draft, normal, better or best.
-        aspect: square, portrait or widescreen; without, the generator's own.
-        compat: the defaults of a program of the field: crowson, nerdyrodent or pixray.
+        quality: a name for a set of defaults, as `aspect` and `compat`; see `presets` in `generators`.
         options: the generator's own, see `generators`; pictures as paths, bytes of files or PIL images.
         save: what is kept beside the pictures, such as `{"format": "webp", "video": "mp4"}`.
         start_timeout_s: the job expires if no worker starts it in time.
@@ -336,7 +334,7 @@ def _prompt(prompt: results.Prompt) -> dict[str, Any]:
 
 
 def _option(value: Any) -> Any:
-    is_picture = isinstance(value, os.PathLike | bytes | bytearray | memoryview) or hasattr(value, "save")
+    is_picture = isinstance(value, os.PathLike | bytes) or hasattr(value, "save")
     return encode_image(value) if is_picture else value
 
 

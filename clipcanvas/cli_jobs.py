@@ -18,6 +18,9 @@ OutputFile = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to save the picture.")
 ]
 
+FORMATS = {".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+SUFFIXES = {"png": "png", "jpeg": "jpg", "webp": "webp"}
+
 jobs = typer.Typer(help="List, show, cancel and wait for jobs.", no_args_is_help=True)
 
 
@@ -35,9 +38,39 @@ def draw(
         str | None, typer.Option(metavar="NAME", help="How to draw; see `clipcanvas models`.")
     ] = None,
     num_images: Annotated[int | None, typer.Option("--num-images", "-n", min=1, help="How many.")] = None,
+    quality: Annotated[
+        str | None, typer.Option(help="How much time it is worth: draft, normal, better or best.")
+    ] = None,
+    aspect: Annotated[str | None, typer.Option(help="Shape: square, portrait or widescreen.")] = None,
+    compat: Annotated[
+        str | None, typer.Option(help="Defaults of another program: crowson, nerdyrodent or pixray.")
+    ] = None,
+    init_image: Annotated[
+        Path | None, typer.Option("--init-image", metavar="FILE", help="Picture to start from.")
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What of it to draw anew: white is drawn, black kept.")
+    ] = None,
     option: Annotated[
         list[str] | None,
-        typer.Option("--option", "-O", metavar="KEY=VALUE", help="Option of the generator; repeatable."),
+        typer.Option(
+            "--option",
+            "-O",
+            metavar="KEY=VALUE",
+            help="Option of the generator, such as cutouts=8 or style_image=@FILE; repeatable.",
+        ),
+    ] = None,
+    format: Annotated[
+        str | None, typer.Option(help="Of the picture: png, jpeg or webp; without, as FILE is named.")
+    ] = None,
+    video: Annotated[str | None, typer.Option(help="Film the drawing: mp4, webp or frames (a ZIP).")] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--save",
+            metavar="KEY=VALUE",
+            help="What else is kept, such as thumbnail=256 or contact_sheet=true; repeatable.",
+        ),
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Print the job's id, do not wait.")] = False,
     url: Url = DEFAULT_URL,
@@ -46,7 +79,11 @@ def draw(
 ) -> None:
     """Draw a picture and save it; Ctrl-C cancels the job."""
     width, height = _size(size)
-    options = dict(_option(item) for item in option or [])
+    options = {"init_image": init_image, "mask": mask} | dict(_option(item) for item in option or [])
+    options = {name: value for name, value in options.items() if value is not None}
+    save = dict(_option(item, "--save") for item in keep or [])
+    format = format or (FORMATS.get(output.suffix.lower()) if output else None)
+    save |= {name: value for name, value in (("format", format), ("video", video)) if value is not None}
     if output:
         _check_folder(output)
     with terminal.connect(url, api_key) as client:
@@ -58,13 +95,17 @@ def draw(
             steps=steps,
             seed=seed,
             num_images=num_images,
+            quality=quality,
+            aspect=aspect,
+            compat=compat,
             options=options or None,
+            save=save or None,
         )
         if detach:
             terminal.print_json(job.model_dump(mode="json")) if as_json else print(job.id)
             return
         try:
-            job, saved = follow(client, job, output or Path(f"{job.id}.png"))
+            job, saved = follow(client, job, output or Path(f"{job.id}.{SUFFIXES.get(format or 'png')}"))
         except KeyboardInterrupt:
             _cancel_interrupted(job.id, url, api_key)
             raise typer.Exit(terminal.INTERRUPTED) from None
@@ -78,10 +119,11 @@ def draw(
 
 
 def follow(client: "Client", job: "Job", output: Path) -> "tuple[Job, list[Path]]":
-    """Show a job's progress until it succeeded, and save its pictures.
+    """Show a job's progress until it succeeded, and save its pictures, films and what else was asked for.
 
     Args:
-        output: of the first picture; others get a number, previews lie beside it meanwhile.
+        output: of the first picture; others get a number, files of other kinds their own names behind its
+            name, and previews lie beside it meanwhile.
 
     Raises:
         JobUnsuccessful: it ended without pictures.
@@ -204,12 +246,17 @@ def wait(
 
 
 def _save(client: "Client", job: "Job", output: Path) -> list[Path]:
-    pictures = sum(item.name.startswith("image-") for item in job.outputs)
-    paths = [
-        output,
-        *(output.with_name(f"{output.stem}-{image}{output.suffix}") for image in range(1, pictures)),
-    ]
-    return [client.save(job, path, image=image) for image, path in enumerate(paths)]
+    from clipcanvas.client import write_whole
+
+    saved: list[Path] = []
+    for item in (*job.pictures, *(item for item in job.outputs if item.kind not in ("image", "sidecar"))):
+        path = output
+        if item.kind != "image":
+            path = output.with_name(f"{output.stem}-{item.name}")
+        elif saved:
+            path = output.with_name(f"{output.stem}-{len(saved)}{output.suffix}")
+        saved.append(write_whole(path, client.output(job.id, item.name)))
+    return saved
 
 
 def _cancel_interrupted(job_id: str, url: str, api_key: str | None) -> None:
@@ -242,10 +289,12 @@ def _size(size: str | None) -> tuple[int | None, int | None]:
     return int(width), int(height)
 
 
-def _option(text: str) -> tuple[str, Any]:
+def _option(text: str, flag: str = "--option") -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not (name and equals):
-        raise typer.BadParameter(f"expected KEY=VALUE, not {text!r}", param_hint="--option")
+        raise typer.BadParameter(f"expected KEY=VALUE, not {text!r}", param_hint=flag)
+    if value.startswith("@"):
+        return name, Path(value[1:])
     try:
         return name, json.loads(value)
     except ValueError:
@@ -258,4 +307,8 @@ def _step(job: "Job") -> str | None:
 
 def _prompt(job: "Job") -> str:
     prompts = job.request.get("prompts") or []
-    return " | ".join(str(prompt.get("text") or "(image)") for prompt in prompts)
+    kinds = ("image", "target", "vector", "noise")
+    return " | ".join(
+        str(prompt.get("text") or next((f"({kind})" for kind in kinds if kind in prompt), ""))
+        for prompt in prompts
+    )

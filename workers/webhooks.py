@@ -185,8 +185,12 @@ def body_of(claimed: Claimed) -> bytes:
         "data": job,
     }
     body = _json(told)
-    if len(body) > MAX_BODY_BYTES:  # the only part that a client makes long
-        body = _json({**told, "data": {**job, "metadata": None}})
+    if len(body) > MAX_BODY_BYTES:  # the parts that a client makes long
+        job = {**job, "metadata": None}
+        body = _json({**told, "data": job})
+    if len(body) > MAX_BODY_BYTES:
+        pictures = [output for output in job["outputs"] if output["kind"] == "image"]
+        body = _json({**told, "data": {**job, "outputs": pictures}})
     return body
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, Field
 
+from models import presets as known
 from models import snapshots
 from models.generators import ImageGenerator, Profile, Step
 from models.requests import GenerationRequest, Presets
@@ -29,7 +30,8 @@ class Options(BaseModel, frozen=True, extra="forbid"):
 
 def profile(names: "NetworkNames", presets: Presets = Presets()) -> Profile:
     """The same with any networks."""
-    return Profile(width=256, height=256, steps=20, size_multiple=1, options=Options())
+    plain = Profile(width=256, height=256, steps=20, size_multiple=1, options=Options())
+    return known.apply(plain, presets)
 
 
 def check(request: GenerationRequest, names: "NetworkNames") -> None:

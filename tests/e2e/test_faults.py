@@ -209,6 +209,33 @@ def test_a_job_that_is_dispatched_often_runs_once(service: Service) -> None:
         assert len(folders(service, job_id)) == 1
 
 
+def test_a_film_goes_on_after_kill_9_to_the_same_bytes(service: Service) -> None:
+    """And the sidecar of its picture, posted back, draws that again."""
+    save = {"video": "mp4", "frame_every": 2, "contact_sheet": True}
+    killed = service.worker()
+    with service.client() as client:
+        job = client.create_job(**SLOW, num_images=2, save=save)
+        past_one_picture = SLOW["steps"] + 60
+        service.wait_for(job.id, lambda job: bool(job.progress and job.progress.step > past_one_picture), 60)
+        killed.kill()
+        service.worker()
+        ended = service.wait_for(job.id, lambda job: job.is_final, 60)
+        assert (ended.status, ended.attempt) == ("succeeded", 2), service.logs()
+        quick = {**SLOW, "options": {"delay_s": 0}}
+        whole = client.draw(timeout_s=60, **quick, num_images=2, save=save)
+        films = [output.name for output in whole.outputs if output.kind == "video"]
+        assert films == ["video-0.mp4", "video-1.mp4"]
+        for name in (*films, "contact-sheet.png"):
+            assert client.output(job.id, name) == client.output(whole.id, name), name
+        service.wait_until(lambda: not any("frame" in name for name in files(service, job.id)))
+        sidecar = client.output(job.id, "image-1.json")
+        headers = {"Content-Type": "application/json"}
+        again = httpx.post(f"{service.url}/v1/jobs", content=sidecar, headers=headers).json()["id"]
+        service.wait_for(again, lambda job: job.status == "succeeded", 60)
+        for mine, theirs in (("image-0.png", "image-1.png"), ("video-0.mp4", "video-1.mp4")):
+            assert client.output(again, mine) == client.output(job.id, theirs)
+
+
 def test_a_job_that_kills_every_worker_fails_and_the_next_one_runs(service: Service) -> None:
     """As one does for which the kernel kills its worker, for want of memory."""
     with service.client() as client:

@@ -18,7 +18,7 @@ from app.answers import GeneratorList, JobList
 from app.auth import new_key
 from jobs.connection import connect
 from jobs.lease import Lease
-from jobs.record import JobError, Output, Progress, Status
+from jobs.record import Frame, JobError, Output, Progress, Status
 from jobs.stores import open_store
 from jobs.views import JobAnswer
 from tests.conftest import RedisServer
@@ -209,6 +209,49 @@ def test_outputs_have_their_type_their_hash_and_their_parts(api: LiveApi, worker
     for name in ("image-1.png", "..%2f..%2fetc%2fpasswd", "%2e%2e", "image-0.png%00"):
         missing = api.http.get(f"/v1/jobs/{job_id}/outputs/{name}")
         assert (missing.status_code, missing.headers["content-type"]) == (404, "application/problem+json")
+
+
+def test_frames_are_told_and_served_while_the_job_runs(api: LiveApi, worker: Worker, tmp_path: Path) -> None:
+    job_id = create(api, save={"video": "mp4"})["id"]
+    store = open_store((tmp_path / "store").as_uri())
+    lost = worker.start(job_id)
+    store.save(f"{job_id}/{lost.token}/frames/frame-0-00001.png", PNG)
+    lost.report(frame=Frame("frame-0-00001.png", image=0, frame=0, step=1))
+    lost.hand_back()
+    lease = worker.start(job_id)
+    store.save(f"{job_id}/{lease.token}/frames/frame-0-00002.png", plain("blue"))
+    lease.report(frame=Frame("frame-0-00002.png", image=0, frame=1, step=2))
+    told = []
+    with api.http.stream("GET", f"/v1/jobs/{job_id}/events") as answer:
+        for line in answer.iter_lines():
+            if line.startswith("data:") and '"frame"' in line:
+                told.append(json.loads(line.removeprefix("data: ")))
+                if len(told) == 2:
+                    break
+    url = f"/v1/jobs/{job_id}/outputs/frame-0-0000{{}}.png"
+    assert told == [
+        {
+            "name": f"frame-0-0000{step}.png",
+            "url": url.format(step),
+            "image": 0,
+            "frame": step - 1,
+            "step": step,
+        }
+        for step in (1, 2)
+    ]
+    for step, data in ((1, PNG), (2, plain("blue"))):
+        answer = api.http.get(url.format(step))
+        assert (answer.status_code, answer.content, answer.headers["content-type"]) == (
+            200,
+            data,
+            "image/png",
+        )
+    for name in ("frame-0-00003.png", "frame-00-00001.png", "frame-0-..%2fcheckpoint", "checkpoint"):
+        assert api.http.get(f"/v1/jobs/{job_id}/outputs/{name}").status_code == 404
+    worker.succeed(lease)
+    assert api.http.get(url.format(1)).status_code in (200, 404), "until it is tidied"
+    unfilmed = create(api)["id"]
+    assert api.http.get(f"/v1/jobs/{unfilmed}/outputs/frame-0-00001.png").json()["code"] == "output_not_found"
 
 
 def test_cancel_answers_by_where_the_job_stands(api: LiveApi, worker: Worker) -> None:

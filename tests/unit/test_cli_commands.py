@@ -1,6 +1,7 @@
 """Each command prints what a person or a program needs, and ends with the exit code that it promises."""
 
 import asyncio
+import base64
 import json
 import os
 import resource
@@ -184,6 +185,49 @@ def test_draw_of_several_pictures_numbers_their_files(run: Run, serve: Serve, tm
     service = Service(DONE | {"outputs": outputs})
     assert run("draw", "a fox", "-n", "2", "-o", str(tmp_path / "fox.png"), url=serve(service.app)) == 0
     assert (tmp_path / "fox-1.png").read_bytes() == b"bytes of image-1.png"
+
+
+def test_draw_sends_presets_pictures_and_what_to_keep(run: Run, serve: Serve, tmp_path: Path) -> None:
+    service = Service()
+    for name in ("init", "mask", "style"):
+        (tmp_path / name).write_bytes(name.encode())
+    words = ["--quality", "draft", "--aspect", "portrait", "--compat", "pixray", "--video", "mp4"]
+    words += ["--init-image", str(tmp_path / "init"), "--mask", str(tmp_path / "mask")]
+    words += [
+        "-O",
+        f"style_image=@{tmp_path / 'style'}",
+        "--save",
+        "thumbnail=64",
+        "-o",
+        str(tmp_path / "fox.jpg"),
+    ]
+    assert run("draw", "a fox", *words, url=serve(service.app)) == 0
+    assert service.asked[0][1] == {
+        "prompt": "a fox",
+        "quality": "draft",
+        "aspect": "portrait",
+        "compat": "pixray",
+        "options": {
+            name: base64.b64encode(data).decode()
+            for name, data in (("init_image", b"init"), ("mask", b"mask"), ("style_image", b"style"))
+        },
+        "save": {"thumbnail": 64, "format": "jpeg", "video": "mp4"},
+    }
+
+
+def test_draw_saves_what_was_asked_for_beside_the_picture(
+    run: Run, serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kinds = {"image-0.webp": "image", "image-1.webp": "image", "image-0.json": "sidecar"}
+    kinds |= {"video-0.mp4": "video", "contact-sheet.webp": "contact_sheet"}
+    outputs = [DONE["outputs"][0] | {"name": name, "kind": kind} for name, kind in kinds.items()]
+    service = Service(DONE | {"outputs": outputs})
+    output = tmp_path / "fox.webp"
+    assert run("draw", "a fox", "-o", str(output), url=serve(service.app)) == 0
+    names = ["fox.webp", "fox-1.webp", "fox-video-0.mp4", "fox-contact-sheet.webp"]
+    assert capsys.readouterr().out.split() == [str(tmp_path / name) for name in names]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+    assert (tmp_path / "fox-video-0.mp4").read_bytes() == b"bytes of video-0.mp4"
 
 
 def test_a_detached_job_is_only_named(run: Run, serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:

@@ -89,13 +89,15 @@ def test_the_job_is_told_without_its_request() -> None:
     assert "secret fox" not in json.dumps(told)
 
 
-def test_a_message_stays_short() -> None:
+@pytest.mark.parametrize("each", [("image",), ("image", "sidecar", "svg", "video", "thumbnail", "x")])
+def test_a_message_stays_short(each: tuple[str, ...]) -> None:
     metadata = json.dumps({f"key{index}" + "k" * 50: "\x00" * 512 for index in range(16)})
     outputs = json.dumps(
         [
-            {"name": f"image-{index}.png", "key": "k", "content_type": "image/png", "width": 4096,
-             "height": 4096, "seed": 2**32 - 1, "clip_score": 0.1234}
+            {"name": f"image-{index}.png", "key": "k", "content_type": "image/png", "kind": kind,
+             "width": 4096, "height": 4096, "seed": 2**32 - 1, "clip_score": 0.1234, "held_out_score": 0.1234}
             for index in range(16)
+            for kind in each
         ]
     )  # fmt: skip
     body = body_of(claimed({**RECORD, "metadata": metadata, "outputs": outputs}))
