@@ -16,7 +16,7 @@ class DrawingOptions(BaseModel, frozen=True, extra="forbid"):
     """What guides a drawing, how it starts, what is kept of it, how it moves and how fast it learns."""
 
     # what CLIP sees
-    templates: tuple[str, ...] = Field(
+    templates: tuple[Annotated[str, Field(max_length=200)], ...] = Field(
         ("{prompt}",),
         min_length=1,
         max_length=32,

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from models.clip import TextTooLong
 from models.generators import GenerationError, complete, find
 from models.guidance import ClipGuidance, Guide, guides_of, judge_of, score, spherical_distance
-from models.networks import NetworkNames
+from models.networks import NetworkNames, Networks
 from models.options import DrawingOptions
 from models.prompts import parse
 from models.requests import GenerationRequest, Prompt
@@ -335,6 +335,18 @@ def test_a_judge_that_cannot_tell_says_nothing(prompts):
 
 def test_without_a_judge_there_is_no_held_out_score():
     assert judge_of(request_of(Prompt(text="a cat")), LinearClips(), {}) is None
+
+
+def test_the_judge_that_is_named_is_loaded_once_and_guides_nothing():
+    networks = Networks(NetworkNames(judge="demo-photo"))
+    judge = networks.judge()
+    assert (judge.name, *(guide.name for guide in networks.guides())) == ("demo-photo", "demo-icons")
+    assert networks.judge() is judge
+    guide = judge_of(request_of(Prompt(text="a goldfish")), networks, {})
+    assert -1 <= score(picture(size=(40, 30)), guide, 1).item() <= 1
+    too_long = request_of(Prompt(text="goldfish " * 40))
+    assert judge_of(too_long, networks, {}) is None
+    assert Networks(NetworkNames()).judge() is None
 
 
 DRAWN = {
