@@ -1,0 +1,45 @@
+"""A CLIP whose batch norms are folded into its convolutions sees what it saw before."""
+
+import copy
+
+import open_clip
+import torch
+from torch import nn
+
+from models.clip.folding import fold_batch_norms
+
+
+def test_a_residual_tower_without_its_batch_norms_sees_the_same():
+    config = {"layers": [1, 1, 1, 1], "width": 16, "image_size": 64}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        tower = open_clip.CLIP(16, config, {"width": 32, "heads": 2, "layers": 1}).visual.eval()
+        for norm in tower.modules():
+            if isinstance(norm, nn.BatchNorm2d):  # statistics as training leaves them
+                norm.running_mean.normal_(0, 0.3)
+                norm.running_var.uniform_(0.5, 2)
+        images = torch.rand(2, 3, 64, 64)
+    before = tower(images)
+    count = sum(isinstance(module, nn.BatchNorm2d) for module in tower.modules())
+    assert fold_batch_norms(tower, images[:1]) == count > 10
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in tower.modules())
+    assert (tower(images) - before).abs().max() < 1e-5 * before.abs().max()
+
+
+class Fork(nn.Module):
+    """A batch norm that reads a convolution whose output others read, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.norm, self.other = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU()
+
+    def forward(self, images):
+        seen = self.convolution(images)
+        return self.norm(seen) + self.other(seen)
+
+
+def test_a_convolution_that_others_read_keeps_its_weights():
+    fork = Fork().eval()
+    before = copy.deepcopy(fork.state_dict())
+    assert fold_batch_norms(fork, torch.rand(1, 3, 8, 8)) == 0
+    assert all(torch.equal(value, before[name]) for name, value in fork.state_dict().items())
