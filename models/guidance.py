@@ -127,7 +127,7 @@ class ClipGuidance:
     def _loss(self, image: Tensor, guide: Guide, index: int) -> Tensor:
         targets, vectors = guide.targets, guide.targets.vectors
         pulling = targets.pulling[index - 1]
-        pictures = [_as_large_as(image, targets.pictures[place]) for place in pulling]
+        pictures = [targets.pictures[place] for place in pulling]
         views = self._cutouts(torch.cat([image, *pictures]), guide.clip.image_size)  # (1 + I, K, 3, R, R)
         seen = self._encode(guide.clip, views.flatten(0, 1)).view(*views.shape[:2], -1)  # (1 + I, K, D)
         to_vectors = spherical_distance(seen[0][:, None], vectors[None])  # (K, V)
@@ -170,13 +170,6 @@ def _whole(prompt: Prompt) -> Prompt:
 def _mean(weighted: Sequence[tuple[Tensor, float]]) -> Tensor:
     total = sum(weight for _, weight in weighted)
     return torch.stack([value * (weight / total) for value, weight in weighted]).sum()
-
-
-def _as_large_as(image: Tensor, picture: Tensor) -> Tensor:
-    if picture.shape == image.shape:
-        return picture
-    size = list(image.shape[2:])  # drawn at another scale for now
-    return F.interpolate(picture, size=size, mode="bilinear", antialias=True)
 
 
 def _columns(row: Tensor, columns: Sequence[int]) -> Tensor:

@@ -234,17 +234,6 @@ def test_an_image_prompt_is_cut_anew_at_each_step_in_the_places_of_the_drawing()
     assert len(set(places)) > STEPS / 2
 
 
-def test_a_drawing_at_half_the_size_is_compared_with_pictures_of_that_size():
-    guidance = guidance_of(
-        Prompt(image="photo"),
-        pictures={"photo": Image.new("RGB", (30, 20), "red")},
-        cutouts=lambda images, size: F.interpolate(images, size=(size, size))[:, None],
-    )
-    red = torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1)
-    for side in (8, 16):
-        assert guidance(red.expand(1, 3, side, side), 1).item() == pytest.approx(0, abs=1e-6)
-
-
 def test_contrast_follows_the_weight_of_its_prompt():
     clip, prompt = LinearClip(), Prompt(text="red cat", begin=0.5)
     targets = targets_of(clip, [prompt], {}, steps=STEPS, size=SIZE, device=CPU, contrasted=True)
