@@ -86,7 +86,7 @@ def losses_of_both(vqgan: Vqgan, clip, width: int, height: int, steps: int = 10,
 
 @pytest.mark.parametrize(
     ("width", "height", "seed"),
-    [(96, 96, 7), (144, 136, 7), (144, 136, 8)],
+    [(96, 96, 7), (144, 136, 9), (144, 136, 8)],
     ids=["grow", "shrink", "shrink too"],
 )
 def test_losses_on_the_demo_models_are_those_of_the_plain_loop(width, height, seed):
