@@ -40,11 +40,17 @@ class Motion:
 
     def warp(self, images: Tensor) -> Tensor:
         """The picture after the move; what comes in from outside mirrors what is inside: (N, 3, H, W)"""
+        return self._moved(images, "bicubic").clamp(0, 1)
+
+    def carry(self, field: Tensor) -> Tensor:
+        """Values of any range that belong to places of the picture, after the move: (N, C, h, w)"""
+        return self._moved(field, "bilinear")
+
+    def _moved(self, images: Tensor, mode: str) -> Tensor:
         height, width = images.shape[2:]
         forth = torch.cat([self.matrix(width / height), torch.tensor([[0.0, 0.0, 1.0]])])
         back = torch.linalg.inv(forth)[:2]
         grid = F.affine_grid(back[None].expand(len(images), -1, -1), list(images.shape), align_corners=False)
-        moved = F.grid_sample(
-            images, grid.to(images), mode="bicubic", padding_mode="reflection", align_corners=False
+        return F.grid_sample(
+            images, grid.to(images), mode=mode, padding_mode="reflection", align_corners=False
         )
-        return moved.clamp(0, 1)

@@ -211,7 +211,10 @@ class _CodedPicture:
         self._hold(_encode(self._vqgan, _scaled(picture, size)))
 
     def move(self, motion: "Motion") -> None:
-        self.absorb(motion.warp(self.render()))
+        latents, picture = self.latents["z"].detach(), self.render()
+        # what encoding loses of the latents is carried along: many moves would wash the picture out otherwise
+        lost = latents - _encode(self._vqgan, picture)
+        self._hold(_encode(self._vqgan, motion.warp(picture)) + motion.carry(lost))
 
     def scale(self, share: float) -> None:
         import torch

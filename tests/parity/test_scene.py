@@ -223,6 +223,13 @@ def test_a_move_keeps_shapes_and_fills_what_comes_in_with_mirror_images():
     assert off[..., 10:-10, 20:-20].max() < 0.1  # the corners were mirrored in
 
 
+def test_a_vqgans_picture_is_not_washed_out_by_many_moves(networks):
+    """Re-encoded twenty times it would be; what the encoder loses is carried along."""
+    request = request_of("vqgan_clip", steps=21, pan_x=1e-7, learning_rate=1e-7, cutouts=1)
+    shown = [step.render().astype(int) for step in steps_of(networks, request) if step.index in (1, 21)]
+    assert np.abs(shown[1] - shown[0]).mean() < 1
+
+
 def test_a_drawing_moves_at_its_steps_and_the_optimizer_starts_anew(networks):
     scene, sheet = scene_of(networks, zoom=1.01, move_every=3, overlay_image="sky", overlay_every=3)
     assert [index for index in range(1, 11) if scene.disturb(index)] == [4, 7, 10]
