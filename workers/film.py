@@ -132,7 +132,7 @@ def _even(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _png(pixels: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=3)  # soon made is worth more than small here
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)  # soon made is worth more than small
     return buffer.getvalue()
 
 

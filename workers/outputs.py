@@ -1,6 +1,7 @@
 """What a job keeps of its pictures: their files, and what was asked for beside them."""
 
 import base64
+import contextlib
 import io
 import json
 import platform
@@ -23,8 +24,11 @@ from workers.pictures import CONTENT_TYPES, contact_sheet, encode
 
 def versions() -> dict[str, str]:
     """Of all that has a part in a picture's bytes."""
-    packages = ("clipcanvas", "torch", "numpy", "pillow", "open_clip_torch", "av")
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
+    told = {"python": platform.python_version()}
+    for name in ("clipcanvas", "torch", "numpy", "pillow", "open_clip_torch", "av"):
+        with contextlib.suppress(metadata.PackageNotFoundError):  # such as when run from the sources
+            told[name] = metadata.version(name)
+    return told
 
 
 @dataclass(frozen=True)
