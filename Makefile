@@ -9,7 +9,7 @@ READY := .venv/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-chaos check bench docs
+.PHONY: help demo serve test test-chaos check bench docs gallery
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1	\2/' | expand -t 17
@@ -43,6 +43,9 @@ bench: $(READY) ## measure, and print tables
 
 docs: $(READY) ## write the generated pages anew
 	@$(BIN)/python docs/generate.py
+
+gallery: $(READY) ## draw the pictures of docs/generation.md that are missing; GALLERY=all draws every one anew
+	@$(BIN)/python docs/gallery/draw.py $(GALLERY)
 
 # .ready is written last: an installation that broke off is made again
 $(READY): pyproject.toml constraints.txt

@@ -35,7 +35,7 @@ def main() -> int:
     sys.stdout.reconfigure(line_buffering=True)  # in step with what goes to standard error
     started = time.monotonic()
     try:
-        with _service(arguments.data) as client:
+        with service(arguments.data) as client:
             print(f"\nWhat is in {PHOTO}?")
             best = _classify(client)
             print(f"\nDrawing {PROMPT!r}:")
@@ -59,7 +59,8 @@ class DemoFailed(Exception):
 
 
 @contextlib.contextmanager
-def _service(data: Path) -> Iterator[Client]:
+def service(data: Path) -> Iterator[Client]:
+    """The whole service on a free port, with all that it keeps in a folder; it stops at the end."""
     data.mkdir(parents=True, exist_ok=True)
     port = launcher.free_port("127.0.0.1", 0)
     url = launcher.base_url("127.0.0.1", port)

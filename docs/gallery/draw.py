@@ -1,0 +1,124 @@
+"""`make gallery`: draw every example of examples.toml with the demo models, and write docs/generation.md.
+
+`python docs/gallery/draw.py [NAME …]` draws these anew, and those whose pictures are missing.
+"""
+
+import argparse
+import html
+import io
+import json
+import sys
+import tempfile
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+sys.path.insert(0, str(ROOT))
+
+from clipcanvas.client import Client  # noqa: E402 - importable from any folder only now
+from clipcanvas.demo import service  # noqa: E402
+from clipcanvas.results import Prompt  # noqa: E402
+
+PAGE = HERE.parent / "generation.md"
+SIDE = 160  # pixels, of the pictures on the page
+WRITTEN = "<!-- Written by docs/gallery/draw.py: edit examples.toml, not this page. -->"
+INTRO = """\
+# What can be drawn, and how
+
+Every picture here was drawn by a running service with the demo models: `make gallery` sends each request to
+`POST /v1/jobs` and keeps what comes back. `<cat>` stands for the photo of the demo, `<disk>` for a white disk
+on black. The demo models are small and know icons; the options do the same with larger ones.
+`GET /v1/generators` has every option with its bounds and its default."""
+
+
+def main() -> int:
+    """Draw what is to be drawn; the exit code is 0 if every example has its picture."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="examples to draw anew; `all` for every one")
+    parser.add_argument("--page", action="store_true", help="draw nothing, write the page only")
+    chosen = parser.parse_args()
+    sections = tomllib.loads((HERE / "examples.toml").read_text())["section"]
+    examples = [example for section in sections for example in section["example"]]
+    wanted = [
+        example
+        for example in examples
+        if "all" in chosen.names or example["name"] in chosen.names or not picture_of(example).exists()
+    ]
+    if wanted and not chosen.page:
+        with tempfile.TemporaryDirectory() as data, service(Path(data)) as client:
+            for example in wanted:
+                draw(client, example)
+    PAGE.write_text(page(sections))
+    return 0
+
+
+def draw(client: Client, example: dict[str, Any]) -> None:
+    """Send an example's request, wait, and keep its picture, its sheet or its film."""
+    started = time.perf_counter()
+    request = filled(json.loads(example["request"]))
+    prompt = request.pop("prompt", None) or [Prompt(**fields) for fields in request.pop("prompts")]
+    job = client.draw(prompt, **request)
+    outputs = {output.kind: output for output in reversed(job.outputs)}  # of pictures, the first
+    shown = next(outputs[kind] for kind in ("video", "contact_sheet", "image") if kind in outputs)
+    data = client.output(job.id, shown.name)
+    if shown.kind == "video":
+        picture_of(example).write_bytes(data)
+    else:
+        picture = Image.open(io.BytesIO(data)).convert("RGB")
+        picture.thumbnail((2 * SIDE, 2 * SIDE))
+        picture.save(picture_of(example), quality=85, method=6)
+    size = f"{shown.width}x{shown.height}"
+    seconds = time.perf_counter() - started
+    print(f"{example['name']:<20} {size:>9} {job.progress.step:4} steps {seconds:6.1f} s")
+
+
+def filled(value: Any) -> Any:
+    """A request with the bytes of pictures in their places."""
+    if isinstance(value, dict):
+        return {key: filled(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [filled(item) for item in value]
+    if isinstance(value, str) and value.startswith("<"):
+        return picture_named(value.strip("<>"))
+    return value
+
+
+def picture_named(name: str) -> bytes:
+    """The bytes of a picture that requests use."""
+    if name == "cat":
+        return (ROOT / "examples" / "cat.jpg").read_bytes()
+    if name == "disk":
+        disk, file = Image.new("L", (192, 192)), io.BytesIO()
+        ImageDraw.Draw(disk).ellipse((40, 40, 151, 151), fill=255)
+        disk.save(file, "PNG")
+        return file.getvalue()
+    return (HERE / f"{name}.webp").read_bytes()
+
+
+def picture_of(example: dict[str, Any]) -> Path:
+    """Where an example's picture lies."""
+    return HERE / f"{example['name']}.webp"
+
+
+def page(sections: list[dict[str, Any]]) -> str:
+    """The page: a table for each section."""
+    parts = [INTRO, WRITTEN]
+    for section in sections:
+        table = ["| Feature | Option | Request | Picture |", "| --- | --- | --- | --- |"]
+        for example in section["example"]:
+            name, feature = example["name"], html.escape(example["feature"])
+            request = html.escape(example["request"], quote=False).replace("|", "&#124;")
+            option = example["option"].replace("|", "\\|")
+            picture = f'<img src="gallery/{name}.webp" width="{SIDE}" alt="{feature}">'
+            table.append(f"| {feature} | {option} | <code>{request}</code> | {picture} |")
+        parts.append(f"## {section['title']}\n\n{section['text'].strip()}\n\n" + "\n".join(table))
+    return "\n\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
