@@ -35,7 +35,7 @@ class Drawer(Protocol):
         """Move the latents, in place, to the nearest ones that are valid."""
 
     def absorb(self, picture: Tensor) -> None:
-        """Go on from a picture, as nearly as it can be drawn: (1, 3, H, W) in [0, 1]"""
+        """Go on from a picture of the full size, as nearly as it can be drawn: (1, 3, H, W) in [0, 1]"""
 
     def move(self, motion: Motion) -> None:
         """Go on zoomed, shifted and turned."""
