@@ -27,6 +27,7 @@ from torch.utils._pytree import tree_map_only
 from models import vqgan
 from models.clip import cards
 from models.clip.encoder import _halve
+from models.clip.folding import fold_batch_norms
 from models.generators import complete, find
 from models.memory import decoder_bytes, guide_memory, predict, vqgan_weights
 from models.networks import WEIGHTS, NetworkNames, Networks
@@ -112,14 +113,16 @@ def measure_guide(card: cards.ClipCard, dtype: torch.dtype | None = None) -> tup
         source = f"local-dir:{card.local_folder(WEIGHTS)}"
     with torch.device("meta"):
         network = open_clip.create_model(source, load_weights=False, force_quick_gelu=quick, device="meta")
+    network.eval().requires_grad_(False)
+    size = network.visual.image_size
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    fold_batch_norms(network.visual, torch.zeros(1, 3, *sides, device="meta"))
     weights = _bytes_of(network)
     if dtype is not None:
         _halve(network, dtype)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        network.to_empty(device="cpu").eval().requires_grad_(False)
-        size = network.visual.image_size
-        side = size if isinstance(size, int) else size[0]
-        pictures = torch.zeros(views, 3, side, side, requires_grad=True)
+        network.to_empty(device="cpu")
+        pictures = torch.zeros(views, 3, *sides, requires_grad=True)
         live = LiveBytes(network, pictures)
         with live, torch.autocast("cpu", dtype, enabled=dtype is not None):
             network.encode_image(pictures).float().sum().backward()

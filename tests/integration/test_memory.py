@@ -1,4 +1,4 @@
-"""A job that no worker has room for is refused with the size that would fit; workers plan by what they have."""
+"""A job that no worker has room for is refused with a size that would fit; workers plan by what they have."""
 
 import json
 import os
