@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from clipcanvas.client import AsyncClient, Client
+    from clipcanvas.collection_results import NewImage, QueryPart
     from clipcanvas.errors import (
         ApiError,
         ClipcanvasError,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "clipcanvas.client": ("AsyncClient", "Client"),
+    "clipcanvas.collection_results": ("NewImage", "QueryPart"),
     "clipcanvas.errors": (
         "ApiError",
         "ClipcanvasError",
@@ -51,7 +53,9 @@ __all__ = [
     "JobExpired",
     "JobFailed",
     "JobUnsuccessful",
+    "NewImage",
     "Prompt",
+    "QueryPart",
     "Unreachable",
     "WaitTimeout",
 ]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from clipcanvas import cli_clip, cli_jobs, terminal
+from clipcanvas import cli_clip, cli_collections, cli_jobs, terminal
 from clipcanvas.terminal import DEFAULT_URL, ApiKey, AsJson, Url
 
 app = typer.Typer(
@@ -84,6 +84,9 @@ def serve(
 app.command()(cli_clip.classify)
 app.command()(cli_clip.embed)
 app.command()(cli_clip.rank)
+app.command()(cli_collections.index)
+app.command()(cli_collections.search)
+app.add_typer(cli_collections.collections, name="collections")
 app.command()(cli_jobs.draw)
 app.add_typer(cli_jobs.jobs, name="jobs")
 

@@ -128,8 +128,9 @@ def follow(client: "Client", job: "Job", output: Path) -> "tuple[Job, list[Path]
     Raises:
         JobUnsuccessful: it ended without pictures.
     """
-    from clipcanvas.client import successful, write_whole
+    from clipcanvas.client import write_whole
     from clipcanvas.progress import ProgressDisplay
+    from clipcanvas.waiting import successful
 
     preview_path = output.with_name(f"{output.stem}.preview.jpg")
     previewed = False

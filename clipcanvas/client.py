@@ -10,19 +10,13 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import httpx
 
-from clipcanvas import calls
-from clipcanvas.calls import MAX_WAIT_S, Call, problem
-from clipcanvas.errors import (
-    ApiError,
-    ClipcanvasError,
-    JobCanceled,
-    JobExpired,
-    JobFailed,
-    Unreachable,
-    WaitTimeout,
-)
+from clipcanvas import calls, collection_calls
+from clipcanvas.calls import Call, problem
+from clipcanvas.collection import AsyncCollection, Collection
+from clipcanvas.errors import ApiError, ClipcanvasError, Unreachable
 from clipcanvas.results import Event, Job
 from clipcanvas.sse import EventFeed
+from clipcanvas.waiting import Deadline, successful
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -87,6 +81,11 @@ class Client:
     generators = _blocking(calls.generators)
     queue = _blocking(calls.queue)
     ready = _blocking(calls.ready)
+    collections = _blocking(collection_calls.collections)
+
+    def collection(self, name: str) -> Collection:
+        """The collection of that name, which need not be there yet."""
+        return Collection(self, name)
 
     def draw(self, prompt: Any, *, timeout_s: float | None = None, **request: Any) -> Job:
         """Create a job as `create_job` does, and wait for it as `wait` does."""
@@ -99,7 +98,7 @@ class Client:
             JobFailed, JobCanceled, JobExpired: it ended otherwise.
             WaitTimeout: it was not final after `timeout_s` seconds.
         """
-        deadline = _Deadline(timeout_s)
+        deadline = Deadline(timeout_s)
         while True:
             job = self.job(job_id, wait_s=deadline.next_wait_s())
             if job.is_final:
@@ -194,6 +193,11 @@ class AsyncClient:
     generators = _awaited(calls.generators)
     queue = _awaited(calls.queue)
     ready = _awaited(calls.ready)
+    collections = _awaited(collection_calls.collections)
+
+    def collection(self, name: str) -> AsyncCollection:
+        """As `Client.collection`."""
+        return AsyncCollection(self, name)
 
     async def draw(self, prompt: Any, *, timeout_s: float | None = None, **request: Any) -> Job:
         """As `Client.draw`."""
@@ -201,7 +205,7 @@ class AsyncClient:
 
     async def wait(self, job_id: str, *, timeout_s: float | None = None) -> Job:
         """As `Client.wait`."""
-        deadline = _Deadline(timeout_s)
+        deadline = Deadline(timeout_s)
         while True:
             job = await self.job(job_id, wait_s=deadline.next_wait_s())
             if job.is_final:
@@ -274,21 +278,6 @@ def write_whole(path: Path, content: bytes) -> Path:
     return part.replace(path)
 
 
-def successful(job: Job) -> Job:
-    """The job itself, if it succeeded.
-
-    Raises:
-        JobFailed, JobCanceled, JobExpired: it did not.
-    """
-    if job.status == "failed":
-        raise JobFailed(job)
-    if job.status == "canceled":
-        raise JobCanceled(job)
-    if job.status == "expired":
-        raise JobExpired(job)
-    return job
-
-
 class _Attempts:
     def __init__(self, url: str, retries: int, max_pause_s: float) -> None:
         self._url = url
@@ -308,19 +297,6 @@ class _Attempts:
         pause_s = min(self._pause_s, self._max_pause_s) * random.uniform(0.8, 1.2)  # so that callers spread
         self._pause_s *= 2
         return max(pause_s, asked or 0)
-
-
-class _Deadline:
-    def __init__(self, timeout_s: float | None) -> None:
-        self._timeout_s = timeout_s
-        self._end = None if timeout_s is None else time.monotonic() + timeout_s
-
-    def next_wait_s(self) -> float:
-        return MAX_WAIT_S if self._end is None else max(0.0, min(MAX_WAIT_S, self._end - time.monotonic()))
-
-    def check(self, job: Job) -> None:
-        if self._end is not None and self._timeout_s is not None and time.monotonic() >= self._end:
-            raise WaitTimeout(job, self._timeout_s)
 
 
 def _reason(error: httpx.HTTPError) -> str:

@@ -1,0 +1,307 @@
+"""Commands about collections: index a folder, search it, and what else is done with collections."""
+
+import itertools
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clipcanvas import terminal
+from clipcanvas.terminal import DEFAULT_URL, ApiKey, AsJson, Model, Url
+
+Name = Annotated[str, typer.Argument(metavar="COLLECTION", help="Name of the collection.")]
+
+collections = typer.Typer(
+    help="List, create, show, classify, compare, move and delete collections.", no_args_is_help=True
+)
+
+
+def index(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Folder of pictures.", exists=True, file_okay=False)
+    ],
+    collection: Annotated[
+        str, typer.Option("--collection", "-c", metavar="NAME", help="Made if it is not there.")
+    ],
+    again: Annotated[bool, typer.Option("--again", help="Add those that are there already, too.")] = False,
+    thumbnails: Annotated[
+        bool, typer.Option("--thumbnails", help="If it is new: keep small pictures.")
+    ] = False,
+    batch: Annotated[int, typer.Option(min=1, max=64, help="Pictures in one request.")] = 32,
+    model: Model = None,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Add the pictures of a folder to a collection; run it again to go on where it broke off.
+
+    A picture's id is its path in the folder; a/b.json, if it is there, holds the metadata of a/b.jpg.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from clipcanvas.indexing import find_pictures, index_folder
+
+    paths = find_pictures(folder, terminal.IMAGE_SUFFIXES)
+    with terminal.connect(url, api_key) as client:
+        there = client.collection(collection)
+        there.create(model=model, thumbnails=thumbnails or None)
+        console = Console(stderr=True)
+        with Progress(console=console, disable=not console.is_terminal) as bar:
+            task = bar.add_task(f"indexing into {collection}", total=len(paths))
+            outcome = index_folder(
+                there,
+                folder,
+                paths,
+                again=again,
+                batch=batch,
+                progress=lambda done: bar.update(task, completed=done),
+            )
+    if as_json:
+        terminal.print_json({"added": outcome.added, "known": outcome.known, "failed": outcome.failed})
+    else:
+        print(f"{outcome.added} added, {outcome.known} known already, {len(outcome.failed)} failed")
+        for image_id, why in outcome.failed.items():
+            terminal.note(f"  {image_id}: {why}")
+    if outcome.failed:
+        raise typer.Exit(terminal.UNSUCCESSFUL)
+
+
+def search(
+    collection: Name,
+    query: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TEXT|IMAGE",
+            help="The path of an image file is an image, everything else a text; several are added up.",
+        ),
+    ],
+    without: Annotated[
+        list[str] | None,
+        typer.Option("--not", metavar="TEXT|IMAGE", help="What to keep away from, half as much; repeatable."),
+    ] = None,
+    top_k: Annotated[int, typer.Option("--top-k", min=1, help="How many of the best to print.")] = 10,
+    filter: Annotated[
+        str | None, typer.Option(metavar="EXPRESSION", help='Over the metadata, such as ".year > 1980".')
+    ] = None,
+    min_similarity: Annotated[float | None, typer.Option(min=-1, max=1, help="Least cosine.")] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Look at every image.")] = False,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find pictures of a collection.
+
+    For example: clipcanvas search holidays "a dog on a beach" --not people
+    """
+    from clipcanvas.collection_results import QueryPart
+
+    parts = [_part(item, 1.0) for item in query] + [_part(item, -0.5) for item in without or []]
+    with terminal.connect(url, api_key) as client:
+        found = client.collection(collection).search(
+            [QueryPart(**part) for part in parts],
+            top_k=top_k,
+            filter=filter,
+            min_similarity=min_similarity,
+            exact=exact,
+        )
+    if as_json:
+        terminal.print_json(found.model_dump(mode="json"))
+        return
+    rows = [(place, hit.id, hit.similarity, _short(hit.metadata)) for place, hit in enumerate(found.data, 1)]
+    terminal.print_table(["rank", "image", "similarity", "metadata"], rows)
+
+
+@collections.command("list")
+def list_collections(url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False) -> None:
+    """List collections by name."""
+    with terminal.connect(url, api_key) as client:
+        found = client.collections()
+    if as_json:
+        terminal.print_json(found.model_dump(mode="json"))
+        return
+    terminal.print_table(
+        ["collection", "images", "model", "quantization"],
+        [(card.name, card.count, card.model, card.quantization) for card in found.data],
+    )
+
+
+@collections.command()
+def create(
+    collection: Name,
+    quantization: Annotated[str | None, typer.Option(help="q8, none or binary.")] = None,
+    thumbnails: Annotated[bool, typer.Option("--thumbnails", help="Keep small pictures.")] = False,
+    model: Model = None,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a collection, unless it is there already."""
+    with terminal.connect(url, api_key) as client:
+        card = client.collection(collection).create(
+            model=model, quantization=quantization, thumbnails=thumbnails or None
+        )
+    _tell(card.model_dump(mode="json"), as_json)
+
+
+@collections.command()
+def show(collection: Name, url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False) -> None:
+    """Show what a collection is, and how many images it holds."""
+    with terminal.connect(url, api_key) as client:
+        card = client.collection(collection).info()
+    _tell(card.model_dump(mode="json"), as_json)
+
+
+@collections.command()
+def delete(
+    collection: Name,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+) -> None:
+    """Forget a collection and all of its images."""
+    with terminal.connect(url, api_key) as client:
+        card = client.collection(collection).info()
+        if not yes:
+            typer.confirm(f"Forget {card.name} and its {card.count} images?", abort=True)
+        client.collection(collection).delete()
+    print(f"{collection} is deleted")
+
+
+@collections.command()
+def classify(
+    collection: Name,
+    labels: Annotated[list[str], typer.Argument(metavar="LABEL", help="What the images may show.")],
+    top_k: Annotated[int, typer.Option("--top-k", min=0, help="Examples of each label.")] = 3,
+    min_probability: Annotated[
+        float, typer.Option(min=0, max=1, help="Images whose best label is less likely get none.")
+    ] = 0.0,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say which label fits each image best: counts, and examples of each label."""
+    with terminal.connect(url, api_key) as client:
+        said = client.collection(collection).classify(labels, top_k=top_k, min_probability=min_probability)
+    if as_json:
+        terminal.print_json(said.model_dump(mode="json"))
+        return
+    rows = [(entry.label, entry.count, ", ".join(item.id for item in entry.examples)) for entry in said.data]
+    terminal.print_table(["label", "images", "such as"], rows)
+    if said.unlabeled:
+        terminal.note(f"{said.unlabeled} of {said.images} images have no label")
+
+
+@collections.command()
+def duplicates(
+    collection: Name,
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="Least similarity.")] = 0.95,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """List pairs of images that are nearly the same."""
+    with terminal.connect(url, api_key) as client:
+        found = list(client.collection(collection).every_duplicate(threshold=threshold))
+    if as_json:
+        terminal.print_json([entry.model_dump(mode="json") for entry in found])
+        return
+    rows = [(entry.id, other.id, other.similarity) for entry in found for other in entry.duplicates]
+    terminal.print_table(["image", "is like", "similarity"], rows)
+
+
+@collections.command()
+def export(
+    collection: Name,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to: lines of JSON, vectors in base64.")],
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+) -> None:
+    """Write a collection to a file, which import reads. Thumbnails are not in it."""
+    part = file.with_name(f".{file.name}.part")
+    with terminal.connect(url, api_key) as client, part.open("w", encoding="utf-8") as lines:
+        for count, line in enumerate(client.collection(collection).export()):  # noqa: B007 - the last is used
+            lines.write(json.dumps(line, ensure_ascii=False) + "\n")
+    part.replace(file)
+    print(f"{count} images in {file}")
+
+
+@collections.command("import")
+def import_(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="What export wrote.", exists=True, dir_okay=False)
+    ],
+    collection: Annotated[
+        str | None, typer.Option("--collection", "-c", metavar="NAME", help="Without, its old name.")
+    ] = None,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+) -> None:
+    """Add what an export wrote; the collection is made if it is not there. May be run again."""
+    from clipcanvas.collection_results import NewImage
+
+    with terminal.connect(url, api_key) as client, file.open(encoding="utf-8") as lines:
+        card = _line(next(lines, ""), file, "name", "model", "quantization", "m", "ef_construction")
+        there = client.collection(collection or card["name"])
+        bound = {name: card[name] for name in ("model", "quantization", "m", "ef_construction")}
+        there.create(**bound)
+        count = 0
+        while some := list(itertools.islice(lines, 500)):
+            images = [
+                NewImage(**_line(text, file, "id", "vector", "metadata", "source_url")) for text in some
+            ]
+            count += len(there.add(images, model=card["model"]).data)
+    print(f"{count} images in {there.name}")
+
+
+@collections.command()
+def reindex(
+    source: Annotated[str, typer.Argument(metavar="FROM", help="A collection that keeps thumbnails.")],
+    collection: Annotated[str, typer.Argument(metavar="TO", help="Made if it is not there.")],
+    model: Model = None,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+) -> None:
+    """Embed the thumbnails of a collection anew, with the model of another. May be run again."""
+    added, after = 0, None
+    with terminal.connect(url, api_key) as client:
+        there = client.collection(collection)
+        there.create(model=model)
+        while True:
+            page = there.reindex(source, after=after)
+            added, after = added + page.added, page.last_id
+            for item in page.skipped:
+                terminal.note(f"  {item.id}: {item.detail}")
+            if not page.has_more:
+                break
+    print(f"{added} images in {collection}")
+
+
+def _part(argument: str, weight: float) -> dict[str, Any]:
+    item = terminal.text_or_image(argument)
+    return {"text" if isinstance(item, str) else "image": item, "weight": weight}
+
+
+def _short(metadata: dict[str, Any]) -> str | None:
+    text = json.dumps(metadata, ensure_ascii=False)
+    return None if not metadata else text if len(text) <= 60 else text[:57] + "..."
+
+
+def _line(text: str, file: Path, *names: str) -> dict[str, Any]:
+    """These fields of a line of an export."""
+    try:
+        line = json.loads(text)
+        return {name: line[name] for name in names}
+    except (ValueError, TypeError, KeyError):
+        raise typer.BadParameter(f"{file} is no export of a collection", param_hint="FILE") from None
+
+
+def _tell(fields: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        terminal.print_json(fields)
+        return
+    width = max(map(len, fields))
+    for name, value in fields.items():
+        if name != "object":
+            print(f"{name:<{width}}  {value}")
