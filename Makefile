@@ -40,6 +40,7 @@ bench: $(READY) ## measure, and print tables
 	@$(BIN)/python -m benchmarks.drawing_speed
 	@$(BIN)/python -m benchmarks.serving
 	@$(BIN)/python -m benchmarks.jobs
+	@$(BIN)/python -m benchmarks.search
 
 docs: $(READY) ## write the generated pages anew
 	@$(BIN)/python docs/generate.py
