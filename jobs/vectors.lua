@@ -11,7 +11,7 @@ function api.create(...)
 end
 
 function api.delete()
-  return redis.call('UNLINK', record, vectors, ids) -- frees a large one beside its work
+  return redis.call('UNLINK', record, vectors, ids)
 end
 
 function api.add(limit, id, vector, attributes)

@@ -36,8 +36,8 @@ PREFIX = "clipcanvas:"
 # collection:{tenant/name}:vectors   the vector set; its attributes are `attributes_of` an image
 # collection:{tenant/name}:ids       sorted set of the ids, all of score 0, so that they are in order
 
-FEW = 16
-"""Images that are added in one go: what others ask of the server waits for about as many milliseconds."""
+FEW = 4
+"""Images that are added in one go: others wait for a few milliseconds each time."""
 
 Rows = NDArray[np.float32]  # (N, D) of unit length
 
