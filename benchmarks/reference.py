@@ -155,13 +155,13 @@ def _crops(image: Tensor, size: int, count: int, rng: torch.Generator, dtype: to
 def _updated(image: Tensor, size: int, count: int, rng: torch.Generator, dtype: torch.dtype) -> Tensor:
     """Flip, ColorJitter(hue=.01, saturation=.01), Sharpness(.3), Affine(30, .1), Perspective(.2), noise"""
     crops = _crops(image, size, count, rng, dtype)
-    flipped = torch.rand(count, generator=rng) < 0.5
-    tinted = torch.rand(count, generator=rng) < 0.7
+    flipped = _uniform(count, rng=rng) < 0.5
+    tinted = _uniform(count, rng=rng) < 0.7
     hues, saturations = _spread(0.01, count, rng), _spread(0.01, count, rng)
-    softened, shares = torch.rand(count, generator=rng) < 0.4, torch.rand(count, generator=rng) * 0.3
-    turned, angles = torch.rand(count, generator=rng) < 0.8, _spread(30, count, rng)
+    softened, shares = _uniform(count, rng=rng) < 0.4, _uniform(count, rng=rng) * 0.3
+    turned, angles = _uniform(count, rng=rng) < 0.8, _spread(30, count, rng)
     shifts = _spread(0.1, (count, 2), rng)
-    tilted, corners = torch.rand(count, generator=rng) < 0.4, torch.rand(count, 4, 2, generator=rng) * 0.2
+    tilted, corners = _uniform(count, rng=rng) < 0.4, _uniform(count, 4, 2, rng=rng) * 0.2
     views = []
     for k in range(count):
         view = crops[k : k + 1]
@@ -173,9 +173,9 @@ def _updated(image: Tensor, size: int, count: int, rng: torch.Generator, dtype: 
         if softened[k]:
             view = enhance.sharpness(view, shares[k])
         if turned[k]:
-            view = _affine(view, angles[k], shifts[k], torch.zeros(()), "border")
+            view = _affine(view, angles[k], shifts[k], torch.zeros(()).double(), "border")
         if tilted[k]:
-            view = transform.warp_perspective(view, _tilt(corners[k], size), (size, size))
+            view = _warped(view, _tilt(corners[k], size))
         views.append(view)
     return _noisy(torch.cat(views), rng)
 
@@ -183,12 +183,12 @@ def _updated(image: Tensor, size: int, count: int, rng: torch.Generator, dtype: 
 def _latest(image: Tensor, size: int, count: int, rng: torch.Generator, dtype: torch.dtype) -> Tensor:
     """Affine(15, .1, 5), Perspective(.7), ColorJitter(.1, .1, .1, .1), Erasing((.1, .4), (.3, 3.3)), noise"""
     pooled = (F.adaptive_avg_pool2d(image, size) + F.adaptive_max_pool2d(image, size)) / 2
-    turned, angles = torch.rand(count, generator=rng) < 0.7, _spread(15, count, rng)
+    turned, angles = _uniform(count, rng=rng) < 0.7, _spread(15, count, rng)
     shifts, shears = _spread(0.1, (count, 2), rng), _spread(5, count, rng)
-    tilted, corners = torch.rand(count, generator=rng) < 0.7, torch.rand(count, 4, 2, generator=rng) * 0.7
-    tinted = torch.rand(count, generator=rng) < 0.7
+    tilted, corners = _uniform(count, rng=rng) < 0.7, _uniform(count, 4, 2, rng=rng) * 0.7
+    tinted = _uniform(count, rng=rng) < 0.7
     brightness, contrast, saturation, hue = (_spread(0.1, count, rng) for _ in range(4))
-    erased, area, flat, high, which, across, down = torch.rand(7, generator=rng)
+    erased, area, flat, high, which, across, down = _uniform(7, rng=rng)
     area = (0.1 + 0.3 * area) * size**2
     ratio = 1 + 2.3 * high if which > 0.5 else 0.3 + 0.7 * flat
     box_height = int((area * ratio).sqrt().round().clamp(1, size))
@@ -200,7 +200,7 @@ def _latest(image: Tensor, size: int, count: int, rng: torch.Generator, dtype: t
         if turned[k]:
             view = _affine(view, angles[k], shifts[k], shears[k], "zeros")
         if tilted[k]:
-            view = transform.warp_perspective(view, _tilt(corners[k], size), (size, size))
+            view = _warped(view, _tilt(corners[k], size))
         if tinted[k]:
             view = enhance.adjust_brightness(view, brightness[k])
             view = enhance.adjust_contrast(view, 1 + contrast[k])
@@ -221,48 +221,42 @@ def _pixray(image: Tensor, size: int, count: int, rng: torch.Generator, dtype: t
     wide, high = width / min(width, height), height / min(width, height)
     zooms = round(0.6 * count)
     wides, last = count - zooms, size - 1
-    tilted, corners = torch.rand(zooms, generator=rng) < 0.7, torch.rand(zooms, 4, 2, generator=rng) * 0.4
-    areas = (0.25 + 0.7 * torch.rand(zooms, generator=rng)) * wide * high
-    log_ratios = math.log(0.85) + math.log(1.2 / 0.85) * torch.rand(zooms, generator=rng)
-    places = torch.rand(zooms, 2, generator=rng)
-    mirrors, gray = torch.rand(2, generator=rng)
+    tilted, corners = _uniform(zooms, rng=rng) < 0.7, _uniform(zooms, 4, 2, rng=rng) * 0.4
+    areas = (0.25 + 0.7 * _uniform(zooms, rng=rng)) * wide * high
+    log_ratios = math.log(0.85) + math.log(1.2 / 0.85) * _uniform(zooms, rng=rng)
+    places = _uniform(zooms, 2, rng=rng)
+    mirrors, gray = _uniform(2, rng=rng)
     views = []
     for k in range(zooms):
         across = min(1.0, float((areas[k] * log_ratios[k].exp()).sqrt()) / wide)
         down = min(1.0, float((areas[k] / log_ratios[k].exp()).sqrt()) / high)
         left, top = float(places[k, 0]) * (1 - across) * last, float(places[k, 1]) * (1 - down) * last
-        cut = torch.tensor([[1 / across, 0, -left / across], [0, 1 / down, -top / down], [0, 0, 1]])
-        tilt = _tilt(corners[k], size)[0] if tilted[k] else torch.eye(3)
+        cut = _double([[1 / across, 0, -left / across], [0, 1 / down, -top / down], [0, 0, 1]])
+        tilt = _tilt(corners[k], size)[0] if tilted[k] else torch.eye(3).double()
         padding = "reflection" if mirrors < 0.5 else "border"
-        views.append(
-            transform.warp_perspective(pooled, (cut @ tilt)[None], (size, size), padding_mode=padding)
-        )
+        views.append(_warped(pooled, (cut @ tilt)[None], padding_mode=padding))
 
     is_square = width == height
-    shares = torch.full((wides,), 0.95) if is_square else 0.9 + 0.1 * torch.rand(wides, generator=rng)
+    shares = torch.full((wides,), 0.95) if is_square else 0.9 + 0.1 * _uniform(wides, rng=rng)
     shifts = _spread(1, (wides, 2), rng)
-    tilted, corners = torch.rand(wides, generator=rng) < 0.7, torch.rand(wides, 4, 2, generator=rng) * 0.2
+    tilted, corners = _uniform(wides, rng=rng) < 0.7, _uniform(wides, 4, 2, rng=rng) * 0.2
     for k in range(wides):
         longest = max(wide, high)
         scale = [float(shares[k]) * side / longest for side in (wide, high)]
         room = [0.05, 0.05] if is_square else [1 - side / longest for side in (wide, high)]
         shift = [float(shifts[k, axis]) * room[axis] * last / 2 for axis in (0, 1)]
         center = last / 2
-        fitted = torch.tensor(
+        fitted = _double(
             [
                 [scale[0], 0, center - scale[0] * center + shift[0]],
                 [0, scale[1], center - scale[1] * center + shift[1]],
                 [0, 0, 1],
             ]
         )
-        tilt = _tilt(corners[k], size)[0] if tilted[k] else torch.eye(3)
-        fill = gray.expand(3)
-        views.append(
-            transform.warp_perspective(
-                pooled, (tilt @ fitted)[None], (size, size), padding_mode="fill", fill_value=fill
-            )
-        )
-    tinted = torch.rand(count, generator=rng) < 0.8
+        tilt = _tilt(corners[k], size)[0] if tilted[k] else torch.eye(3).double()
+        fill = gray.expand(3).to(pooled.dtype)
+        views.append(_warped(pooled, (tilt @ fitted)[None], padding_mode="fill", fill_value=fill))
+    tinted = _uniform(count, rng=rng) < 0.8
     hues, saturations = _spread(0.1, count, rng), _spread(0.1, count, rng)
     for k in range(count):
         if tinted[k]:
@@ -275,9 +269,23 @@ VIEWS = {"original": _crops, "updated": _updated, "pooling": _latest, "pixray": 
 """Of each method: (1, 3, H, W), R, K, a generator and the type to resize with -> views (K, 3, R, R)"""
 
 
+def _uniform(*shape: int, rng: torch.Generator) -> Tensor:
+    """In 0 … 1, with room for exact matrices"""
+    return torch.rand(shape, generator=rng).double()
+
+
 def _spread(most: float, shape: int | tuple[int, ...], rng: torch.Generator) -> Tensor:
     """Uniform in -most … most"""
-    return (torch.rand(shape, generator=rng) * 2 - 1) * most
+    return (torch.rand(shape, generator=rng).double() * 2 - 1) * most
+
+
+def _double(rows: Sequence[Sequence[float]]) -> Tensor:
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def _warped(view: Tensor, matrix: Tensor, **padding: str | Tensor) -> Tensor:
+    """Its places moved by a matrix of pixels (1, 3, 3)."""
+    return transform.warp_perspective(view, matrix.to(view.dtype), tuple(view.shape[-2:]), **padding)
 
 
 def _affine(view: Tensor, angle: Tensor, shift: Tensor, shear: Tensor, padding: str) -> Tensor:
@@ -285,26 +293,28 @@ def _affine(view: Tensor, angle: Tensor, shift: Tensor, shear: Tensor, padding: 
     last = view.shape[-1] - 1
     matrix = transform.get_affine_matrix2d(
         shift[None] * last,
-        torch.full((1, 2), last / 2),
-        torch.ones(1, 2),
+        torch.full((1, 2), last / 2).double(),
+        torch.ones(1, 2).double(),
         angle[None],
         shear[None].deg2rad(),
     )
-    return transform.warp_affine(view, matrix[:, :2], tuple(view.shape[-2:]), padding_mode=padding)
+    matrix = matrix[:, :2].to(view.dtype)
+    return transform.warp_affine(view, matrix, tuple(view.shape[-2:]), padding_mode=padding)
 
 
 def _tilt(corners: Tensor, size: int) -> Tensor:
     """The perspective that moves corners, clockwise from the upper left one, so far towards the center."""
     last = size - 1
-    old = torch.tensor([[0.0, 0.0], [last, 0.0], [last, last], [0.0, last]])
-    inwards = torch.tensor([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]])
+    old = _double([[0.0, 0.0], [last, 0.0], [last, last], [0.0, last]])
+    inwards = _double([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]])
     return transform.get_perspective_transform(old[None], (old + inwards * corners * last / 2)[None])
 
 
 def _noisy(views: Tensor, rng: torch.Generator) -> Tensor:
-    strengths = torch.rand(len(views), generator=rng) * 0.1
+    strengths = (_uniform(len(views), rng=rng) * 0.1).to(views.dtype)
     seeded = torch.Generator().manual_seed(int(torch.randint(1 << 62, (), generator=rng)))
-    return views + strengths[:, None, None, None] * torch.randn(views.shape, generator=seeded)
+    noise = torch.randn(views.shape, generator=seeded, dtype=views.dtype)
+    return views + strengths[:, None, None, None] * noise
 
 
 def _cutout(image: Tensor, size: int, rng: torch.Generator, dtype: torch.dtype) -> Tensor:
@@ -324,7 +334,7 @@ def _cutout(image: Tensor, size: int, rng: torch.Generator, dtype: torch.dtype) 
         planes = F.conv2d(F.pad(planes, (pad, pad, 0, 0), "reflect"), kernel[None, None, None, :])
         square = planes.transpose(0, 1)
     resized = F.interpolate(square, (size, size), mode="bicubic", align_corners=True)
-    return _Clamp.apply(resized.float())
+    return _Clamp.apply(resized.to(image.dtype))
 
 
 def _lanczos(ratio: float) -> Tensor:

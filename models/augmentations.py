@@ -69,10 +69,9 @@ def warp(views: Tensor, matrices: Tensor, padding: Padding) -> Tensor:
     """
     number, _, channels, height, width = views.shape
     count = len(matrices)
-    down, right = (torch.linspace(-1, 1, side, device=views.device) for side in (height, width))
-    places = torch.stack(
-        [*torch.meshgrid(right, down, indexing="xy"), torch.ones(height, width).to(right)], 2
-    )
+    down, right = (torch.linspace(-1, 1, side).to(views) for side in (height, width))
+    grid = torch.meshgrid(right, down, indexing="xy")
+    places = torch.stack([*grid, torch.ones_like(grid[0])], 2)
     found = places.flatten(0, 1) @ matrices.mT  # (K, R * R, 3)
     found = (found[..., :2] / found[..., 2:]).view(count, height, width, 2)
     warped = F.grid_sample(
