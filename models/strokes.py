@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from typing import Literal
+from functools import lru_cache
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
 from models.drawing import straight_through
 
@@ -18,6 +17,9 @@ POINTS: dict[StrokeKind, int] = {"line": 2, "curve": 4, "shape": 6}
 
 _AT_ONCE = 2**19
 """Pixels that lie in memory together while strokes are drawn, counted once for each stroke."""
+
+_AT_LEAST = 8
+"""Strokes from one picture that is kept to the next."""
 
 _REACH = 1.0
 """Pixels from its edge at which a stroke still learns, the scale of a sigmoid; it is drawn sharper."""
@@ -63,25 +65,8 @@ def rasterize(strokes: Strokes, paper: Tensor, size: tuple[int, int]) -> Tensor:
     scale = strokes.points.new_tensor([width / 2, height / 2])
     paths = _basis(strokes.kind).to(strokes.points) @ ((strokes.points + 1) * scale)  # (S, M, 2) in pixels
     radii = strokes.widths * (min(size) / 2)
-    image = paper[:, None, None].expand(3, *size)
-    layer = partial(_layer, is_filled=strokes.kind == "shape")
-    at_once = max(1, _AT_ONCE // (height * width))
-    for first in range(0, len(paths), at_once):
-        some = slice(first, first + at_once)
-        with torch.no_grad():
-            nearest = _nearest(paths[some], size, is_filled=strokes.kind == "shape")
-        image = torch_checkpoint(
-            layer,
-            image,
-            nearest,
-            paths[some],
-            radii[some],
-            strokes.colors[some],
-            strokes.opacities[some],
-            use_reentrant=False,
-            preserve_rng_state=False,
-        )
-    return image[None]
+    image: Tensor = _Layers.apply(paper, paths, radii, strokes.colors, strokes.opacities, strokes.kind, size)
+    return image
 
 
 def svg_of(strokes: Strokes, paper: str, size: tuple[int, int]) -> str:
@@ -118,6 +103,54 @@ def svg_of(strokes: Strokes, paper: str, size: tuple[int, int]) -> str:
             "</svg>\n",
         ]
     )
+
+
+class _Layers(torch.autograd.Function):
+    """Layers of a few strokes, one on top of the other, as checkpoints do it (Chen et al., arXiv:1604.06174).
+
+    What is kept lies in two blocks, made before all else: between blocks of many sizes a C library's heap
+    grows to many times of what is in use.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        paper: Tensor,
+        paths: Tensor,
+        radii: Tensor,
+        colors: Tensor,
+        opacities: Tensor,
+        kind: StrokeKind,
+        size: tuple[int, int],
+    ) -> Tensor:
+        """(3,), (S, M, 2), (S,), (S, 3) and (S,) -> (1, 3, H, W)"""
+        at_once = max(_AT_LEAST, _AT_ONCE // (size[0] * size[1]))
+        ctx.layers = [slice(first, first + at_once) for first in range(0, len(paths), at_once)]
+        ctx.is_filled = kind == "shape"
+        images = paper.new_empty(len(ctx.layers) + 1, 3, *size)
+        nearest = torch.empty(len(paths), *size, dtype=torch.uint8, device=paper.device)
+        images[0] = paper[:, None, None]
+        for index, some in enumerate(ctx.layers):
+            nearest[some] = _nearest(paths[some], size, is_filled=ctx.is_filled)
+            parts = (part[some] for part in (paths, radii, colors, opacities))
+            images[index + 1] = _layer(images[index], nearest[some], *parts, is_filled=ctx.is_filled)
+        ctx.save_for_backward(images, nearest, paths, radii, colors, opacities)
+        return images[-1:].clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        images, nearest, *parts = ctx.saved_tensors
+        grad, sums = grad[0], [torch.zeros_like(part) for part in parts]
+        for index, some in reversed(list(enumerate(ctx.layers))):
+            inputs = [
+                part.detach().requires_grad_(True) for part in (images[index], *(p[some] for p in parts))
+            ]
+            with torch.enable_grad():
+                layer = _layer(inputs[0], nearest[some], *inputs[1:], is_filled=ctx.is_filled)
+            grad, *grads = torch.autograd.grad(layer, inputs, grad)
+            for total, part in zip(sums, grads, strict=True):
+                total[some] = part
+        return grad.sum((1, 2)), *sums, None, None
 
 
 def _layer(

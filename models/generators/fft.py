@@ -25,7 +25,8 @@ _COLORS = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
 Of ImageNet, as published with Lucid, https://github.com/tensorflow/lucid.
 """
 
-_BYTES_PER_PIXEL = 250.0
+_BYTES_PER_PIXEL = 180.0
+"""Of memory that a step takes, at its highest."""
 
 _DARKEST = 1 / 512
 """What an absorbed picture's values are held away from 0 and 1, where the sigmoid has no inverse."""
@@ -35,7 +36,7 @@ class Options(DrawingOptions, frozen=True, extra="forbid"):
     """How the waves are weighed."""
 
     decay: float = Field(
-        2, ge=0, le=3, description="waves of frequency f learn as 1/f to this power; higher is softer"
+        1.8, ge=0, le=3, description="waves of frequency f learn as 1/f to this power; higher is softer"
     )
 
 
@@ -48,11 +49,12 @@ def profile(names: "NetworkNames", presets: Presets = Presets()) -> Profile:
         learning_rate_end=0.1,
         beta2=0.99,
         smoothness=2,
-        contrast=0.3,
+        contrast=0.1,
+        whole=0.3,
         templates=("{prompt}", "an emoji of {prompt}", "clip art of {prompt}", "a picture of {prompt}"),
     )
     plain = Profile(
-        width=256, height=256, steps=80, size_multiple=1, options=options, bytes_per_pixel=_BYTES_PER_PIXEL
+        width=224, height=224, steps=100, size_multiple=1, options=options, bytes_per_pixel=_BYTES_PER_PIXEL
     )
     return known.apply(plain, presets)
 

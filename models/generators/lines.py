@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from models.networks import NetworkNames, Networks
     from models.strokes import Strokes
 
-_BYTES_PER_PIXEL = 2100.0
-"""With as many strokes as there can be."""
+_BYTES_PER_PIXEL = 2400.0
+"""Of memory that a step takes at its highest, with as many strokes as there can be."""
 
 _REACH = 1.2
 """How far points may lie from the middle, in half pictures: strokes that are out of sight learn nothing."""
@@ -47,11 +47,12 @@ def profile(names: "NetworkNames", presets: Presets = Presets()) -> Profile:
     """A pen's strokes on white."""
     options = Options(
         cutouts=8,
-        learning_rate=0.03,
+        learning_rate=0.04,
         learning_rate_hold=0.5,
         learning_rate_end=0.1,
         beta2=0.99,
-        contrast=0.3,
+        contrast=0.1,
+        whole=0.5,
         templates=("{prompt}", "an emoji of {prompt}", "clip art of {prompt}", "a picture of {prompt}"),
     )
     plain = Profile(

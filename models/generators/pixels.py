@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from models.networks import NetworkNames, Networks
 
 
-_BYTES_PER_PIXEL = 100.0
+_BYTES_PER_PIXEL = 120.0
+"""Of memory that a step takes, at its highest."""
 
 _FINE = 0.2
 """Learning rate of single cells, as a share of the washes'."""

@@ -306,8 +306,8 @@ def test_strokes_learn_where_to_be_how_wide_and_in_which_color(kind):
     assert distances[-1] < distances[0] / 5
 
 
-def test_a_step_of_many_strokes_keeps_little_in_memory():
-    """128 strokes on 256x256: what lies in memory for the way back at its highest, in bytes."""
+def test_many_strokes_keep_little_for_the_way_back():
+    """128 strokes on 256x256. With all that a stroke's pixels pass through, it would be a gigabyte."""
     strokes = strokes_of("curve", 128)
     strokes.points.requires_grad_(True)
     kept = []
