@@ -239,7 +239,7 @@ class _CodedPicture:
             loss = loss + decay / 2 * latents.pow(2).mean()
         if options.init_weight and options.init_method == "gray":
             loss = loss + options.init_weight / (2 * (2 * index - 1)) * latents.pow(2).mean()
-        if options.init_weight and options.init_method == "angle":
+        if options.init_weight and options.init_method == "angle" and not options.moves:
             ends = (normalize(there.flatten(), dim=0) for there in (latents, self._start_now()))
             loss = loss + options.init_weight * spherical_distance(*ends)
         return loss
