@@ -138,7 +138,8 @@ class _Run:
                 drawer.project()
                 value = loss.detach()
                 self._finite &= value.isfinite()
-                self._plateau.add(value, index)
+                if not self._schedule.is_coarse(index):  # a loss of another scale, and none to end with
+                    self._plateau.add(value, index)
             ends_early = index < request.steps and self._plateau.is_reached(index)
             if ends_early or index == request.steps:
                 self._check()

@@ -74,13 +74,14 @@ class Plateau:
     def __init__(self, patience: int, device: torch.device) -> None:
         self._patience = patience
         # the running mean of the loss, its lowest value, and the step of that
-        self._watch = torch.tensor([0.0, torch.inf, 0.0], dtype=torch.float64, device=device)
+        self._watch = torch.tensor([0.0, torch.inf, torch.inf], dtype=torch.float64, device=device)
 
     def add(self, loss: Tensor, index: int) -> None:
         """The loss of step `index`: a scalar."""
         if not self._patience:
             return
-        mean = loss.double() if index == 1 else 0.8 * self._watch[0] + 0.2 * loss
+        is_first = self._watch[1].isinf()
+        mean = torch.where(is_first, loss.double(), 0.8 * self._watch[0] + 0.2 * loss)
         is_lower = mean < self._watch[1] - 1e-4
         self._watch = torch.stack(
             [mean, torch.where(is_lower, mean, self._watch[1]), torch.where(is_lower, index, self._watch[2])]

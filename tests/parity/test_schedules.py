@@ -185,6 +185,9 @@ def test_a_drawing_ends_when_its_loss_has_long_not_been_lower():
     assert 70 <= steps[-1].index <= 120
     assert steps[-1].index % 10 == 0
     assert [step.ends_early for step in steps] == [False] * (len(steps) - 1) + [True]
+    # one that is coarse for now is drawn in full size before it ends
+    steps = list(steps_of(60, ask=falling_until(5), stop_after=10, coarse=0.4))
+    assert 34 <= steps[-1].index <= 50
     assert len(list(steps_of(60, ask=falling_until(60), stop_after=20))) == 60
     assert len(list(steps_of(60, ask=falling_until(5), stop_after=0))) == 60
 
