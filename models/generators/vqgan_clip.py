@@ -136,7 +136,7 @@ class VqganClip:
                 start = vqgan.decode(latents).clamp(0, 1)  # what the prior gives lies between the codes
         if vqgan.encoder is None and (options.moves or options.overlay_image is not None):
             raise GenerationError(_NO_ENCODER)
-        drawer = _CodedPicture(vqgan, latents, options)
+        drawer = CodedPicture(vqgan, latents, options)
         held_by_itself = options.init_method != "square"
         return draw(
             drawer,
@@ -181,7 +181,7 @@ class VqganClip:
         return vqgan.lookup(codes.view(1, *grid).to(device))
 
 
-class _CodedPicture:
+class CodedPicture:
     """A drawer of latents (1, D, h, w): each place shows its nearest code and moves as if not rounded."""
 
     def __init__(self, vqgan: "Vqgan", latents: "Tensor", options: Options) -> None:

@@ -2,12 +2,16 @@
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from models.cutouts import random_crops, random_views
 from models.drawing import clamp_to_range, straight_through
+from models.generators import GenerationError, complete, find
+from models.generators.vqgan_clip import CodedPicture, Options
 from models.guidance import spherical_distance
-from models.networks import WEIGHTS
+from models.networks import WEIGHTS, NetworkNames, Networks
+from models.prompts import parse
 from models.vqgan import VqganConfig, load, read_card
 from models.vqgan.network import EncoderMissing, Vqgan, WeightsMismatch
 
@@ -88,6 +92,120 @@ def test_weights_of_the_decoder_alone_can_draw_but_not_encode(demo):
     assert torch.allclose(demo.decode(latents), half.decode(latents), atol=1e-5)
     with pytest.raises(EncoderMissing, match="no encoder"):
         half.encode(torch.zeros(1, 3, 16, 16))
+
+
+@pytest.fixture
+def half(demo):
+    """The demo VQGAN without its encoder."""
+    card = read_card("demo")
+    vqgan = Vqgan(card.config, card.kind, card.channels_per_group)
+    vqgan.read({k: v for k, v in demo.state_dict().items() if not k.startswith(("encoder.", "quant_conv."))})
+    return vqgan
+
+
+class Halved(Networks):
+    def __init__(self, vqgan):
+        super().__init__(NetworkNames())
+        self._vqgan = vqgan
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"init_image": "photo"},
+        {"start": "perlin"},
+        {"start": "random", "zoom": 1.1},
+        {"start": "random", "overlay_image": "photo"},
+        {"start": "prior"},  # in the color that the text names
+    ],
+    ids=str,
+)
+def test_what_takes_up_pictures_needs_an_encoder_and_says_so(half, options):
+    request = request_of({"cutouts": 1} | options)
+    pictures = {"photo": Image.new("RGB", (20, 20))}
+    with pytest.raises(GenerationError, match="no encoder"):
+        find("vqgan_clip").load(Halved(half)).generate(request, seed=1, pictures=pictures)
+
+
+def test_weights_of_the_decoder_alone_draw_from_random_codes_and_from_the_prior(half):
+    for start in ({"start": "random"}, {"start": "prior", "paint": False}):
+        request = request_of({"cutouts": 1} | start)
+        *_, last = find("vqgan_clip").load(Halved(half)).generate(request, seed=1, pictures={})
+        assert last.render().any()
+
+
+def request_of(options, steps=2):
+    prompts = parse("a red heart")
+    sizes = {"width": 48, "height": 32}
+    return complete(
+        NetworkNames(), generator="vqgan_clip", prompts=prompts, steps=steps, seed=1, options=options, **sizes
+    )
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(12, 12), (4, 6)], ids=["with attention as in training", "small"]
+)
+def test_a_seamless_picture_is_the_same_wherever_it_is_cut(demo, height, width):
+    latents = demo.lookup(torch.randint(1024, (1, height, width), generator=generator()))
+    picture = demo.decode(latents, seamless=True)
+    shifted = demo.decode(latents.roll((1, 3), (2, 3)), seamless=True)
+    assert torch.allclose(picture.roll((8, 24), (2, 3)), shifted, atol=1e-4)
+    assert not torch.allclose(picture, demo.decode(latents), atol=0.1)
+    # of the same weights, and none of its own
+    assert demo.state_dict().keys() == load("demo", WEIGHTS).state_dict().keys()
+    shared = {tensor.data_ptr() for tensor in demo.decoder.parameters()}
+    assert {tensor.data_ptr() for tensor in demo._wrapping_decoder.parameters()} == shared
+
+
+def test_latents_stay_in_their_codes_range_unless_they_need_not(demo):
+    outside = {}
+    for clamp in (True, False):
+        drawer = drawer_of(demo, clamp=clamp)
+        with torch.no_grad():
+            drawer.latents["z"].mul_(50)
+            drawer.project()
+            latents = drawer.latents["z"]
+            outside[clamp] = ((latents < demo.low) | (latents > demo.high)).any().item()
+    assert outside == {True: False, False: True}
+
+
+def drawer_of(demo, **options):
+    latents = demo.lookup(torch.randint(1024, (1, 4, 6), generator=generator()))
+    return CodedPicture(demo, latents, Options.model_validate(options))
+
+
+def test_latents_at_half_the_scale_are_held_to_the_start_likewise(demo):
+    for method in ("square", "angle"):
+        drawer = drawer_of(demo, init_method=method, init_weight=1)
+        drawer.scale(0.5)
+        assert tuple(drawer.render().shape) == (1, 3, 16, 24)
+        distance = drawer.from_start() if method == "square" else drawer.latent_loss(1)
+        assert distance.item() < 1e-6
+        with torch.no_grad():
+            drawer.latents["z"].add_(0.5)
+        assert (drawer.from_start() if method == "square" else drawer.latent_loss(1)).item() > 1e-3
+        drawer.absorb(torch.rand(1, 3, 32, 48, generator=generator()))
+        assert tuple(drawer.render().shape) == (1, 3, 16, 24)
+        drawer.scale(1)
+        assert tuple(drawer.render().shape) == (1, 3, 32, 48)
+
+
+@pytest.mark.parametrize("name", ["gray", "latent_decay"])
+def test_what_pulls_latents_to_zero_pulls_less_and_less(demo, name):
+    options = (
+        {"init_method": "gray", "init_weight": 2}
+        if name == "gray"
+        else {"latent_decay": 2, "latent_decay_drop": 0.7, "latent_decay_every": 2}
+    )
+    drawer = drawer_of(demo, **options)
+    square = drawer.latents["z"].pow(2).mean().item()
+    weights = [drawer.latent_loss(index).item() / square for index in range(1, 8)]
+    if name == "gray":
+        assert weights == pytest.approx([1 / (2 * i + 1) for i in range(7)], rel=1e-4)
+    else:
+        assert weights == pytest.approx([1, 1, 0.65, 0.65, 0.3, 0.3, 0], abs=1e-4)
+        falls = [i for i in range(1, 12) if Options.model_validate(options).latent_decay_falls(i)]
+        assert falls == [3, 5, 7]  # at zero there is nothing left to fall
 
 
 @pytest.mark.parametrize("cutouts", [random_crops, random_views])
