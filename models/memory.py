@@ -26,7 +26,7 @@ GIB = 2**30
 FRUGAL_VIEWS = 4
 """Views that a frugal drawing encodes at once."""
 
-RUNTIME = 3 * 2**28
+RUNTIME = 7 * 2**27
 """Bytes that a worker takes before any network: its libraries, or on a GPU the context and the kernels."""
 
 HEADROOM = 1.2
@@ -34,7 +34,7 @@ HEADROOM = 1.2
 
 _FLOAT = 4  # bytes
 _HALF = 0.6  # of a guide in bf16 or fp16, beside fp32: what norms and biases keep stays fp32
-_PICTURE_FLOATS = 60  # per pixel: the losses on the picture itself, its gradient, and the copies on the way
+_PICTURE_FLOATS = 24  # per pixel: the losses on the picture itself, its gradient, and the copies on the way
 _SEEN_FLOATS = 8  # per pixel and view: a method may copy the picture for each view, and again on the way back
 _VIEW_FLOATS = 24  # per value of a view: as it is cut, filtered and colored
 

@@ -35,8 +35,8 @@ class Style:
         self._encoder: Any = encoder
         with torch.no_grad():
             levels = self._levels(picture)
-            # so that each level counts the same
-            self._scales = [level.std() for level in levels]
+            # so that each level counts the same; a picture of one color does not vary at all
+            self._scales = [level.std().clamp(min=0.01) for level in levels]
             self._targets = [gram(level / scale) for level, scale in zip(levels, self._scales, strict=True)]
 
     def __call__(self, image: Tensor) -> Tensor:

@@ -138,6 +138,18 @@ def test_a_style_is_nearer_to_its_own_texture_than_to_others_of_its_colors(netwo
         assert style(picture.roll(8, 2)) < 0.05 * style(turned) < style(shuffled)
 
 
+def test_a_picture_of_one_color_is_a_style(networks):
+    plain, other = torch.ones(1, 3, 64, 64), torch.rand(1, 3, 64, 64, generator=generator())
+    style = Style(networks.vqgan().encoder, plain)
+    other.requires_grad_(True)
+    loss = style(other)
+    loss.backward()
+    assert style(plain) == 0
+    assert loss > 0
+    assert loss.isfinite()
+    assert other.grad.isfinite().all()
+
+
 def test_a_style_needs_an_encoder_and_says_so():
     with pytest.raises(GenerationError, match="no encoder"):
         Style(None, torch.zeros(1, 3, 16, 16))
