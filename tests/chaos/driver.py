@@ -147,7 +147,9 @@ def draw_undisturbed(stage: Stage, templates: list[dict[str, Any]]) -> list[list
         for job_id in ids:
             job = http.get(f"/v1/jobs/{job_id}", headers={"Prefer": "wait=25"}).json()
             assert job["status"] == "succeeded", job
-            found.append([http.get(output["url"]).content for output in job["outputs"]])
+            found.append(
+                [http.get(output["url"]).content for output in job["outputs"] if output["kind"] == "image"]
+            )
         return found
 
 
