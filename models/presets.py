@@ -15,6 +15,14 @@ if TYPE_CHECKING:
 RATIOS: Mapping[Aspect, float] = {"square": 1, "portrait": 4 / 5, "widescreen": 16 / 9}
 """Width over height."""
 
+SKETCH: Mapping[str, Any] = {
+    "learning_rate_hold": 0.5,
+    "learning_rate_end": 0.1,
+    "beta2": 0.99,
+    "templates": ("{prompt}", "an emoji of {prompt}", "clip art of {prompt}", "a picture of {prompt}"),
+}
+"""Defaults of the generators that draw without a VQGAN."""
+
 
 @dataclass(frozen=True)
 class Effort:

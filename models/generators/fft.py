@@ -45,13 +45,10 @@ def profile(names: "NetworkNames", presets: Presets = Presets()) -> Profile:
     options = Options(
         cutouts=12,
         learning_rate=0.05,
-        learning_rate_hold=0.5,
-        learning_rate_end=0.1,
-        beta2=0.99,
         smoothness=2,
         contrast=0.1,
         whole=0.3,
-        templates=("{prompt}", "an emoji of {prompt}", "clip art of {prompt}", "a picture of {prompt}"),
+        **known.SKETCH,
     )
     plain = Profile(
         width=224, height=224, steps=100, size_multiple=1, options=options, bytes_per_pixel=_BYTES_PER_PIXEL
