@@ -173,8 +173,8 @@ class OpenClipEncoder:
 def load_network(name: str, weights: Path, device: str = "auto", dtype: str = "fp32") -> ClipNetwork:
     """Load a CLIP to compute with tensors; arguments and errors as `models.clip.load`.
 
-    Its batch norms are folded into its convolutions, which saves a third of the time. Embeddings differ by up to
-    2e-5 from those of one that serves.
+    Its batch norms are folded into its convolutions, which saves a third of the time (`benchmarks.folding`).
+    Embeddings differ by up to 2e-5 from those of one that serves.
     """
     return _load(name, weights, device, dtype, fold=True)[0]
 
