@@ -11,7 +11,6 @@ import structlog
 
 from app.batching import Device
 from app.encoder import BatchedClip, EncoderLimits
-from app.images import ImageLimits
 from app.metrics import Metrics
 from app.settings import ApiSettings
 from models.clip import ClipEncoder
@@ -104,7 +103,7 @@ async def open_clips(
         max_waiting_images=settings.max_waiting_images,
         max_waiting_texts=settings.max_waiting_texts,
         text_cache_rows=settings.text_cache_rows,
-        image=image_limits(settings),
+        image=settings.image_limits,
     )
     clips = Clips({name: find_card(name, settings.weights) for name in settings.clip_models})
     device = Device()
@@ -119,11 +118,6 @@ async def open_clips(
         loading.cancel()
         await asyncio.gather(loading, return_exceptions=True)
         device.close()
-
-
-def image_limits(settings: ApiSettings) -> ImageLimits:
-    """The limits of one picture."""
-    return ImageLimits(settings.max_image_pixels, settings.max_image_side, settings.max_image_aspect)
 
 
 def open_pool(settings: ApiSettings) -> ThreadPoolExecutor:

@@ -13,7 +13,6 @@ from pydantic import ValidationError
 from app.answers import DeliveryAnswer, GeneratorAnswer
 from app.auth import Caller
 from app.bodies import InvalidBody, check_limit, faults_of
-from app.clips import image_limits
 from app.images import Source, decode
 from app.schemas import Fault, JobRequest, WebhookRequest
 from app.settings import ApiSettings
@@ -269,7 +268,7 @@ def _webhook(asked: WebhookRequest, settings: ApiSettings) -> Webhook:
 
 
 def _bounded(source: Source, side: int, settings: ApiSettings) -> Image.Image:
-    picture = decode(source, image_limits(settings))
+    picture = decode(source, settings.image_limits)
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     return picture
 

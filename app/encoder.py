@@ -13,9 +13,10 @@ from typing import Generic, Self, TypeVar
 import numpy as np
 
 from app.batching import Batcher, Device, Done
-from app.images import ImageLimits, ImageRefused, Source, decode
+from app.images import ImageRefused, Source, decode
 from app.metrics import Metrics
 from app.schemas import Fault
+from jobs.images import ImageLimits
 from models.clip import ClipEncoder, Embeddings, Pixels
 from models.clip.zero_shot import ensemble, fill_templates
 

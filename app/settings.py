@@ -55,9 +55,6 @@ class ApiSettings(JobSettings):
 
     max_body_bytes: int = Field(32 * 2**20, ge=1024, description="longest request body")
     max_images: int = Field(64, ge=1, description="pictures in one request")
-    max_image_pixels: int = Field(40_000_000, ge=1, description="pixels of one picture")
-    max_image_side: int = Field(16_384, ge=1, description="longest side of one picture, in pixels")
-    max_image_aspect: float = Field(50, ge=1, description="longest side of a picture over its shortest")
     max_labels: int = Field(4096, ge=1, description="labels of one classification")
     max_templates: int = Field(128, ge=1, description="templates of one classification")
     max_texts: int = Field(

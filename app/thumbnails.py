@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 from PIL import Image
 
-from app.clips import image_limits
 from app.images import Source, decode
 from app.resources import Resources
 from jobs.collection import Collection
@@ -27,7 +26,7 @@ async def make_thumbnails(sources: Mapping[int, Source], resources: Resources) -
     settings = resources.settings
 
     def shrink(source: Source) -> bytes:
-        picture = decode(source, image_limits(settings))
+        picture = decode(source, settings.image_limits)
         scale = settings.thumbnail_side / min(picture.size)
         if scale < 1:
             width, height = (max(1, round(side * scale)) for side in picture.size)

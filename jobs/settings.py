@@ -8,6 +8,7 @@ from typing import Annotated, Self
 from pydantic import ByteSize, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from jobs.images import ImageLimits
 from jobs.outbound import Rules
 from models.networks import WEIGHTS, NetworkNames
 
@@ -52,6 +53,10 @@ class JobSettings(BaseSettings):
         "has, or the container on a CPU, and the API goes by the largest worker",
     )
 
+    max_image_pixels: int = Field(40_000_000, ge=1, description="pixels of one picture")
+    max_image_side: int = Field(16_384, ge=1, description="longest side of one picture, in pixels")
+    max_image_aspect: float = Field(50, ge=1, description="longest side of a picture over its shortest")
+
     max_queued: int = Field(1000, ge=1, description="jobs that may wait in all; one more is refused with 503")
     max_queued_per_key: int = Field(100, ge=1, description="jobs of one key that may wait; then 429")
     max_attempts: int = Field(3, ge=1, description="starts of a job, before it fails as worker_lost")
@@ -93,6 +98,11 @@ class JobSettings(BaseSettings):
     def vectors_url(self) -> str:
         """The Redis that holds collections."""
         return self.vector_redis_url or self.redis_url
+
+    @property
+    def image_limits(self) -> ImageLimits:
+        """How large one picture may be."""
+        return ImageLimits(self.max_image_pixels, self.max_image_side, self.max_image_aspect)
 
     @property
     def webhook_rules(self) -> Rules:

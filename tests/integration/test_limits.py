@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from app.auth import new_key
-from app.images import ImageLimits
 from app.settings import ApiSettings
+from jobs.images import ImageLimits
 from tests.integration.conftest import StartApi, b64, plain
 from tests.live_api import LiveApi, TinyClip
 

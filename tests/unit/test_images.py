@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from app.images import (
-    ImageLimits,
     ImageRefused,
     ImageTooLarge,
     ImageUrlRefused,
@@ -20,6 +19,7 @@ from app.images import (
     UnsupportedImage,
     decode,
 )
+from jobs.images import ImageLimits
 
 LIMITS = ImageLimits(pixels=40_000_000, side=16_384, aspect=50)
 
