@@ -50,6 +50,7 @@ class Drawing:
     """A job to queue, and the files that it needs in the store first."""
 
     job: NewJob
+    request: GenerationRequest  # of the job
     files: dict[str, bytes]  # by their keys in the store
     fingerprint: str  # of all that the client said
 
@@ -103,6 +104,7 @@ def prepare(body: JobRequest, caller: Caller, settings: ApiSettings) -> Drawing:
             start_timeout_s=body.start_timeout_s,
             run_timeout_s=body.run_timeout_s,
         ),
+        request=request,
         files={item.key: _png(pictures[item.name]) for item in inputs},
         fingerprint=hashlib.sha256(body.model_dump_json().encode()).hexdigest(),
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 import redis
 
+from jobs.lines import JobType, first_rank
 from jobs.record import Frame, JobError, Output, Progress, Status, call
 
 TRIES = 100
@@ -37,10 +38,12 @@ class Lease:
         return Lease(connection, job_id, token, int(outcome), seconds)
 
     @staticmethod
-    def start_next(connection: redis.Redis, worker: str, seconds: float) -> "Lease | None":
-        """Take the job whose turn it is, if one waits."""
+    def start_next(
+        connection: redis.Redis, worker: str, seconds: float, job_type: JobType = "draw"
+    ) -> "Lease | None":
+        """Take the job of that type whose turn it is, if one waits."""
         for _ in range(TRIES):
-            job_id = call(connection, "next")
+            job_id = call(connection, "next", first_rank(job_type))
             if job_id is None:
                 return None
             lease = Lease.start(connection, job_id, worker, seconds)

@@ -16,8 +16,9 @@ from rq.serializers import JSONSerializer
 
 from jobs.connection import connect, connect_rq
 from jobs.filenames import attempt_files
+from jobs.indexing import IndexRequest
+from jobs.lines import TYPES, JobType, queue_name, queue_names, rank
 from jobs.record import (
-    PRIORITIES,
     Job,
     JobMissing,
     Output,
@@ -56,9 +57,9 @@ class NewJob:
     """What a client asks for, checked and complete."""
 
     id: str  # from `new_id`
-    request: GenerationRequest
+    request: GenerationRequest | IndexRequest
     tenant: str = ""  # whose job it is; "" if keys are off
-    type: str = "draw"
+    type: JobType = "draw"
     priority: Literal["high", "normal", "low"] = "normal"
     inputs: tuple[Output, ...] = ()
     metadata: Mapping[str, str] | None = None
@@ -117,7 +118,9 @@ class JobQueue:
         self._settings = settings
         self._redis = connect(settings.redis_url, patience_s=patience_s)
         self._rq = {
-            name: open_rq(name, connect_rq(settings.redis_url, patience_s=patience_s)) for name in PRIORITIES
+            name: open_rq(name, connect_rq(settings.redis_url, patience_s=patience_s))
+            for job_type in TYPES
+            for name in queue_names(job_type)
         }
 
     def create(self, new: NewJob, idempotency: Idempotency | None = None) -> str | None:
@@ -137,7 +140,7 @@ class JobQueue:
             "created_ms": time.time_ns() // 1_000_000,
             "retention_ms": round(settings.retention_s * 1000),
             "max_attempts": settings.max_attempts,
-            "run_timeout_ms": round((new.run_timeout_s or settings.run_timeout_s) * 1000),
+            "run_timeout_ms": round((new.run_timeout_s or settings.longest_run_s(new.type)) * 1000),
         }
         if new.start_timeout_s is not None:
             fields["start_timeout_ms"] = round(new.start_timeout_s * 1000)
@@ -151,7 +154,7 @@ class JobQueue:
             new.tenant,
             settings.max_queued,
             settings.max_queued_per_key,
-            PRIORITIES.index(new.priority),
+            rank(new.type, new.priority),
             known.key,
             known.fingerprint,
             known.answer,
@@ -167,16 +170,17 @@ class JobQueue:
                 raise QueueFull(f"{settings.max_queued} jobs wait already")
             case "tenant_full":
                 raise TenantQueueFull(f"{settings.max_queued_per_key} jobs of this key wait already")
-        self.dispatch(new.id, new.priority)
+        self.dispatch(new.id, queue_name(new.type, new.priority))
         return None
 
-    def dispatch(self, job_id: str, priority: str, *, at_front: bool = False) -> None:
-        """Give RQ a ticket for a job that waits. One too many does no harm: who has it finds nothing to do.
+    def dispatch(self, job_id: str, queue: str, *, at_front: bool = False) -> None:
+        """Give RQ a ticket for a job that waits, in its queue.
 
+        One too many does no harm: who has it finds nothing to do.
         If Redis cannot be reached the janitor does this later.
         """
         with contextlib.suppress(redis.RedisError):
-            self._rq[priority].enqueue_call(
+            self._rq[queue].enqueue_call(
                 RUN_JOB,
                 args=(job_id,),
                 timeout=-1,

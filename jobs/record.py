@@ -18,11 +18,13 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cache
 from importlib.resources import files
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import redis
 
 from jobs.filenames import FRAMES, is_frame
+from jobs.indexing import IndexRequest
+from jobs.lines import JobType, queue_name
 from models.requests import GenerationRequest
 
 Part = TypeVar("Part", bound="Output | Progress | Webhook | JobError")
@@ -32,7 +34,7 @@ PREFIX = "clipcanvas:"
 # events:{id}                  stream, what happened to it
 # jobs:{tenant}[:{status}]     sorted sets by time of creation, ids of a tenant's jobs, all or of one status
 # queued                       sorted set by priority and time of creation: all jobs that wait
-# waiting:{rank}:{tenant}      sorted set by time of creation: a tenant's jobs of one priority, 0 is high
+# waiting:{rank}:{tenant}      sorted set by time of creation: a tenant's jobs of one rank (turns.lua)
 # tenants:{rank}               sorted set by their last turn: tenants that have such jobs
 # served, turn                 hash of each tenant's last turn; the number of the last turn of all
 # start_by                     sorted set by the time when a job that was never started expires
@@ -49,7 +51,6 @@ PREFIX = "clipcanvas:"
 # sending:{destination}        sorted set by the end of the claim: those that are under way
 # destinations                 sorted set by the time when a destination is next worth a look
 # claim:{token}                list, ids of what a sender took
-PRIORITIES = ("high", "normal", "low")
 
 
 class Status(StrEnum):
@@ -133,11 +134,11 @@ class Job:
 
     id: str
     tenant: str
-    type: str
+    type: JobType
     status: Status
     seq: int
     priority: str
-    request: GenerationRequest
+    request: GenerationRequest | IndexRequest
     attempt: int
     created_at: datetime
     started_at: datetime | None = None
@@ -156,6 +157,23 @@ class Job:
     run_timeout_s: float | None = None
     ran_s: float = 0.0  # in the attempts before this one
 
+    @property
+    def queue(self) -> str:
+        """The queue of RQ that its tickets are in."""
+        return queue_name(self.type, self.priority)
+
+    @property
+    def drawing(self) -> GenerationRequest:
+        """The request of a job that draws."""
+        assert isinstance(self.request, GenerationRequest)
+        return self.request
+
+    @property
+    def indexing(self) -> IndexRequest:
+        """The request of a job that indexes."""
+        assert isinstance(self.request, IndexRequest)
+        return self.request
+
     def file(self, name: str) -> Output | None:
         """The output, preview or input of that name."""
         preview = [self.progress.preview] if self.progress and self.progress.preview else []
@@ -163,7 +181,7 @@ class Job:
 
     def frame_keys(self, name: str) -> list[str]:
         """Where in the store a frame of that name may be while the job runs, the newest attempt first."""
-        if self.request.save.video == "none" or not is_frame(name):
+        if self.type != "draw" or self.drawing.save.video == "none" or not is_frame(name):
             return []
         return [f"{self.id}/{token}/{FRAMES}/{name}" for token in reversed(self.tokens)]
 
@@ -175,11 +193,11 @@ def from_hash(fields: dict[str, str], queue_position: int | None = None) -> Job:
     return Job(
         id=fields["id"],
         tenant=fields["tenant"],
-        type=fields["type"],
+        type=cast(JobType, fields["type"]),
         status=Status(fields["status"]),
         seq=int(fields["seq"]),
         priority=fields["priority"],
-        request=GenerationRequest.model_validate_json(fields["request"], extra="ignore"),
+        request=_REQUESTS[fields["type"]].model_validate_json(fields["request"], extra="ignore"),
         attempt=int(fields["attempt"]),
         created_at=moment(fields["created_ms"]) or datetime.fromtimestamp(0, UTC),
         started_at=moment(fields.get("started_ms")),
@@ -223,6 +241,12 @@ def key(*parts: str) -> str:
 def moment(milliseconds: str | None) -> datetime | None:
     """The time that a record holds."""
     return datetime.fromtimestamp(int(milliseconds) / 1000, UTC) if milliseconds else None
+
+
+_REQUESTS: dict[str, type[GenerationRequest] | type[IndexRequest]] = {
+    "draw": GenerationRequest,
+    "index": IndexRequest,
+}
 
 
 def _outputs(text: str | None) -> tuple[Output, ...]:

@@ -9,6 +9,7 @@ from pydantic import ByteSize, Field, SecretStr, field_validator, model_validato
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from jobs.images import ImageLimits
+from jobs.lines import JobType
 from jobs.outbound import Rules
 from models.networks import WEIGHTS, NetworkNames
 
@@ -62,7 +63,12 @@ class JobSettings(BaseSettings):
     max_attempts: int = Field(3, ge=1, description="starts of a job, before it fails as worker_lost")
     lease_s: float = Field(10, gt=0, description="a running job unheard of for so long is taken over")
     run_timeout_s: float = Field(
-        1800, gt=0, description="how long a job may run, all attempts together; a request may ask for less"
+        1800,
+        gt=0,
+        description="how long a drawing may take, all attempts together; a request may say less",
+    )
+    index_timeout_s: float = Field(
+        86_400, gt=0, description="how long an indexing job may run, all attempts together"
     )
     max_start_timeout_s: float = Field(
         7 * 86400, ge=1, description="longest `start_timeout_s` that a request may ask for"
@@ -93,6 +99,10 @@ class JobSettings(BaseSettings):
         if self.judge in self.guides:
             raise ValueError("the judge must not be a guide: its score would say nothing")
         return self
+
+    def longest_run_s(self, job_type: JobType) -> float:
+        """How long a job of that type may run."""
+        return self.index_timeout_s if job_type == "index" else self.run_timeout_s
 
     @property
     def vectors_url(self) -> str:

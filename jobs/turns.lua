@@ -1,5 +1,12 @@
--- Whose turn it is: a part of record.lua. Within a priority the tenant that was served least recently goes first, with
+-- Whose turn it is: a part of record.lua. A rank is a priority of a line: 0 to 2 are high to low of the first line,
+-- 3 to 5 of the second (lines.py). Within a priority the tenant that was served least recently goes first, with
 -- its oldest job, so that a thousand jobs of one delay each other one's by a single job.
+
+local PRIORITIES, LINES = 3, 2
+local RANKS = PRIORITIES * LINES
+
+-- jobs of that rank have this score in `queued`, or more
+local function score_of(rank) return string.format('%.0f', rank * 1e13) end
 
 local function lane(id)
   local rank, tenant = math.floor(get(id, 'queue_score') / 1e13), get(id, 'tenant')
@@ -25,15 +32,26 @@ end
 local function take_turn(id)
   local tenant, turn = get(id, 'tenant'), redis.call('INCR', P .. 'turn')
   redis.call('HSET', P .. 'served', tenant, turn)
-  for rank = 0, 2 do redis.call('ZADD', P .. 'tenants:' .. rank, 'XX', turn, tenant) end
+  for rank = 0, RANKS - 1 do redis.call('ZADD', P .. 'tenants:' .. rank, 'XX', turn, tenant) end
 end
 
--- the job that is to start next, or nothing
-function api.next()
-  for rank = 0, 2 do
+-- the job of a line that is to start next, or nothing
+function api.next(first_rank)
+  for rank = tonumber(first_rank), first_rank + PRIORITIES - 1 do
     local tenant = redis.call('ZRANGE', P .. 'tenants:' .. rank, 0, 0)[1]
     if tenant then return redis.call('ZRANGE', P .. 'waiting:' .. rank .. ':' .. tenant, 0, 0)[1] end
   end
+end
+
+-- how many jobs of a line wait
+function api.waiting(first_rank)
+  return redis.call('ZCOUNT', P .. 'queued', score_of(first_rank), '(' .. score_of(first_rank + PRIORITIES))
+end
+
+-- the first jobs of a line, as many as that
+function api.first_waiting(first_rank, count)
+  local least, most = score_of(first_rank), '(' .. score_of(first_rank + PRIORITIES)
+  return redis.call('ZRANGEBYSCORE', P .. 'queued', least, most, 'LIMIT', 0, count)
 end
 
 -- how many jobs start before this one, if no other comes; nothing if it does not wait
@@ -41,7 +59,8 @@ function api.position(id)
   if not redis.call('ZSCORE', P .. 'queued', id) then return false end
   local waiting, tenants, tenant, rank = lane(id)
   local own = redis.call('ZRANK', waiting, id)
-  local before = redis.call('ZCOUNT', P .. 'queued', '-inf', '(' .. string.format('%.0f', rank * 1e13)) + own
+  local first = rank - rank % PRIORITIES
+  local before = redis.call('ZCOUNT', P .. 'queued', score_of(first), '(' .. score_of(rank)) + own
   local sooner = 1 -- tenants whose turn is before this one's start one job more
   for _, other in ipairs(redis.call('ZRANGE', tenants, 0, -1)) do
     if other == tenant then

@@ -63,7 +63,7 @@ class JobAnswer(BaseModel):
     status: str
     seq: int
     priority: str
-    generator: str
+    generator: str | None = Field(description="of a job that draws")
     request: dict[str, Any]
     created_at: datetime
     started_at: datetime | None
@@ -86,7 +86,7 @@ def view(job: Job) -> JobAnswer:
         status=job.status,
         seq=job.seq,
         priority=job.priority,
-        generator=job.request.generator,
+        generator=job.drawing.generator if job.type == "draw" else None,
         request=job.request.model_dump(mode="json"),
         created_at=job.created_at,
         started_at=job.started_at,

@@ -17,18 +17,20 @@ from rq.exceptions import StopRequested
 
 from jobs import logs
 from jobs.connection import connect, connect_rq
+from jobs.lines import JobType, queue_names
 from jobs.queue import RUN_JOB
 from jobs.stores import open_store
 from models import generators
 from models.networks import Networks
 from workers.attempt import HARD_GRACE_S, Attempts
+from workers.drawing import Drawing
 from workers.janitor import Janitor
 from workers.outputs import versions
 from workers.pulse import Pulse
 from workers.run import Studio
 from workers.settings import WorkerSettings
 from workers.webhooks import WebhookSender
-from workers.worker import DrawingWorker
+from workers.worker import WarmWorker
 
 log = structlog.get_logger("workers")
 
@@ -96,22 +98,25 @@ def draw(settings: WorkerSettings) -> int:
     drain = threading.Event()
     about = {**versions(), "vqgan": settings.vqgan, "guides": ", ".join(settings.guides)[:512]}
     studio = Studio(loaded, open_store(settings.store), about)
-    attempts = Attempts(settings, studio, pulse, name, drain)
-    pulse.show("idle", memory=attempts.memory)
-    _serve(settings, name, attempts, drain)
+    work = Drawing(settings, studio)
+    pulse.show("idle", memory=work.memory)
+    _serve(settings, name, work.type, Attempts(settings, work, pulse, name, drain), drain)
     pulse.stop()
     return 0
 
 
-def _serve(settings: WorkerSettings, name: str, attempts: Attempts, drain: threading.Event) -> None:
+def _serve(
+    settings: WorkerSettings, name: str, job_type: JobType, attempts: Attempts, drain: threading.Event
+) -> None:
     """RQ's loop ends when Redis refuses a write; until we are asked to stop, another one begins."""
     while not drain.is_set():
-        worker = DrawingWorker(
+        worker = WarmWorker(
             connect_rq(settings.redis_url, patience_s=settings.redis_patience_s),
             f"{name}-{secrets.token_hex(2)}",  # RQ takes no name twice
+            queues=queue_names(job_type),
             functions={RUN_JOB: attempts.run_job},
             drain=drain,
-            longest_job_s=settings.run_timeout_s + 2 * HARD_GRACE_S,
+            longest_job_s=settings.longest_run_s(job_type) + 2 * HARD_GRACE_S,
         )
         try:
             worker.work(logging_level="WARNING")

@@ -1,4 +1,4 @@
-"""One attempt at a job: take its lease, draw, and write the end of it, whatever that is."""
+"""One attempt at a job: take its lease, do the work, and write the end of it, whatever that is."""
 
 import faulthandler
 import os
@@ -6,21 +6,20 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import redis
 import structlog
 
 from jobs.connection import connect
 from jobs.lease import Lease, LeaseLost
+from jobs.lines import JobType
 from jobs.queue import JobQueue
 from jobs.record import Frame, Job, JobError, JobMissing, Output, Progress, Status
-from jobs.stores import KeyMissing, StorageFull, StoreUnavailable
+from jobs.stores import KeyMissing, StorageFull, Store, StoreUnavailable
 from models.generators import GenerationError
-from models.memory import predict
 from workers import device
 from workers.pulse import Pulse
-from workers.run import Studio, run
 from workers.settings import WorkerSettings
 from workers.speaker import Canceled, Drained, Pace, Report, Signals, TimedOut
 
@@ -30,24 +29,40 @@ DEVICE_LOST = 3  # exit code
 HARD_GRACE_S = 30  # a step that hangs for so long past the time limit takes the process with it
 
 
+class Work(Protocol):
+    """What is done with jobs of one type."""
+
+    type: JobType
+    store: Store
+
+    def is_tight(self, job: Job) -> bool:
+        """Whether it is known beforehand that the job fits only frugally: a CPU's worker would be killed."""
+
+    def run(
+        self, job: Job, folder: str, report: Report, signals: Signals, pace: Pace, *, frugal: bool
+    ) -> tuple[Output, ...]:
+        """Do a job; returns what is to be published.
+
+        Args:
+            folder: where this attempt keeps its files in the store.
+            frugal: with less of the device's memory.
+
+        Raises:
+            workers.speaker.Canceled, Drained, TimedOut: it stopped between two steps.
+        """
+
+
 class Attempts:
-    """Runs jobs one after the other on a studio that stays warm.
+    """Runs jobs one after the other.
 
     Args:
         drain: set when this worker is to stop; the running job is handed back.
     """
 
     def __init__(
-        self, settings: WorkerSettings, studio: Studio, pulse: Pulse, name: str, drain: threading.Event
+        self, settings: WorkerSettings, work: Work, pulse: Pulse, name: str, drain: threading.Event
     ) -> None:
-        self._settings, self._studio, self._pulse, self._name, self._drain = (
-            settings,
-            studio,
-            pulse,
-            name,
-            drain,
-        )
-        self.memory = settings.device_memory or device.memory(settings.device)  # bytes
+        self._settings, self._work, self._pulse, self._name, self._drain = settings, work, pulse, name, drain
         self._queue = JobQueue(settings, patience_s=settings.redis_patience_s)
         self._patient = connect(settings.redis_url, patience_s=settings.redis_patience_s)
         self._hurried = connect(settings.redis_url, patience_s=0.5)
@@ -60,7 +75,7 @@ class Attempts:
         Args:
             ticket: a job that RQ was told of. There is one for each that waits; whose turn it is may differ.
         """
-        lease = Lease.start_next(self._patient, self._name, self._settings.lease_s)
+        lease = Lease.start_next(self._patient, self._name, self._settings.lease_s, self._work.type)
         if lease is None:
             log.info("nothing waits", ticket=ticket)
             return
@@ -74,7 +89,7 @@ class Attempts:
         signals = Signals(drain=self._drain)
         self._pulse.hold(lease, signals)
         try:
-            return self._draw(lease, signals)
+            return self._carry_out(lease, signals)
         except (LeaseLost, JobMissing):
             self._tidy(lease)
             return "lease lost"
@@ -82,7 +97,7 @@ class Attempts:
             faulthandler.cancel_dump_traceback_later()
             self._pulse.release()
 
-    def _draw(self, lease: Lease, signals: Signals) -> str:
+    def _carry_out(self, lease: Lease, signals: Signals) -> str:
         def report(
             *,
             progress: Progress | None = None,
@@ -94,7 +109,7 @@ class Attempts:
                 if hurried.report(progress=progress, previewed=previewed, checkpoint=checkpoint, frame=frame):
                     signals.cancel.set()
             except redis.RedisError as error:
-                # the drawing goes on: what matters is written at its end, with patience
+                # the work goes on: what matters is written at its end, with patience
                 log.warning("progress not told", error=type(error).__name__)
 
         hurried = replace(lease, connection=self._hurried)
@@ -103,7 +118,7 @@ class Attempts:
             outputs = self._run(job, lease, report, signals)
         except Drained:
             self._insist(lease.hand_back)
-            self._queue.dispatch(job.id, job.priority, at_front=True)
+            self._queue.dispatch(job.id, job.queue, at_front=True)
             return "handed back"
         except Canceled:
             return self._end(lease, Status.CANCELED)
@@ -119,9 +134,9 @@ class Attempts:
         folder, pace = f"{job.id}/{lease.token}", self._pace(job)
         left_s = max(0.0, pace.run_timeout_s - job.ran_s)
         faulthandler.dump_traceback_later(left_s + HARD_GRACE_S, exit=True)
-        frugal = self._is_tight(job)
+        frugal = self._work.is_tight(job)
         try:
-            return run(job, folder, self._studio, report, signals, pace, frugal=frugal)
+            return self._work.run(job, folder, report, signals, pace, frugal=frugal)
         except Exception as error:
             if frugal or not device.is_out_of_memory(error):
                 raise
@@ -129,31 +144,24 @@ class Attempts:
         log.warning("out of memory on the device, trying again with less")
         device.free_memory()
         job = self._queue.get(job.id)  # it may have a checkpoint by now
-        return run(job, folder, self._studio, report, signals, pace, frugal=True)
-
-    def _is_tight(self, job: Job) -> bool:
-        """Whether it is known beforehand that only a frugal drawing fits: a CPU's worker would be killed."""
-        request = job.request
-        if request.generator not in self._studio.generators:
-            return False  # which is told as it is run
-        return predict(request, self._settings.network_names, frugal=False) > self.memory
+        return self._work.run(job, folder, report, signals, pace, frugal=True)
 
     def _leave(self, lease: Lease, job: Job) -> NoReturn:
         """The device is lost to this process: another takes the job, and our supervisor starts us again."""
         log.exception("the device is lost")
         self._insist(lease.give_up)
         if self._queue.get(job.id).status == Status.QUEUED:
-            self._queue.dispatch(job.id, job.priority, at_front=True)
+            self._queue.dispatch(job.id, job.queue, at_front=True)
         self._pulse.stop()
         os._exit(DEVICE_LOST)
 
     def _pace(self, job: Job) -> Pace:
-        settings = self._settings
+        settings, longest_s = self._settings, self._settings.longest_run_s(job.type)
         return Pace(
             settings.progress_every_s,
             settings.preview_every,
             settings.checkpoint_every_s,
-            min(settings.run_timeout_s, job.run_timeout_s or settings.run_timeout_s),
+            min(longest_s, job.run_timeout_s or longest_s),
         )
 
     def _end(
@@ -177,7 +185,7 @@ class Attempts:
 
     def _tidy(self, lease: Lease) -> None:
         try:
-            self._queue.tidy(lease.job_id, self._studio.store)
+            self._queue.tidy(lease.job_id, self._work.store)
         except JobMissing:
             self._discard(f"{lease.job_id}/{lease.token}")  # nobody else knows of it
         except (redis.RedisError, StoreUnavailable):
@@ -185,7 +193,7 @@ class Attempts:
 
     def _discard(self, prefix: str) -> None:
         try:
-            self._studio.store.delete(prefix)
+            self._work.store.delete(prefix)
         except StoreUnavailable:
             log.warning("files left behind", prefix=prefix)  # they go with the job
 

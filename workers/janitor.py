@@ -15,8 +15,9 @@ from rq.queue import Queue
 
 from jobs.collection import FOLDER_PREFIX
 from jobs.connection import connect, connect_rq
+from jobs.lines import TYPES, JobType, first_rank, queue_names
 from jobs.queue import JobQueue
-from jobs.record import PRIORITIES, JobMissing, Status, call, key
+from jobs.record import JobMissing, Status, call, key
 from jobs.stores import Store, StoreUnavailable
 from jobs.vectors import VectorSets, VectorsUnavailable
 from workers.settings import WorkerSettings
@@ -42,7 +43,7 @@ class Janitor:
         self._vectors = VectorSets(settings.vectors_url)
         self._token = secrets.token_hex(8)
         self._popped: dict[tuple[str, bytes], float] = {}
-        self._short_s: float | None = None  # since when there are fewer tickets than jobs
+        self._short_s: dict[JobType, float] = {}  # since when a line has fewer tickets than jobs
         self._orphans_s = float("-inf")
         self._met_s = self._trusts_s = time.monotonic()
 
@@ -64,7 +65,8 @@ class Janitor:
         self._recover_lost()
         self._expire_late()
         self._put_back_popped()
-        self._replace_tickets()
+        for job_type in TYPES:
+            self._replace_tickets(job_type)
         self._tidy()
         self._forget_old()
         if time.monotonic() - self._orphans_s > ORPHANS_EVERY_S:
@@ -107,34 +109,35 @@ class Janitor:
         for job_id in call(self._redis, "expire_late"):
             log.info("not started in time", job_id=job_id)
 
-    def _replace_tickets(self) -> None:
+    def _replace_tickets(self, job_type: JobType) -> None:
         # RQ needs a ticket for each job that waits; one is missing if the API died before it brought it, or a
         # worker after it took it
-        queues = [Queue(name, connection=self._rq) for name in PRIORITIES]
+        queues = [Queue(name, connection=self._rq) for name in queue_names(job_type)]
         lists = [part for queue in queues for part in (queue.key, queue.intermediate_queue_key)]
-        missing = self._redis.zcard(key("queued")) - sum(self._rq.llen(name) for name in lists)
+        waiting = call(self._redis, "waiting", first_rank(job_type))
+        missing = waiting - sum(self._rq.llen(name) for name in lists)
         if missing <= 0:
-            self._short_s = None
+            self._short_s.pop(job_type, None)
             return
-        self._short_s = self._short_s or time.monotonic()
-        if time.monotonic() - self._short_s < SHORT_S:
+        now_s = time.monotonic()
+        if now_s - self._short_s.setdefault(job_type, now_s) < SHORT_S:
             return
-        log.warning("tickets are missing", missing=missing)
-        for job_id in self._redis.zrange(key("queued"), 0, missing - 1):
+        log.warning("tickets are missing", missing=missing, type=job_type)
+        for job_id in call(self._redis, "first_waiting", first_rank(job_type), missing):
             self._dispatch(job_id)
-        self._short_s = None
+        del self._short_s[job_type]
 
     def _dispatch(self, job_id: str, *, at_front: bool = False) -> None:
         try:
-            priority = self._queue.get(job_id).priority
+            queue = self._queue.get(job_id).queue
         except JobMissing:
             return  # gone meanwhile
-        self._queue.dispatch(job_id, priority, at_front=at_front)
+        self._queue.dispatch(job_id, queue, at_front=at_front)
 
     def _put_back_popped(self) -> None:
         # what a worker popped and died with before it started it
         seen: dict[tuple[str, bytes], float] = {}
-        for name in PRIORITIES:
+        for name in (name for job_type in TYPES for name in queue_names(job_type)):
             queue = Queue(name, connection=self._rq)
             popped = IntermediateQueue.get_intermediate_queue_key(queue.key)
             for rq_id in self._rq.lrange(popped, 0, -1):

@@ -47,7 +47,7 @@ class Keeper:
 
     def picture(self, step: Step, image: int, film: Film) -> tuple[Output, ...]:
         """All of a finished picture."""
-        request = self.job.request
+        request = self.job.drawing
         save, seed, suffix = request.save, request.seed_of(image), SUFFIX[request.save.format]
         picture = Image.fromarray(step.render())
         settings = recipe(request, seed, self.about) if save.metadata else None
@@ -92,7 +92,7 @@ class Keeper:
 
     def all_of(self, outputs: tuple[Output, ...]) -> tuple[Output, ...]:
         """What is to be published: the pictures first, and what shows all of them."""
-        save = self.job.request.save
+        save = self.job.drawing.save
         pictures = [output for output in outputs if output.kind == "image"]
         rest = [output for output in outputs if output.kind != "image"]
         if save.contact_sheet:
@@ -109,7 +109,7 @@ class Keeper:
         return self._keep(PREVIEW.format(image), buffer.getvalue(), "image/jpeg", "preview", **size)
 
     def _picture(self, name: str, picture: Image.Image, kind: str, seed: int | None = None) -> Output:
-        save, size = self.job.request.save, {"width": picture.width, "height": picture.height}
+        save, size = self.job.drawing.save, {"width": picture.width, "height": picture.height}
         return self._keep(name, encode(picture, save), CONTENT_TYPES[save.format], kind, **size, seed=seed)
 
     def _keep(self, name: str, data: bytes, content_type: str, kind: str, **fields: Any) -> Output:

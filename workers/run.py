@@ -48,7 +48,7 @@ def run(
         models.generators.GenerationError: it cannot be drawn.
         jobs.stores.StorageFull: no room for the pictures.
     """
-    request = job.request
+    request = job.drawing
     generator = studio.generators.get(request.generator)
     if generator is None:
         raise GenerationError(f"no worker draws with {request.generator}")

@@ -70,7 +70,7 @@ class Speaker:
 
     def __init__(self, keeper: Keeper, report: Report, signals: Signals, pace: Pace, *, drawn: int) -> None:
         self._keeper, self._report, self._signals, self._pace = keeper, report, signals, pace
-        self._request = keeper.job.request
+        self._request = keeper.job.drawing
         self._drawn = drawn
         self._progress = Progress(step=0, steps=0)
         self._checkpointed_s = time.monotonic()

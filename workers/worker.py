@@ -7,7 +7,7 @@ names overridden here are insides of RQ 3.0; `tests/integration/test_worker.py` 
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
@@ -19,8 +19,6 @@ from rq.job import Job
 from rq.queue import Queue
 from rq.serializers import JSONSerializer
 from rq.worker import SimpleWorker
-
-from jobs.record import PRIORITIES
 
 log = structlog.get_logger(__name__)
 
@@ -72,10 +70,11 @@ def allowing(functions: Mapping[str, Callable[..., Any]]) -> type[Job]:
     return AllowedJob
 
 
-class DrawingWorker(SimpleWorker):  # type: ignore[misc]
+class WarmWorker(SimpleWorker):  # type: ignore[misc]
     """Runs jobs in this process, on models loaded once: RQ's usual worker forks, and CUDA dies of that.
 
     Args:
+        queues: names of RQ's queues, the most urgent first.
         drain: set by SIGTERM, so that the running job stops after its step.
         longest_job_s: RQ's own records of a running job are kept for so long; RQ trips over one that is gone.
     """
@@ -87,16 +86,14 @@ class DrawingWorker(SimpleWorker):  # type: ignore[misc]
         connection: redis.Redis,
         name: str,
         *,
+        queues: Sequence[str],
         functions: Mapping[str, Callable[..., Any]],
         drain: threading.Event,
         longest_job_s: float,
     ) -> None:
         self._drain, self._longest_job_s = drain, longest_job_s
         super().__init__(
-            [
-                AtomicQueue(priority, connection=connection, serializer=JSONSerializer)
-                for priority in PRIORITIES
-            ],
+            [AtomicQueue(queue, connection=connection, serializer=JSONSerializer) for queue in queues],
             name=name,
             connection=connection,
             serializer=JSONSerializer,

@@ -82,7 +82,7 @@ async def create_job(
     asked = await read(request, JobRequest)
     loop = asyncio.get_running_loop()
     drawing = await loop.run_in_executor(resources.pool, prepare, asked, caller, resources.settings)
-    await resources.ask(check_memory, drawing.job.request, resources.settings, resources.queue)
+    await resources.ask(check_memory, drawing.request, resources.settings, resources.queue)
     new = drawing.job
     answer = view(draft(new)).model_dump_json()
     repeat = None if repeat_key is None else Idempotency(repeat_key, drawing.fingerprint, answer)
@@ -92,8 +92,9 @@ async def create_job(
     if replayed:
         resources.metrics.replays.inc()
     else:
-        resources.metrics.jobs_submitted.labels(new.request.generator, new.priority).inc()
-        log.info("job queued", job_id=new.id, generator=new.request.generator, steps=new.request.steps)
+        resources.metrics.jobs_submitted.labels(drawing.request.generator, new.priority).inc()
+        told = drawing.request
+        log.info("job queued", job_id=new.id, generator=told.generator, steps=told.steps)
     text = earlier or answer
     headers = {"Location": f"/v1/jobs/{json.loads(text)['id']}", "Retry-After": str(POLL_S)}
     if replayed:

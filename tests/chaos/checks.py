@@ -13,7 +13,8 @@ import redis
 from PIL import Image
 
 from jobs.connection import connect
-from jobs.record import PRIORITIES, key
+from jobs.lines import TYPES, queue_names
+from jobs.record import key
 from tests.chaos.callers import Ticket, wait_until
 from tests.chaos.processes import Stage
 
@@ -54,7 +55,7 @@ def tell_of(stage: Stage, connection: redis.Redis, ticket: Ticket) -> None:
     for event_id, fields in connection.xrange(key("events", ticket.id)):
         if fields["event"] in ("status", "completed"):
             say(f"  event {event_id}: {fields['event']} {fields['data']}")
-    for name in PRIORITIES:
+    for name in (name for job_type in TYPES for name in queue_names(job_type)):
         for queue in (f"rq:queue:{name}", f"rq:queue:{name}:intermediate"):
             say(f"  {queue}: {connection.lrange(queue, 0, -1)}")
     for line in stage.log_lines(ticket.id):
@@ -157,7 +158,8 @@ def _check_list(stage: Stage, http: httpx.Client, tickets: list[Ticket]) -> None
 
 
 def _check_redis(stage: Stage, connection: redis.Redis) -> None:
-    lists = [f"rq:queue:{name}{part}" for name in PRIORITIES for part in ("", ":intermediate")]
+    names = [name for job_type in TYPES for name in queue_names(job_type)]
+    lists = [f"rq:queue:{name}{part}" for name in names for part in ("", ":intermediate")]
 
     def is_empty() -> bool:
         return not any(connection.llen(name) for name in lists)

@@ -70,7 +70,7 @@ def check_end(service: Service, job_id: str, picture: bytes, attempts: int) -> N
 @pytest.mark.parametrize(
     ("target", "when", "count", "attempts"),
     [
-        pytest.param("workers.worker:DrawingWorker.prepare_job_execution", "before", 1, 1, id="popped"),
+        pytest.param("workers.worker:WarmWorker.prepare_job_execution", "before", 1, 1, id="popped"),
         pytest.param("jobs.lease:Lease.start", "before", 1, 1, id="about to start"),
         pytest.param("jobs.lease:Lease.start", "after", 1, 2, id="started"),
         pytest.param("os:replace", "before", 2, 2, id="file written, not named"),

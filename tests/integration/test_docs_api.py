@@ -16,6 +16,7 @@ import skimage.data
 from PIL import Image
 
 from jobs.connection import connect, connect_rq
+from jobs.lines import queue_names
 from jobs.queue import RUN_JOB, new_id
 from jobs.stores import open_store
 from models.generators import gradient
@@ -23,10 +24,11 @@ from tests.conftest import RedisServer
 from tests.integration.conftest import b64, png
 from tests.live_api import LiveApi
 from workers.attempt import Attempts
+from workers.drawing import Drawing
 from workers.pulse import Pulse
 from workers.run import Studio
 from workers.settings import WorkerSettings
-from workers.worker import DrawingWorker
+from workers.worker import WarmWorker
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
 BLOCKS = re.findall(r"```(http|python)\n(.*?)```", PAGE, re.DOTALL)
@@ -122,10 +124,11 @@ def work(redis: RedisServer, api: LiveApi) -> None:
     drain = threading.Event()
     pulse = Pulse(connect(settings.redis_url, patience_s=1), "w", period_s=1, details={})
     studio = Studio({"gradient": gradient.load(None)}, open_store(settings.store))  # type: ignore[arg-type]
-    worker = DrawingWorker(
+    worker = WarmWorker(
         connect_rq(settings.redis_url, patience_s=5),
         new_id(),
-        functions={RUN_JOB: Attempts(settings, studio, pulse, "w", drain).run_job},
+        queues=queue_names("draw"),
+        functions={RUN_JOB: Attempts(settings, Drawing(settings, studio), pulse, "w", drain).run_job},
         drain=drain,
         longest_job_s=settings.run_timeout_s,
     )

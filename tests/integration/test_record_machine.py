@@ -23,7 +23,9 @@ from hypothesis.stateful import (
 )
 
 from jobs.connection import connect
+from jobs.indexing import IndexRequest
 from jobs.lease import Lease, LeaseLost
+from jobs.lines import PRIORITIES, TYPES, JobType, first_rank, rank
 from jobs.queue import (
     Idempotency,
     IdempotencyConflict,
@@ -34,7 +36,7 @@ from jobs.queue import (
     TenantQueueFull,
     new_id,
 )
-from jobs.record import PRIORITIES, JobError, JobMissing, Output, Progress, Status, Webhook, call, key
+from jobs.record import JobError, JobMissing, Output, Progress, Status, Webhook, call, key
 from jobs.settings import JobSettings
 from models.requests import GenerationRequest, Prompt
 from tests.conftest import RedisServer
@@ -42,6 +44,7 @@ from tests.conftest import RedisServer
 REQUEST = GenerationRequest(
     generator="gradient", prompts=(Prompt(text="a fox"),), width=16, height=16, steps=2, seed=1
 )
+INDEX_REQUEST = IndexRequest(collection="pets", folder="photos")
 TENANTS = ("", "ann", "bob")
 MAX_QUEUED, MAX_OF_TENANT, MAX_ATTEMPTS = 5, 3, 3
 AGES_S = 1000  # no lease or deadline runs out by itself: the rules see to that
@@ -75,8 +78,12 @@ class Model:
     forgettable: bool = False
     sealed: dict[str, str] | None = None  # the record, once it is final
 
-    def waits_in(self, tenant: str, priority: str) -> bool:
-        return self.status == Status.QUEUED and (self.new.tenant, self.new.priority) == (tenant, priority)
+    @property
+    def rank(self) -> int:
+        return rank(self.new.type, self.new.priority)
+
+    def waits_in(self, tenant: str, rank: int) -> bool:
+        return self.status == Status.QUEUED and (self.new.tenant, self.rank) == (tenant, rank)
 
     def end(self, status: Status, code: str | None = None) -> None:
         self.release()
@@ -144,6 +151,7 @@ class RecordMachine(RuleBasedStateMachine):
                 max_queued_per_key=MAX_OF_TENANT,
                 max_attempts=MAX_ATTEMPTS,
                 run_timeout_s=AGES_S,
+                index_timeout_s=AGES_S,
             )
         )
         self.models: dict[str, Model] = {}
@@ -157,6 +165,7 @@ class RecordMachine(RuleBasedStateMachine):
     @rule(
         target=jobs,
         tenant=st.sampled_from(TENANTS),
+        job_type=st.sampled_from(TYPES),
         priority=st.sampled_from(PRIORITIES),
         repeat_key=st.sampled_from([None, "k1", "k2"]),
         fingerprint=st.sampled_from(["same", "same", "other"]),
@@ -167,6 +176,7 @@ class RecordMachine(RuleBasedStateMachine):
     def create(
         self,
         tenant: str,
+        job_type: JobType,
         priority: Any,
         repeat_key: str | None,
         fingerprint: str,
@@ -176,8 +186,9 @@ class RecordMachine(RuleBasedStateMachine):
     ) -> Any:
         new = NewJob(
             id=new_id(),
-            request=REQUEST,
+            request=REQUEST if job_type == "draw" else INDEX_REQUEST,
             tenant=tenant,
+            type=job_type,
             priority=priority,
             webhook=WEBHOOK if has_webhook else None,
             start_timeout_s=start_timeout_s,
@@ -449,13 +460,13 @@ class RecordMachine(RuleBasedStateMachine):
             for status in Status:
                 of_status = {job_id for job_id in of_tenant if self.models[job_id].status == status}
                 expected[f"jobs:{tenant}:{status}"] = of_status
-        for rank, priority in enumerate(PRIORITIES):
+        for place in range(len(TYPES) * len(PRIORITIES)):
             lanes = {
-                tenant: {model.new.id for model in self.models.values() if model.waits_in(tenant, priority)}
+                tenant: {model.new.id for model in self.models.values() if model.waits_in(tenant, place)}
                 for tenant in TENANTS
             }
-            expected |= {f"waiting:{rank}:{tenant}": lane for tenant, lane in lanes.items()}
-            expected[f"tenants:{rank}"] = {tenant for tenant, lane in lanes.items() if lane}
+            expected |= {f"waiting:{place}:{tenant}": lane for tenant, lane in lanes.items()}
+            expected[f"tenants:{place}"] = {tenant for tenant, lane in lanes.items() if lane}
         with self.redis.pipeline() as pipe:
             for name in expected:
                 pipe.zrange(key(name), 0, -1)
@@ -463,11 +474,15 @@ class RecordMachine(RuleBasedStateMachine):
         for name, members in zip(expected, found, strict=True):
             assert set(members) == expected[name], name
         assert self.queue.counts() == {"queued": len(found[0]), "running": len(found[1])}
-        ranks = [PRIORITIES.index(self.models[job_id].new.priority) for job_id in found[0]]
+        ranks = [self.models[job_id].rank for job_id in found[0]]
         assert ranks == sorted(ranks), "a higher priority goes first"
-        order = sorted(found[0], key=lambda job_id: self.queue.get(job_id).queue_position or 0)
-        assert [self.queue.get(job_id).queue_position for job_id in order] == list(range(len(order)))
-        assert call(self.redis, "next") == (order[0] if order else None)
+        for job_type in TYPES:
+            line = [job_id for job_id in found[0] if self.models[job_id].new.type == job_type]
+            order = sorted(line, key=lambda job_id: self.queue.get(job_id).queue_position or 0)
+            assert [self.queue.get(job_id).queue_position for job_id in order] == list(range(len(order)))
+            assert call(self.redis, "next", first_rank(job_type)) == (order[0] if order else None)
+            assert call(self.redis, "waiting", first_rank(job_type)) == len(line)
+            assert call(self.redis, "first_waiting", first_rank(job_type), 2) == line[:2]
 
     @invariant()
     def webhooks_hear_of_each_change_once(self) -> None:

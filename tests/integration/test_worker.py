@@ -16,6 +16,7 @@ from rq.serializers import JSONSerializer
 
 from jobs.connection import connect, connect_rq
 from jobs.lease import Lease
+from jobs.lines import queue_names
 from jobs.queue import RUN_JOB, JobQueue, NewJob, new_id
 from jobs.record import Job, JobMissing, Status, call, key
 from jobs.stores import KeyMissing, StorageFull, Store, StoreUnavailable, open_store
@@ -24,11 +25,12 @@ from models.requests import GenerationRequest, Prompt
 from tests.conftest import RedisServer
 from workers import janitor
 from workers.attempt import Attempts
+from workers.drawing import Drawing
 from workers.janitor import Janitor
 from workers.pulse import Pulse
 from workers.run import Studio
 from workers.settings import WorkerSettings
-from workers.worker import DrawingWorker
+from workers.worker import WarmWorker
 
 REQUEST = GenerationRequest(
     generator="gradient",
@@ -78,10 +80,11 @@ class Worker:
             {"gradient": generator or gradient.load(None)},  # type: ignore[arg-type]
             open_store(settings.store),
         )
-        self.attempts = Attempts(settings, studio, self.pulse, "w", self.drain)
-        self.rq = DrawingWorker(
+        self.attempts = Attempts(settings, Drawing(settings, studio), self.pulse, "w", self.drain)
+        self.rq = WarmWorker(
             connect_rq(settings.redis_url, patience_s=5),
             new_id(),
+            queues=queue_names("draw"),
             functions={RUN_JOB: self.attempts.run_job},
             drain=self.drain,
             longest_job_s=settings.run_timeout_s,

@@ -1,0 +1,31 @@
+"""Drawing as attempts do it: with the memory that there is, on a studio that stays warm."""
+
+from jobs.lines import JobType
+from jobs.record import Job, Output
+from models.memory import predict
+from workers import device
+from workers.run import Studio, run
+from workers.settings import WorkerSettings
+from workers.speaker import Pace, Report, Signals
+
+
+class Drawing:
+    """The work of a worker that draws; `workers.attempt.Work` says how it is called."""
+
+    type: JobType = "draw"
+
+    def __init__(self, settings: WorkerSettings, studio: Studio) -> None:
+        self._settings, self._studio = settings, studio
+        self.store = studio.store
+        self.memory = settings.device_memory or device.memory(settings.device)  # bytes
+
+    def is_tight(self, job: Job) -> bool:
+        request = job.drawing
+        if request.generator not in self._studio.generators:
+            return False  # which is told as it is run
+        return predict(request, self._settings.network_names, frugal=False) > self.memory
+
+    def run(
+        self, job: Job, folder: str, report: Report, signals: Signals, pace: Pace, *, frugal: bool
+    ) -> tuple[Output, ...]:
+        return run(job, folder, self._studio, report, signals, pace, frugal=frugal)
