@@ -20,8 +20,8 @@ from jobs.stores import KeyMissing, StorageFull, Store, StoreUnavailable
 from models.generators import GenerationError
 from workers import device
 from workers.pulse import Pulse
+from workers.rhythm import Canceled, Drained, Pace, Report, Signals, TimedOut
 from workers.settings import WorkerSettings
-from workers.speaker import Canceled, Drained, Pace, Report, Signals, TimedOut
 
 log = structlog.get_logger(__name__)
 
@@ -48,7 +48,7 @@ class Work(Protocol):
             frugal: with less of the device's memory.
 
         Raises:
-            workers.speaker.Canceled, Drained, TimedOut: it stopped between two steps.
+            workers.rhythm.Canceled, Drained, TimedOut: it stopped between two steps.
         """
 
 

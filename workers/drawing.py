@@ -4,9 +4,9 @@ from jobs.lines import JobType
 from jobs.record import Job, Output
 from models.memory import predict
 from workers import device
+from workers.rhythm import Pace, Report, Signals
 from workers.run import Studio, run
 from workers.settings import WorkerSettings
-from workers.speaker import Pace, Report, Signals
 
 
 class Drawing:

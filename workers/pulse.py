@@ -11,7 +11,7 @@ import structlog
 
 from jobs.lease import Lease, LeaseLost
 from jobs.record import call
-from workers.speaker import Signals
+from workers.rhythm import Signals
 
 log = structlog.get_logger(__name__)
 

@@ -13,7 +13,8 @@ from models.snapshots import CheckpointUnusable
 from workers import resume
 from workers.film import Film
 from workers.outputs import Keeper, open_picture, versions
-from workers.speaker import Pace, Report, Signals, Speaker
+from workers.rhythm import Pace, Report, Signals
+from workers.speaker import Speaker
 
 log = structlog.get_logger(__name__)
 
@@ -44,7 +45,7 @@ def run(
         frugal: with less of the device's memory.
 
     Raises:
-        workers.speaker.Canceled, Drained, TimedOut: it stopped between two steps.
+        workers.rhythm.Canceled, Drained, TimedOut: it stopped between two steps.
         models.generators.GenerationError: it cannot be drawn.
         jobs.stores.StorageFull: no room for the pictures.
     """

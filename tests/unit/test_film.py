@@ -19,8 +19,8 @@ from models import snapshots
 from models.generators import Step, gradient
 from models.requests import GenerationRequest, Prompt, SaveOptions
 from tests.unit.test_run import PACE, Reports, job
+from workers.rhythm import Drained, Signals
 from workers.run import Studio, run
-from workers.speaker import Drained, Signals
 
 REQUEST = GenerationRequest(
     generator="gradient", prompts=(Prompt(text="a fox"),), width=37, height=21, steps=10, seed=3, num_images=2

@@ -23,8 +23,8 @@ from models.requests import GenerationRequest, SaveOptions
 from tests.unit.test_run import PACE, Reports
 from workers.outputs import recipe
 from workers.pictures import MAX_EXIF_BYTES, contact_sheet, encode, settings_of
+from workers.rhythm import Signals
 from workers.run import Studio, run
-from workers.speaker import Signals
 
 BODY: dict[str, Any] = {"generator": "gradient", "prompt": "a fox | blurry:-0.3", "width": 24, "height": 16}
 ABOUT = {"torch": "2.14", "vqgan": "demo"}

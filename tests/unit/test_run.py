@@ -15,8 +15,8 @@ from jobs.record import Frame, Job, Output, Progress, Status
 from jobs.stores import KeyMissing
 from models.generators import GenerationError, Step, gradient
 from models.requests import GenerationRequest, Prompt, SaveOptions
+from workers.rhythm import Canceled, Drained, Pace, Signals, TimedOut
 from workers.run import Studio, run
-from workers.speaker import Canceled, Drained, Pace, Signals, TimedOut
 
 PACE = Pace(progress_every_s=0, preview_every=4, checkpoint_every_s=1000, run_timeout_s=1000)
 REQUEST = GenerationRequest(
