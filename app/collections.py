@@ -26,12 +26,13 @@ from app.schemas_collections import (
     AddRequest,
     CollectionRequest,
     NewImage,
-    is_image_id,
 )
 from app.settings import ApiSettings
-from app.thumbnails import make_thumbnails, save_thumbnails, thumbnail_key
+from app.thumbnails import make_thumbnails, save_thumbnails
 from jobs.collection import Collection, CollectionMissing, Image
-from jobs.vectors import Rows, VectorsFull
+from jobs.image_fields import is_image_id
+from jobs.thumbnails import thumbnail_key
+from jobs.vectors import Rows
 
 PAGE = 500  # images that one call of the vector Redis reads or writes
 
@@ -230,10 +231,7 @@ def _check_images(images: Sequence[NewImage], collection: Collection, settings: 
 
 async def check_memory(resources: Resources) -> None:
     """Raises VectorsFull: so much is used that nothing may be added."""
-    share = await resources.ask_vectors(resources.vectors.memory_share)
-    most = resources.settings.vector_memory_share
-    if share >= most:
-        raise VectorsFull(f"{share:.0%} of the memory for collections is used; at most {most:.0%} may be")
+    await resources.ask_vectors(resources.vectors.check_room, resources.settings.vector_memory_share)
 
 
 async def keep(

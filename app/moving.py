@@ -14,9 +14,10 @@ from app.encoder import Timings
 from app.images import Source
 from app.resources import Resources
 from app.schemas_collections import ReindexRequest
-from app.thumbnails import save_thumbnails, thumbnail_key
+from app.thumbnails import save_thumbnails
 from jobs.collection import Collection, Image
 from jobs.stores import KeyMissing
+from jobs.thumbnails import thumbnail_key
 from jobs.vectors import Rows
 
 

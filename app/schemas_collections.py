@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Self
 
@@ -13,11 +12,16 @@ from pydantic_core import PydanticCustomError
 
 from app.schemas import IMAGE, TEXT, Label, ModelName, Picture, Template, Wire
 from jobs.collection import Quantization
+from jobs.image_fields import (
+    MAX_ID_CHARS,
+    MAX_NAMES,
+    METADATA_NAME,
+    MetadataRefused,
+    check_metadata,
+    is_image_id,
+)
 
 COLLECTION_NAME = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-MAX_ID_CHARS = 256
-_METADATA_NAME = re.compile("[A-Za-z_][A-Za-z0-9_]{0,63}")
-_SCALARS = (str, int, float, bool, type(None))
 
 VECTOR = {
     "description": "numbers, or base64 of little-endian float32; brought to unit length",
@@ -27,8 +31,8 @@ METADATA = {
     "type": "object",
     "description": "texts, numbers, true, false, null, or lists of those; filters know them as .name",
     "additionalProperties": True,
-    "propertyNames": {"pattern": f"^{_METADATA_NAME.pattern}$"},
-    "maxProperties": 64,
+    "propertyNames": {"pattern": f"^{METADATA_NAME.pattern}$"},
+    "maxProperties": MAX_NAMES,
 }
 
 
@@ -52,28 +56,10 @@ def _vector(value: Any) -> NDArray[np.float32]:
 
 
 def _metadata(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise PydanticCustomError("dict_type", "this must be an object")
-    if len(value) > METADATA["maxProperties"]:  # type: ignore[operator]  # an int
-        raise PydanticCustomError("metadata_size", "at most 64 names are allowed")
-    for name, entry in value.items():
-        if not isinstance(name, str) or not _METADATA_NAME.fullmatch(name):
-            raise PydanticCustomError(
-                "metadata_name",
-                "a name in metadata has 1 to 64 letters, digits and _, and does not start with a digit",
-            )
-        entries = entry if isinstance(entry, list) else [entry]
-        if not all(isinstance(item, _SCALARS) for item in entries):
-            raise PydanticCustomError(
-                "metadata_value", "metadata are texts, numbers, true, false, null, or lists of those"
-            )
-        if any(isinstance(item, str) and _broken(item) for item in entries):
-            raise PydanticCustomError("string_unicode", "this is not Unicode text")
-    return value
-
-
-def _broken(text: str) -> bool:
-    return text.encode("utf-8", "replace").decode() != text  # half of a surrogate pair
+    try:
+        return check_metadata(value)
+    except MetadataRefused as refused:
+        raise PydanticCustomError(refused.code, str(refused)) from None
 
 
 def _image_id(value: Any) -> str:
@@ -83,15 +69,6 @@ def _image_id(value: Any) -> str:
             "an id has 1 to 256 printable characters, and no empty, . or .. part between slashes",
         )
     return value
-
-
-def is_image_id(text: str) -> bool:
-    """Whether it can be the id of an image: it must survive being part of a URL's path."""
-    return (
-        1 <= len(text) <= MAX_ID_CHARS
-        and text.isprintable()
-        and not any(part in ("", ".", "..") for part in text.split("/"))
-    )
 
 
 Vector = Annotated[NDArray[np.float32], PlainValidator(_vector), WithJsonSchema(VECTOR)]

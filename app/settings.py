@@ -85,23 +85,11 @@ class ApiSettings(JobSettings):
         1024, ge=64, description="pictures of a request are kept no larger than this, or than the drawing"
     )
 
-    vector_timeout_s: float = Field(
-        5, gt=0, description="longest time for one call of the vector Redis; then 503"
-    )
-    vector_memory_share: float = Field(
-        0.8,
-        gt=0,
-        le=1,
-        description="images are added while the vector Redis uses less than this share of its maxmemory, "
-        "so that a queue on the same server keeps room; then 507",
-    )
     vector_filter_effort: int = Field(
         20_000, ge=1, description="images that a search with a filter looks at to find some that pass it"
     )
     max_collections_per_key: int = Field(100, ge=1, description="collections of one key")
-    max_collection_images: int = Field(1_000_000, ge=1, description="images of one collection")
     max_vectors: int = Field(1000, ge=1, description="images that one request adds by their vectors")
-    max_metadata_bytes: int = Field(4096, ge=2, description="metadata of one image, as JSON")
     max_queries: int = Field(64, ge=1, description="queries in one search")
     max_query_parts: int = Field(
         16, ge=1, description="texts, images, ids and vectors that make up one query"
@@ -113,10 +101,4 @@ class ApiSettings(JobSettings):
         200_000,
         ge=1,
         description="images of a collection that is searched exactly, or classified: both look at each",
-    )
-    thumbnail_side: int = Field(
-        256,
-        ge=16,
-        le=2048,
-        description="shortest side of a thumbnail, in pixels; pictures are never enlarged",
     )

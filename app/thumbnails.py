@@ -1,20 +1,11 @@
-"""Small pictures of a collection's images, kept in the store."""
+"""Thumbnails of the pictures that requests bring, made and kept on threads."""
 
 import asyncio
-import hashlib
-import io
 from collections.abc import Mapping
-
-from PIL import Image
 
 from app.images import Source, decode
 from app.resources import Resources
-from jobs.collection import Collection
-
-
-def thumbnail_key(collection: Collection, image_id: str) -> str:
-    """Where in the store the small picture of an image is."""
-    return f"{collection.folder}/{hashlib.sha256(image_id.encode()).hexdigest()[:40]}.jpg"
+from jobs.thumbnails import thumbnail_of
 
 
 async def make_thumbnails(sources: Mapping[int, Source], resources: Resources) -> dict[int, bytes]:
@@ -26,14 +17,7 @@ async def make_thumbnails(sources: Mapping[int, Source], resources: Resources) -
     settings = resources.settings
 
     def shrink(source: Source) -> bytes:
-        picture = decode(source, settings.image_limits)
-        scale = settings.thumbnail_side / min(picture.size)
-        if scale < 1:
-            width, height = (max(1, round(side * scale)) for side in picture.size)
-            picture = picture.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3)
-        file = io.BytesIO()
-        picture.save(file, "JPEG", quality=90)
-        return file.getvalue()
+        return thumbnail_of(decode(source, settings.image_limits), settings.thumbnail_side)
 
     loop = asyncio.get_running_loop()
     made = await asyncio.gather(

@@ -58,6 +58,25 @@ class JobSettings(BaseSettings):
     max_image_side: int = Field(16_384, ge=1, description="longest side of one picture, in pixels")
     max_image_aspect: float = Field(50, ge=1, description="longest side of a picture over its shortest")
 
+    vector_timeout_s: float = Field(
+        5, gt=0, description="longest time for one call of the vector Redis; then 503"
+    )
+    vector_memory_share: float = Field(
+        0.8,
+        gt=0,
+        le=1,
+        description="images are added while the vector Redis uses less than this share of its maxmemory, "
+        "so that a queue on the same server keeps room; then 507",
+    )
+    max_collection_images: int = Field(1_000_000, ge=1, description="images of one collection")
+    max_metadata_bytes: int = Field(4096, ge=2, description="metadata of one image, as JSON")
+    thumbnail_side: int = Field(
+        256,
+        ge=16,
+        le=2048,
+        description="shortest side of a thumbnail, in pixels; pictures are never enlarged",
+    )
+
     max_queued: int = Field(1000, ge=1, description="jobs that may wait in all; one more is refused with 503")
     max_queued_per_key: int = Field(100, ge=1, description="jobs of one key that may wait; then 429")
     max_attempts: int = Field(3, ge=1, description="starts of a job, before it fails as worker_lost")

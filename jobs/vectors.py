@@ -72,11 +72,18 @@ class VectorSets:
         with _told():
             self._redis.ping()
 
-    def memory_share(self) -> float:
-        """How much of the memory that the server may use is used; 0 if it may use all."""
+    def check_room(self, most: float) -> None:
+        """Raises VectorsFull: the server uses more than this share of the memory that it may use."""
         with _told():
             memory = self._redis.info("memory")
-        return memory["used_memory"] / memory["maxmemory"] if memory["maxmemory"] else 0.0
+        share = memory["used_memory"] / memory["maxmemory"] if memory["maxmemory"] else 0.0
+        if share >= most:
+            raise VectorsFull(f"{share:.0%} of the memory for collections is used; at most {most:.0%} may be")
+
+    def known(self, collection: Collection, ids: Sequence[str]) -> list[bool]:
+        """Whether there is an image of each id."""
+        with _told():
+            return [score is not None for score in self._redis.zmscore(_keys(collection)[2], list(ids))]
 
     def create(self, new: Collection) -> Collection:
         """The collection of that name: the new one, or the one that was there (it has another `uid`).

@@ -48,9 +48,9 @@ from app.schemas_collections import (
     SearchRequest,
 )
 from app.searching import classify, duplicates, search, search_form
-from app.thumbnails import thumbnail_key
 from jobs.collection import Image
 from jobs.stores import KeyMissing
+from jobs.thumbnails import thumbnail_key
 
 router = APIRouter(prefix="/v1/collections", tags=["collections"])
 
