@@ -2,29 +2,16 @@
 
 import argparse
 import asyncio
+import gc
 import sys
-from types import FrameType
 
-import uvicorn
 from pydantic import ValidationError
 
 from app.auth import new_key
 from app.main import create_app
+from app.server import Server, configure
 from app.settings import ApiSettings
 from jobs import logs
-
-
-class Server(uvicorn.Server):
-    """Tells the application of the signal at once: the lifespan hears of it only after open streams ended."""
-
-    def __init__(self, config: uvicorn.Config, stopping: asyncio.Event) -> None:
-        super().__init__(config)
-        self._stopping = stopping
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Called between two bytecodes of the main thread, which also runs the event loop."""
-        self._stopping.set()
-        super().handle_exit(sig, frame)
 
 
 def main() -> None:
@@ -56,18 +43,8 @@ def serve() -> None:
         sys.exit(f"the settings are not valid:\n{error}")
     logs.configure(settings.log_level)
     stopping = asyncio.Event()
-    config = uvicorn.Config(
-        create_app(settings, stopping=stopping),
-        host=settings.host,
-        port=settings.port,
-        http="h11",  # bounds the headers
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=settings.shutdown_timeout_s,
-        forwarded_allow_ips=settings.forwarded_allow_ips,
-    )
-    Server(config, stopping).run()
+    app = create_app(settings, stopping=stopping, on_load=gc.freeze)
+    Server(configure(app, settings), stopping).run()
 
 
 if __name__ == "__main__":

@@ -90,9 +90,13 @@ class Clips:
 
 @asynccontextmanager
 async def open_clips(
-    settings: ApiSettings, metrics: Metrics, load: LoadClip, pool: Executor
+    settings: ApiSettings,
+    metrics: Metrics,
+    load: LoadClip,
+    pool: Executor,
+    on_load: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Clips]:
-    """The CLIPs of the settings, loading.
+    """The CLIPs of the settings, loading; `on_load` is called after each.
 
     Raises:
         models.clip.UnknownClip: a name has no card.
@@ -109,6 +113,7 @@ async def open_clips(
     device = Device()
 
     def start(encoder: ClipEncoder, card: ClipCard) -> BatchedClip:
+        on_load()
         return BatchedClip(encoder, card.templates, device, pool, limits, metrics)
 
     loading = asyncio.create_task(clips.load(load, start, device))

@@ -1,7 +1,7 @@
 """The composition root of the API: makes what it holds, and puts the routes together."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TypedDict
@@ -37,13 +37,18 @@ class State(TypedDict):
 
 
 def create_app(
-    settings: ApiSettings, *, stopping: asyncio.Event | None = None, load_clip: LoadClip | None = None
+    settings: ApiSettings,
+    *,
+    stopping: asyncio.Event | None = None,
+    load_clip: LoadClip | None = None,
+    on_load: Callable[[], None] = lambda: None,
 ) -> FastAPI:
     """The API.
 
     Args:
         stopping: set it when the process has been asked to end: streams end, and `/readyz` says so.
         load_clip: name -> CLIP; else `models.clip.load`, as the settings have it.
+        on_load: called when a CLIP has been loaded.
     """
     metrics = Metrics()
     load = load_clip or partial(
@@ -63,7 +68,7 @@ def create_app(
             stack.push_async_callback(events.aclose)
             pool = open_pool(settings)
             stack.callback(pool.shutdown, wait=False, cancel_futures=True)
-            clips = await stack.enter_async_context(open_clips(settings, metrics, load, pool))
+            clips = await stack.enter_async_context(open_clips(settings, metrics, load, pool, on_load))
             yield State(
                 resources=Resources(
                     settings=settings,

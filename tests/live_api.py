@@ -15,6 +15,7 @@ import uvicorn
 from PIL import Image
 
 from app.main import create_app
+from app.server import BoundedHttp
 from app.settings import ApiSettings
 from models.clip import ClipEncoder, Embeddings, Pixels, TextTooLong
 
@@ -81,7 +82,7 @@ class LiveApi:
         self.stopping = asyncio.Event()
         self.app = create_app(settings, stopping=self.stopping, load_clip=load_clip)
         config = uvicorn.Config(
-            self.app, http="h11", log_config=None, access_log=False, timeout_graceful_shutdown=5
+            self.app, http=BoundedHttp, log_config=None, access_log=False, timeout_graceful_shutdown=5
         )
         self._server = uvicorn.Server(config)
         self._socket = socket.create_server(("127.0.0.1", 0))

@@ -1,5 +1,6 @@
 """Bad input of every kind gets the right 4xx with a useful detail, and the next request is served."""
 
+import contextlib
 import json
 import socket
 import struct
@@ -235,8 +236,21 @@ def test_request_ids_are_taken_if_they_are_harmless(unharmed: LiveApi) -> None:
 def test_bytes_that_are_no_http_harm_nobody(unharmed: LiveApi) -> None:
     endless_header = b"GET / HTTP/1.1\r\nA: " + b"x" * 100_000
     cut_body = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{"
-    for nonsense in (b"\x16\x03\x01\x02\x00", endless_header, cut_body):
+    chunked = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    endless_chunk = chunked + b"1;a=" + b"x" * 100_000
+    bad_address = b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n"
+    for nonsense in (b"\x16\x03\x01\x02\x00", endless_header, cut_body, endless_chunk, bad_address):
         with socket.create_connection(("127.0.0.1", unharmed.port)) as connection:
             connection.sendall(nonsense)
             connection.shutdown(socket.SHUT_WR)
             connection.recv(10_000)
+
+
+def test_a_head_or_trailers_without_end_are_cut_off(unharmed: LiveApi) -> None:
+    head = b"GET /livez HTTP/1.1\r\nHost: x\r\n"
+    chunked = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    for begun in (head, chunked + b"1\r\n{\r\n0\r\n"):
+        with socket.create_connection(("127.0.0.1", unharmed.port), timeout=10) as connection:
+            with contextlib.suppress(ConnectionError):  # it closes with some of it unread
+                connection.sendall(begun + b"".join(b"A%d: %s\r\n" % (n, b"x" * 1000) for n in range(2000)))
+                assert connection.recv(100)[:12] in (b"HTTP/1.1 400", b"")
