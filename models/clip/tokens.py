@@ -2,12 +2,14 @@
 
 import threading
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from models.clip import TextTooLong
 
 # open_clip's byte-pair tokenizer remembers every word it has met, for ever; past this many it forgets them
 MAX_WORDS_KEPT = 50_000
+MAX_TEXTS_KEPT = 4096
 
 
 class Tokens:
@@ -21,6 +23,7 @@ class Tokens:
     def __init__(self, tokenizer: Any, context_length: int) -> None:
         self._tokenizer = tokenizer
         self._context_length = context_length
+        self._known = lru_cache(MAX_TEXTS_KEPT)(self._ids)  # a text is counted, and then encoded
         self._lock = threading.Lock()  # neither kind of tokenizer is safe in several threads
         self._is_byte_pair = hasattr(
             tokenizer, "bpe"
@@ -29,7 +32,7 @@ class Tokens:
     def count(self, text: str) -> int:
         """Tokens of a text, both end tokens included; if too long, some number that is too large."""
         with self._lock:
-            return len(self._ids(text))
+            return len(self._known(text))
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids; CLIP's own are not padded, others are to `context_length`, as they were trained.
@@ -38,7 +41,7 @@ class Tokens:
             TextTooLong: one has more than `context_length` tokens.
         """
         with self._lock:
-            rows = [self._ids(text) for text in texts]
+            rows = [self._known(text) for text in texts]
             for text, row in zip(texts, rows, strict=True):
                 if len(row) > self._context_length:
                     start = text if len(text) <= 40 else f"{text[:40]}…"

@@ -250,7 +250,10 @@ def test_a_head_or_trailers_without_end_are_cut_off(unharmed: LiveApi) -> None:
     head = b"GET /livez HTTP/1.1\r\nHost: x\r\n"
     chunked = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     for begun in (head, chunked + b"1\r\n{\r\n0\r\n"):
-        with socket.create_connection(("127.0.0.1", unharmed.port), timeout=10) as connection:
-            with contextlib.suppress(ConnectionError):  # it closes with some of it unread
-                connection.sendall(begun + b"".join(b"A%d: %s\r\n" % (n, b"x" * 1000) for n in range(2000)))
-                assert connection.recv(100)[:12] in (b"HTTP/1.1 400", b"")
+        endless = begun + b"".join(b"A%d: %s\r\n" % (n, b"x" * 1000) for n in range(2000))
+        with (
+            socket.create_connection(("127.0.0.1", unharmed.port), timeout=10) as connection,
+            contextlib.suppress(ConnectionError),  # it closes with some of it unread
+        ):
+            connection.sendall(endless)
+            assert connection.recv(100)[:12] in (b"HTTP/1.1 400", b"")
