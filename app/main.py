@@ -52,7 +52,7 @@ def create_app(
     """
     metrics = Metrics()
     load = load_clip or partial(
-        models.clip.load, weights=settings.weights, device=settings.device, dtype=settings.dtype
+        models.clip.load, weights=settings.weights, device=settings.device, dtype=settings.clip_dtype
     )
 
     @asynccontextmanager

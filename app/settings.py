@@ -38,6 +38,11 @@ class ApiSettings(JobSettings):
         min_length=1,
         description="cards of the CLIPs to serve, as a JSON list; first is the default",
     )
+    clip_dtype: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
+        "auto",
+        description="precision of the CLIPs to serve; auto: 16 bits where the device computes in them and "
+        "the model's card allows it, else fp32; int8: on a CPU only",
+    )
     max_batch_images: int = Field(32, ge=1, description="pictures encoded in one call; 1 turns batching off")
     max_batch_texts: int = Field(128, ge=1, description="texts encoded in one call; 1 turns batching off")
     max_waiting_images: int = Field(

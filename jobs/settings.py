@@ -47,7 +47,9 @@ class JobSettings(BaseSettings):
         description="what clients may ask for, as a JSON list",
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 or mps")
-    dtype: str = Field("fp32", pattern="^(fp32|bf16|fp16)$", description="precision of CLIP")
+    dtype: str = Field(
+        "fp32", pattern="^(fp32|bf16|fp16)$", description="precision of the CLIPs that guide drawing"
+    )
     device_memory: Annotated[ByteSize, Field(gt=0)] | None = Field(
         None,
         description="what a drawing may take of a worker's memory, such as 8GiB; none: all that the device "

@@ -50,11 +50,15 @@ class ClipEncoder(Protocol):
 def load(name: str, weights: Path, device: str = "auto", dtype: str = "fp32") -> ClipEncoder:
     """Load a CLIP. Slow; imports torch.
 
+    Args:
+        dtype: fp32, bf16, fp16, int8, or auto (`models.clip.precision`).
+
     Raises:
         UnknownClip: no card has that name.
         models.checkpoints.WeightsMissing: a file is not there.
         models.checkpoints.WeightsCorrupt: a file's SHA-256 is not the card's.
         models.checkpoints.WeightsUnusable: the files make no network, or a package for it is not installed.
+        models.clip.precision.PrecisionUnsupported: the device does not compute in that precision.
     """
     from models.clip.encoder import OpenClipEncoder
 

@@ -33,6 +33,7 @@ class ClipCard:
     image_size: int | None = None  # pixels
     context_length: int | None = None  # tokens, both end tokens included
     weight_bytes: int | None = None  # in fp32
+    needs_fp32: bool = False  # 16 bits turn some of its embeddings; a `dtype` of auto leaves it in fp32
     view_bytes: int | None = None  # what a view keeps in fp32 for the way back: python -m benchmarks.memory
 
     @property

@@ -1,6 +1,6 @@
 """CLIP over open_clip: the tensor face that keeps gradients, and the numpy face that serves requests."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Self, cast
@@ -16,15 +16,16 @@ from torchvision.transforms import Compose, Normalize, ToTensor
 
 from models.checkpoints import WeightsMissing, WeightsUnusable, verify
 from models.clip import Embeddings, Pixels, UnknownClip
+from models.clip.attention import replace_self_attention
 from models.clip.cards import CONFIG, ClipCard, find_card
 from models.clip.folding import fold_batch_norms
-from models.clip.tokens import Tokens
+from models.clip.precision import DTYPES, Precision, convert, pick_precision
+from models.clip.tokens import Tokens, alike
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-# Pictures or texts that one forward takes; a longer list goes through in pieces. On a CPU more do not fit its
-# caches: of demo-photo it encodes 24 pictures a second by 32, and 15 by 128.
-MAX_BATCH_CPU = 32
+# Pictures and texts that one forward takes; more go through in pieces. On a CPU larger batches do not fit its
+# caches: of demo-photo a core encodes 85 pictures a second by 8 and 64 by 32 (`benchmarks.clip_speed`).
+MAX_IMAGES_CPU = 8
+MAX_TEXTS_CPU = 64
 MAX_BATCH = 256
 
 # A picture of 40,000 x 1 pixels would grow to 40,000 times the model's input before its center is taken.
@@ -42,18 +43,19 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 class ClipNetwork:
-    """A frozen CLIP on tensors; gradients pass through to the pictures.
+    """A frozen CLIP on tensors; gradients pass through to the pictures, but not in int8.
 
-    Made by `load_network`. Weights of linear and convolution layers have `dtype`; norms, and what comes out,
-    stay fp32.
+    Made by `load_network`. Weights of linear and convolution layers have the `precision`; norms, and what
+    comes out, stay fp32.
     """
 
     def __init__(
-        self, name: str, model: Any, tokenizer: Any, device: torch.device, dtype: torch.dtype
+        self, name: str, model: Any, tokenizer: Any, device: torch.device, precision: Precision
     ) -> None:
         self.name = name
         self.device = device
-        self.dtype = dtype
+        self.precision = precision
+        self.dtype = DTYPES[precision]
         self.logit_scale = float(model.logit_scale.detach().exp())
         self.logit_bias = None if model.logit_bias is None else float(model.logit_bias.detach())
         preprocess = model.visual.preprocess_cfg
@@ -63,11 +65,11 @@ class ClipNetwork:
         self.context_length = int(model.context_length)
         self.mean = torch.tensor(preprocess["mean"], device=device).view(1, 3, 1, 1)
         self.std = torch.tensor(preprocess["std"], device=device).view(1, 3, 1, 1)
-        if dtype != torch.float32:
-            _halve(model, dtype)
+        replace_self_attention(model)
+        convert(model.eval(), precision)
         # convolutions run a fifth to a half faster so on a CPU; weights of other layers ignore it
         model.to(device, memory_format=torch.channels_last)
-        self._model = model.eval().requires_grad_(False)
+        self._model = model.requires_grad_(False)
         self._text = getattr(model, "text", model)  # the text tower, a module of its own in some models
         self.trims_texts = _is_causal(self._text)
         self.tokens = Tokens(tokenizer, self.context_length)
@@ -81,10 +83,14 @@ class ClipNetwork:
         """
         if images.shape[2:] != self._sides:
             images = F.interpolate(images, size=self._sides, mode="bilinear", antialias=True)
-        normalized = (images.to(self.device, torch.float32) - self.mean) / self.std
-        with self._autocast():
-            features = self._model.encode_image(normalized)
-        return F.normalize(features.float(), dim=-1)
+        return self._see((images.to(self.device, torch.float32) - self.mean) / self.std)
+
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """Pictures (N, 3, R, R) uint8 -> (N, D) of unit length, fp32."""
+        if pixels.shape[2:] != self._sides:
+            return self.encode_image(pixels / 255)
+        images = pixels.to(self.device, non_blocking=True).float()  # a quarter of the bytes to move
+        return self._see(images.div_(255).sub_(self.mean).div_(self.std))
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Texts -> (P, D) of unit length, fp32.
@@ -92,7 +98,10 @@ class ClipNetwork:
         Raises:
             models.clip.TextTooLong: one has more than `context_length` tokens; none is cut silently.
         """
-        rows = self.tokens(texts)
+        return self.encode_tokens(self.tokens(texts))
+
+    def encode_tokens(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """What `tokens` makes of texts -> (P, D) of unit length, fp32."""
         # what comes after a text's end cannot reach it through a causal mask: padding would be wasted work
         length = max(map(len, rows)) if self.trims_texts else self.context_length
         tokens = torch.zeros(len(rows), length, dtype=torch.long)
@@ -101,6 +110,11 @@ class ClipNetwork:
         tokens = tokens.to(self.device)
         with self._autocast():
             features = self._trimmed(tokens) if self.trims_texts else self._model.encode_text(tokens)
+        return F.normalize(features.float(), dim=-1)
+
+    def _see(self, normalized: Tensor) -> Tensor:
+        with self._autocast():
+            features = self._model.encode_image(normalized)
         return F.normalize(features.float(), dim=-1)
 
     def _trimmed(self, tokens: Tensor) -> Tensor:
@@ -133,7 +147,9 @@ class OpenClipEncoder:
         self.context_length = network.context_length
         self.logit_scale = network.logit_scale
         self.logit_bias = network.logit_bias
-        self.max_batch = MAX_BATCH_CPU if network.device.type == "cpu" else MAX_BATCH
+        on_cpu = network.device.type == "cpu"
+        self.max_images = MAX_IMAGES_CPU if on_cpu else MAX_BATCH
+        self.max_texts = MAX_TEXTS_CPU if on_cpu else MAX_BATCH
         # the model's own transform but for its end: the device normalizes, and bytes are a quarter to move
         steps = [step for step in transform.transforms if not isinstance(step, ToTensor | Normalize)]
         keeps_aspect = len(steps) > 2  # it crops or pads, besides resizing and making RGB
@@ -153,37 +169,57 @@ class OpenClipEncoder:
         return self.network.tokens.count(text)
 
     def encode_images(self, pixels: Pixels) -> Embeddings:
-        return self._in_pieces(pixels, lambda piece: self.network.encode_image(self._to_unit_range(piece)))
+        starts = range(0, len(pixels), self.max_images)
+        pieces = [range(start, min(start + self.max_images, len(pixels))) for start in starts]
+        return self._by_pieces(
+            len(pixels), pieces, lambda piece: self._encode_pixels(pixels[piece[0] : piece[-1] + 1])
+        )
 
     def encode_texts(self, texts: Sequence[str]) -> Embeddings:
-        return self._in_pieces(texts, self.network.encode_text)
+        rows = self.network.tokens(texts)
+        # a text that is not trimmed takes the time of the whole context, however short it is
+        lengths = [len(row) if self.network.trims_texts else self.context_length for row in rows]
+        pieces = alike(lengths, self.max_texts)
+        return self._by_pieces(
+            len(rows), pieces, lambda piece: self.network.encode_tokens([rows[index] for index in piece])
+        )
 
-    def _to_unit_range(self, pixels: Pixels) -> Tensor:
-        writable = np.require(pixels, np.uint8, ["C", "W"])  # of others torch warns
-        return torch.from_numpy(writable).to(self.network.device).float() / 255
+    def _encode_pixels(self, pixels: Pixels) -> Tensor:
+        tensor = torch.from_numpy(np.require(pixels, np.uint8, ["C", "W"]))  # of others torch warns
+        return self.network.encode_pixels(
+            tensor.pin_memory() if self.network.device.type == "cuda" else tensor
+        )
 
-    def _in_pieces(self, items: Any, encode: Any) -> Embeddings:
-        rows = [np.empty((0, self.dimension), np.float32)]
+    def _by_pieces(
+        self, count: int, pieces: Iterable[Sequence[int]], encode: Callable[[Sequence[int]], Tensor]
+    ) -> Embeddings:
+        """Rows of all pieces, each in the place that its index names."""
+        rows = np.empty((count, self.dimension), np.float32)
         with torch.inference_mode():
-            for start in range(0, len(items), self.max_batch):
-                rows.append(encode(items[start : start + self.max_batch]).cpu().numpy())
-        return np.concatenate(rows)
+            for piece in pieces:
+                rows[piece] = encode(piece).cpu().numpy()
+        return rows
 
 
-def load_network(name: str, weights: Path, device: str = "auto", dtype: str = "fp32") -> ClipNetwork:
+def load_network(
+    name: str, weights: Path, device: str = "auto", dtype: str = "fp32", *, fold: bool = True
+) -> ClipNetwork:
     """Load a CLIP to compute with tensors; arguments and errors as `models.clip.load`.
 
-    Its batch norms are folded into its convolutions, which saves a third of the time (`benchmarks.folding`).
-    Embeddings differ by up to 2e-5 from those of one that serves.
+    Args:
+        fold: its batch norms into its convolutions. That saves a fifth of the time, a third of that forth and
+            back (`benchmarks.folding`), and moves an embedding by no more than the rounding of fp32 does.
     """
-    return _load(name, weights, device, dtype, fold=True)[0]
+    return _load(name, weights, device, dtype, fold=fold)[0]
 
 
 def _load(
-    name: str, weights: Path, device: str, dtype: str, *, fold: bool = False
+    name: str, weights: Path, device: str, dtype: str, *, fold: bool = True
 ) -> tuple[ClipNetwork, Compose]:
     """The network, and open_clip's own transform of pictures for it."""
     card = find_card(name, weights)
+    place = pick_device(device)
+    precision = pick_precision(dtype, place, needs_fp32=card.needs_fp32)
     folder = card.local_folder(weights)
     if folder is None:
         source, options = _remote_source(card)
@@ -212,8 +248,7 @@ def _load(
         size = model.visual.preprocess_cfg["size"]
         sides = (size, size) if isinstance(size, int) else size
         fold_batch_norms(model.visual.eval(), torch.zeros(1, 3, *sides))
-    network = ClipNetwork(name, model, tokenizer, pick_device(device), DTYPES[dtype])
-    return network, transform
+    return ClipNetwork(name, model, tokenizer, place, precision), transform
 
 
 def _check_folder(folder: Path, card: ClipCard) -> None:
@@ -249,17 +284,6 @@ def _is_causal(tower: Any) -> bool:
     if getattr(tower, "cls_emb", None) is not None or getattr(tower, "use_pad_mask", False):
         return False
     return torch.equal(mask, torch.full_like(mask, -torch.inf).triu(1))
-
-
-def _halve(model: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Give the large weights a 16-bit dtype; autocast, under which all runs, casts the few others as needed.
-
-    Norms keep fp32. open_clip's own conversions make bf16 of BatchNorm's statistics in timm's networks (all
-    weights there), or stop at SigLIP's text projection.
-    """
-    for module in model.modules():
-        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d | torch.nn.MultiheadAttention):
-            module.to(dtype)
 
 
 def _cut_to_max_aspect(image: Image.Image) -> Image.Image:

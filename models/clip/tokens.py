@@ -1,7 +1,7 @@
 """Texts to the tokens of one CLIP: counted, refused when too long, never cut silently."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -10,6 +10,9 @@ from models.clip import TextTooLong
 # open_clip's byte-pair tokenizer remembers every word it has met, for ever; past this many it forgets them
 MAX_WORDS_KEPT = 50_000
 MAX_TEXTS_KEPT = 4096
+
+# Tokens of padding that cost as much as one more forward of a text tower (ViT-B/32's, on a CPU)
+PADDING_OF_A_FORWARD = 50
 
 
 class Tokens:
@@ -41,7 +44,7 @@ class Tokens:
             TextTooLong: one has more than `context_length` tokens.
         """
         with self._lock:
-            rows = [self._known(text) for text in texts]
+            rows = [list(self._known(text)) for text in texts]
             for text, row in zip(texts, rows, strict=True):
                 if len(row) > self._context_length:
                     start = text if len(text) <= 40 else f"{text[:40]}…"
@@ -83,3 +86,28 @@ class Tokens:
             if len(ids) > self._context_length:
                 break
         return [*ids, tokenizer.eot_token_id]
+
+
+def alike(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Groups of texts to encode together, so that a long one does not have all others padded to its length.
+
+    Args:
+        lengths: of the texts, in tokens.
+        most: texts in a group.
+
+    Yields:
+        Indexes into `lengths`; each is in one group.
+    """
+    group: list[int] = []
+    padding = 0  # tokens
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if group:
+            more = len(group) * (lengths[index] - lengths[group[-1]])
+            if len(group) == most or padding + more > PADDING_OF_A_FORWARD:
+                yield group
+                group, padding = [], 0
+            else:
+                padding += more
+        group.append(index)
+    if group:
+        yield group

@@ -1,9 +1,10 @@
 """Our encoder gives the numbers that calling open_clip directly gives, for pictures and texts, to 1e-5.
 
 Both run the same network in fp32 on the same machine; what may differ is the order in which sums are taken
-(texts are trimmed, pictures normalized after they are stacked), some 1e-7 of a unit vector.
+(texts are trimmed, batch norms folded, attention is another kernel), some 1e-7 of a unit vector.
 """
 
+import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from torch.nn import functional as F
 
 from models.clip import load
 from models.clip.encoder import OpenClipEncoder, load_network
@@ -81,8 +83,16 @@ class Reference:
 
     @torch.no_grad()
     def images(self, pictures: Sequence[Image.Image]) -> Any:
-        batch = torch.stack([self.transform(picture) for picture in pictures])
-        return self.model.encode_image(batch, normalize=True).numpy()
+        return self.model.encode_image(self.batch(pictures), normalize=True).numpy()
+
+    @torch.no_grad()
+    def exact_images(self, pictures: Sequence[Image.Image]) -> Any:
+        """In fp64, which leaves next to no rounding."""
+        exact = copy.deepcopy(self.model.visual).double()
+        return F.normalize(exact(self.batch(pictures).double()), dim=-1).numpy()
+
+    def batch(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+        return torch.stack([self.transform(picture) for picture in pictures])
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> Any:
@@ -120,7 +130,23 @@ def test_pictures_of_any_size_give_the_same_embeddings(
 ) -> None:
     pictures = [picture(*size, seed=index) for index, size in enumerate(SIZES[:6])]
     ours = encoder.encode_images(np.stack([encoder.preprocess(p) for p in pictures]))
-    np.testing.assert_allclose(reference.images(pictures), ours, atol=1e-5)
+    theirs, exact = reference.images(pictures), reference.exact_images(pictures)
+    # noise and single colors are on the edge of demo-photo's gates, where open_clip's own rounding moves an
+    # embedding by up to 3e-4: there ours has to be as near to the exact one as theirs is, give or take
+    allowed = np.maximum(1e-5, 3 * np.abs(theirs - exact).max(axis=1))
+    assert (np.abs(ours - exact).max(axis=1) < allowed).all()
+    if encoder.name != f"local-dir:{WEIGHTS / 'clip-photo'}":
+        np.testing.assert_allclose(theirs, ours, atol=1e-5)
+
+
+def test_photos_give_the_same_embeddings(
+    encoder: OpenClipEncoder, reference: Reference, photos: list[Image.Image]
+) -> None:
+    ours = encoder.encode_images(np.stack([encoder.preprocess(photo) for photo in photos]))
+    np.testing.assert_allclose(reference.images(photos), ours, atol=1e-5)
+    # by eight, as above, or alone
+    alone = np.concatenate([encoder.encode_images(encoder.preprocess(photo)[None]) for photo in photos])
+    np.testing.assert_allclose(alone, ours, atol=1e-5)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "LA", "RGBA", "P", "1", "CMYK"])
@@ -162,7 +188,7 @@ def test_texts_give_the_same_embeddings_though_they_are_trimmed(
     texts = fitting(TEXTS, encoder)
     assert len(texts) >= 6
     np.testing.assert_allclose(reference.texts(texts), encoder.encode_texts(texts), atol=1e-5)
-    # alone, each is trimmed to its own length
+    # alone, each is trimmed to its own length; above, to that of those which are about as long
     alone = np.concatenate([encoder.encode_texts([text]) for text in texts])
     np.testing.assert_allclose(reference.texts(texts), alone, atol=1e-5)
 
@@ -213,14 +239,16 @@ def test_probabilities_are_those_of_the_models_own_logits(
     np.testing.assert_allclose(expected.numpy(), ours, atol=1e-4)
 
 
-@pytest.mark.parametrize(("dtype", "least"), [("bf16", 0.998), ("fp16", 0.9999)])
-def test_half_precision_points_the_same_way(
-    encoder: OpenClipEncoder, folder: Path, dtype: str, least: float
+@pytest.mark.parametrize(("dtype", "least"), [("bf16", 0.999), ("fp16", 0.9999), ("int8", 0.995)])
+def test_lower_precision_points_the_same_way(
+    encoder: OpenClipEncoder, folder: Path, photos: list[Image.Image], dtype: str, least: float
 ) -> None:
-    if folder.name == "clip-photo" and dtype == "bf16":
-        least = 0.96  # the gates of its head are sharp: open_clip's own bf16 turns unsure pictures as far
+    # their cards say that they need fp32, and by `auto` they get it
+    least = {"clip-photo": {"bf16": 0.97, "fp16": 0.999, "int8": 0.96}, "clip-icons": {"bf16": 0.99}}.get(
+        folder.name, {}
+    ).get(dtype, least)
     half = OpenClipEncoder.load(f"local-dir:{folder}", WEIGHTS, "cpu", dtype)
-    pixels = np.stack([encoder.preprocess(picture(200, 150, seed=seed)) for seed in range(2)])
+    pixels = np.stack([encoder.preprocess(photo) for photo in photos])
     texts = fitting(TEXTS, encoder)[:4]
     for ours, full in [
         (half.encode_images(pixels), encoder.encode_images(pixels)),

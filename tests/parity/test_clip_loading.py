@@ -148,7 +148,8 @@ def test_a_list_longer_than_one_forward_gives_a_row_each(
 ) -> None:
     texts = [f"number {number}" for number in range(10)]
     whole = encoder.encode_texts(texts)
-    monkeypatch.setattr(encoder, "max_batch", 3)
+    monkeypatch.setattr(encoder, "max_images", 3)
+    monkeypatch.setattr(encoder, "max_texts", 3)
     np.testing.assert_allclose(whole, encoder.encode_texts(texts), atol=1e-6)
     assert encoder.encode_images(np.empty((0, 3, 128, 128), np.uint8)).shape == (0, encoder.dimension)
 

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from models.clip import TextTooLong
-from models.clip.tokens import Tokens
+from models.clip.tokens import Tokens, alike
 
 END, PADDING = 1, 9
 
@@ -49,3 +49,20 @@ def test_a_text_that_would_be_cut_is_refused(tokens: Tokens, words: int) -> None
     assert tokens.count("x " * words) > 5
     with pytest.raises(TextTooLong, match="more than 5 tokens"):
         tokens(["fits", "x " * words])
+
+
+def test_a_long_text_is_encoded_apart_from_short_ones() -> None:
+    assert list(alike([5, 77, 6, 5, 77], most=64)) == [[0, 3, 2], [1, 4]]
+
+
+def test_texts_of_nearly_one_length_are_encoded_together_and_in_bounded_groups() -> None:
+    groups = list(alike([7, 8, 7, 9, 8] * 4, most=6))
+    assert sorted(index for group in groups for index in group) == list(range(20))
+    assert [len(group) for group in groups] == [6, 6, 6, 2]
+    assert list(alike([], most=6)) == []
+
+
+def test_what_is_kept_of_a_text_is_not_what_callers_get() -> None:
+    tokens = Tokens(WordTokenizer(), WordTokenizer.context_length)
+    tokens(["a cat"])[0].clear()
+    assert tokens.count("a cat") == 3
