@@ -1,13 +1,14 @@
 """Dynamic batching: many callers' items, one call of a function, as soon as the device is free."""
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -38,9 +39,22 @@ class Done(Generic[Result]):
     run_s: float  # from then until the last was done
 
 
+class Lane:
+    """The places of one request. Lanes take turns, however much is in one.
+
+    Args:
+        left: items that are not done yet.
+    """
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+        self.calls: deque[Any] = deque()  # those that wait
+
+
 @dataclass(eq=False)
 class _Call(Generic[Item, Result]):
     items: Sequence[Item]
+    lane: Lane
     done: asyncio.Future[None]
     submitted: float = field(default_factory=time.perf_counter)
     started: float = 0.0
@@ -52,7 +66,7 @@ class Batcher(Generic[Item, Result]):
     """Runs `function` on the items of many callers at once.
 
     There is no timer: a batch starts when the device is free and something waits, and takes what waits then,
-    an item of each caller in turn, so that nobody waits behind another's thousands. If `function` raises, the
+    an item of each lane in turn, so that nobody waits behind another's thousands. If `function` raises, the
     batch is run again in halves, down to the item that is at fault: only its caller gets the exception.
     Callers that were cancelled are dropped before their items reach the device.
 
@@ -61,6 +75,7 @@ class Batcher(Generic[Item, Result]):
     Args:
         function: items -> one result each, in order; runs on the device's thread.
         max_reserved: so many items may be in work in all, from `reserve` to their results.
+        max_wait_s: nor are more taken than can be done in this time, as fast as it went lately.
         observe: is told the size of each batch and the seconds it took.
     """
 
@@ -71,18 +86,20 @@ class Batcher(Generic[Item, Result]):
         *,
         max_batch: int,
         max_reserved: int,
+        max_wait_s: float = math.inf,
         observe: Callable[[int, float], None] = lambda size, seconds: None,
     ) -> None:
         self._function = function
         self._device = device
-        self._max_batch = max_batch
+        self.max_batch = max_batch  # may be changed at any time
         self._max_reserved = max_reserved
+        self._max_wait_s = max_wait_s
         self._observe = observe
         self._reserved = 0
-        self._calls: deque[_Call[Item, Result]] = deque()
-        self._open: set[_Call[Item, Result]] = (
-            set()
-        )  # those in `_calls`, and those whose last item is running
+        self._item_s = 0.0  # that an item took lately
+        self._lanes: set[Lane] = set()  # of all who have places
+        self._waiting: deque[Lane] = deque()  # those with calls, in the order of their turns
+        self._open: set[_Call[Item, Result]] = set()  # all that wait or run
         self._work_came = asyncio.Event()
         self._server: asyncio.Task[None] | None = None
 
@@ -97,29 +114,42 @@ class Batcher(Generic[Item, Result]):
         for call in self._open:
             call.done.cancel()
 
+    @property
+    def reserved(self) -> int:
+        """Items in work."""
+        return self._reserved
+
     @contextmanager
-    def reserve(self, count: int) -> Iterator[None]:
+    def reserve(self, count: int) -> Iterator[Lane]:
         """Hold places for items, from before they are made ready until their results are there.
 
         Raises:
-            Overloaded: there are not so many places. None is taken.
+            Overloaded: there are not so many places, or it would take too long. None is taken.
         """
         if self._reserved + count > self._max_reserved:
             raise Overloaded(
                 f"{self._reserved} of {self._max_reserved} places are taken, {count} were asked for"
             )
+        wait_s = self._item_s * sum(min(lane.left, count) for lane in self._lanes)
+        if wait_s > self._max_wait_s:
+            raise Overloaded(f"it would take about {wait_s:.0f} s; at most {self._max_wait_s:g} are waited")
+        lane = Lane(count)
+        self._lanes.add(lane)
         self._reserved += count
         try:
-            yield
+            yield lane
         finally:
+            self._lanes.discard(lane)
             self._reserved -= count
 
-    async def submit(self, items: Sequence[Item]) -> Done[Result]:
-        """One result per item, in order. Call it within `reserve`."""
+    async def submit(self, items: Sequence[Item], lane: Lane) -> Done[Result]:
+        """One result per item, in order; the lane is that of `reserve`."""
         if not items:
             return Done([], 0.0, 0.0)
-        call: _Call[Item, Result] = _Call(items, asyncio.get_running_loop().create_future())
-        self._calls.append(call)
+        call: _Call[Item, Result] = _Call(items, lane, asyncio.get_running_loop().create_future())
+        if not lane.calls:
+            self._waiting.append(lane)
+        lane.calls.append(call)
         self._open.add(call)
         self._work_came.set()
         try:
@@ -141,17 +171,22 @@ class Batcher(Generic[Item, Result]):
     def _take(self) -> list[tuple[_Call[Item, Result], int]]:
         batch: list[tuple[_Call[Item, Result], int]] = []
         now = time.perf_counter()
-        while self._calls and len(batch) < self._max_batch:
-            call = self._calls.popleft()
-            if call.done.done():  # cancelled, or failed by one of its items
+        while self._waiting and len(batch) < self.max_batch:
+            lane = self._waiting.popleft()
+            while lane.calls and lane.calls[0].done.done():  # cancelled, or failed by one of its items
+                lane.calls.popleft()
+            if not lane.calls:
                 continue
+            call = lane.calls[0]
             if call.taken == 0:
                 call.started = now
             batch.append((call, call.taken))
             call.taken += 1
-            if call.taken < len(call.items):
-                self._calls.append(call)
-        if not self._calls:
+            if call.taken == len(call.items):
+                lane.calls.popleft()
+            if lane.calls:
+                self._waiting.append(lane)
+        if not self._waiting:
             self._work_came.clear()
         return batch
 
@@ -174,8 +209,11 @@ class Batcher(Generic[Item, Result]):
             await self._run(batch[:middle])
             await self._run(batch[middle:])
             return
-        self._observe(len(batch), time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        self._observe(len(batch), seconds)
+        self._item_s += 0.2 * (seconds / len(batch) - self._item_s)
         for (call, index), result in zip(batch, results, strict=True):
+            call.lane.left -= 1
             call.results[index] = result
             if len(call.results) == len(call.items) and not call.done.done():
                 call.done.set_result(None)

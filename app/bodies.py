@@ -32,6 +32,10 @@ class MalformedBody(ValueError):
     """Not JSON, or not a form."""
 
 
+class MalformedHeader(ValueError):
+    """A header that says nothing."""
+
+
 class UnsupportedBody(ValueError):
     """A content type or encoding that is not taken."""
 

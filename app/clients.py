@@ -1,16 +1,23 @@
-"""Clients that leave: work for them stops when they do."""
+"""Clients that leave, or wait for so long only: work for them stops then."""
 
 import asyncio
+import math
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from fastapi import Request
+
+from app.bodies import MalformedHeader
 
 T = TypeVar("T")
 
 
 class ClientGone(RuntimeError):
     """Nobody reads the answer any more."""
+
+
+class DeadlineExceeded(RuntimeError):
+    """The client's own time is over."""
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -39,3 +46,36 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
         raise
     finally:
         watching.cancel()
+
+
+async def in_time(request: Request, work: Coroutine[Any, Any, T], longest_s: float) -> T:
+    """Run `work` for `longest_s`, or for as long as `X-Request-Timeout` says, from the request's first byte.
+
+    Raises:
+        MalformedHeader: it says no number of seconds.
+        DeadlineExceeded: that time is over.
+        TimeoutError: `longest_s` is over.
+    """
+    try:
+        asked_s = _asked_s(request.headers.get("x-request-timeout"))
+        ends = [asyncio.get_running_loop().time() + longest_s, request.state.arrived + asked_s]
+        async with asyncio.timeout_at(min(ends)) as limit:
+            return await work
+    except TimeoutError:
+        if limit.expired() and ends[1] < ends[0]:
+            raise DeadlineExceeded(f"the {asked_s:g} s of X-Request-Timeout are over") from None
+        raise
+    finally:
+        work.close()
+
+
+def _asked_s(header: str | None) -> float:
+    if header is None:
+        return math.inf
+    try:
+        seconds = float(header)
+    except ValueError:
+        seconds = math.nan
+    if not seconds > 0:
+        raise MalformedHeader("X-Request-Timeout must be a number of seconds above 0")
+    return seconds

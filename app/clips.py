@@ -106,7 +106,10 @@ async def open_clips(
         max_batch_texts=settings.max_batch_texts,
         max_waiting_images=settings.max_waiting_images,
         max_waiting_texts=settings.max_waiting_texts,
+        max_wait_s=settings.clip_timeout_s,
         text_cache_rows=settings.text_cache_rows,
+        image_cache_rows=settings.image_cache_rows,
+        exact_decode=settings.exact_decode,
         image=settings.image_limits,
     )
     clips = Clips({name: find_card(name, settings.weights) for name in settings.clip_models})

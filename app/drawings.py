@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from app.answers import DeliveryAnswer, GeneratorAnswer
 from app.auth import Caller
-from app.bodies import InvalidBody, check_limit, faults_of
+from app.bodies import InvalidBody, MalformedHeader, check_limit, faults_of
 from app.images import Source, decode
 from app.schemas import Fault, JobRequest, WebhookRequest
 from app.settings import ApiSettings
@@ -27,10 +27,6 @@ from models.requests import GenerationRequest, InvalidRequest, Presets, Prompt, 
 
 JOB_ID = "^job_[0-9a-v]{26}$"
 IDEMPOTENCY_KEY = r'^"?([\x21\x23-\x7e]{1,255})"?$'
-
-
-class MalformedHeader(ValueError):
-    """A header that says nothing."""
 
 
 class JobIsFinal(RuntimeError):

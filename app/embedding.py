@@ -1,6 +1,5 @@
 """Texts and pictures of a request, embedded together, for as long as its client waits."""
 
-import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -8,15 +7,15 @@ import numpy as np
 from fastapi import Request
 
 from app.bodies import check_limit
-from app.clients import while_connected
+from app.clients import in_time, while_connected
 from app.encoder import BatchedClip, Text, Timings
 from app.images import Source
 from app.resources import Resources
 from app.settings import ApiSettings
+from app.tasks import both
 from models.clip import Embeddings
 
 T = TypeVar("T")
-U = TypeVar("U")
 
 
 class TextOrImage(Protocol):
@@ -52,19 +51,14 @@ async def embed(
 
 
 async def answer(request: Request, resources: Resources, work: Coroutine[Any, Any, T]) -> T:
-    """What comes of the work; it stops when the client leaves or has waited for too long."""
-    async with asyncio.timeout(resources.settings.clip_timeout_s):
-        return await while_connected(request, work)
+    """What comes of the work; it stops when the client leaves or has waited for too long.
 
-
-async def both(first: Coroutine[Any, Any, T], second: Coroutine[Any, Any, U]) -> tuple[T, U]:
-    """Side by side; if one fails the other is cancelled, and its error is raised as it is."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = group.create_task(first), group.create_task(second)
-    except ExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-    return tasks[0].result(), tasks[1].result()
+    Raises:
+        app.clients.ClientGone, app.clients.DeadlineExceeded
+        app.bodies.MalformedHeader: `X-Request-Timeout` makes no sense.
+        TimeoutError: it took longer than `clip_timeout_s`.
+    """
+    return await while_connected(request, in_time(request, work, resources.settings.clip_timeout_s))
 
 
 def check_labels(labels: Sequence[str], templates: Sequence[str], settings: ApiSettings) -> None:

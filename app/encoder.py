@@ -1,27 +1,26 @@
 """CLIP for many callers: pictures decoded on threads, batches for the device, and a memory for texts."""
 
 import asyncio
-import threading
-from collections import OrderedDict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic, Self, TypeVar
+from typing import Self
 
 import numpy as np
 
-from app.batching import Batcher, Device, Done
-from app.images import ImageRefused, Source, decode
+from app.batching import Batcher, Device
+from app.cache import EmbeddingCache
+from app.images import Source
 from app.metrics import Metrics
+from app.pipeline import ImagePipeline
 from app.schemas import Fault
-from jobs.images import ImageLimits
+from jobs.images import ImageLimits, decode
 from models.clip import ClipEncoder, Embeddings, Pixels
 from models.clip.zero_shot import ensemble, fill_templates
 
 _FEW_TEXTS = 16  # whose tokens are counted sooner than a thread is woken
-Key = TypeVar("Key", bound=Hashable)
 
 
 class TextRefused(ValueError):
@@ -48,47 +47,16 @@ class Timings:
     queue_s: float = 0.0
     encode_s: float = 0.0
 
-    def add(self, done: Done[Embeddings]) -> None:
-        """Take account of a caller's time in a batcher."""
-        self.queue_s = max(self.queue_s, done.queue_s)
-        self.encode_s = max(self.encode_s, done.run_s)
-
-    @contextmanager
-    def decoding(self) -> Iterator[None]:
-        """Take the time of what is done inside."""
-        began = asyncio.get_running_loop().time()
-        yield
-        self.decode_s += asyncio.get_running_loop().time() - began
+    def add(self, *, decode_s: float = 0.0, queue_s: float, encode_s: float) -> None:
+        """Take account of an item."""
+        self.decode_s = max(self.decode_s, decode_s)
+        self.queue_s = max(self.queue_s, queue_s)
+        self.encode_s = max(self.encode_s, encode_s)
 
     def header(self) -> str:
         """As `Server-Timing` says it, in milliseconds."""
         parts = (("decode", self.decode_s), ("queue", self.queue_s), ("encode", self.encode_s))
         return ", ".join(f"{name};dur={seconds * 1000:.1f}" for name, seconds in parts)
-
-
-class EmbeddingCache(Generic[Key]):
-    """The least recently used go first when there are more than `max_rows` rows. Thread-safe."""
-
-    def __init__(self, max_rows: int) -> None:
-        self._max_rows = max_rows
-        self._rows = 0
-        self._entries: OrderedDict[Key, Embeddings] = OrderedDict()  # each (N, D)
-        self._lock = threading.Lock()
-
-    def get(self, key: Key) -> Embeddings | None:
-        """What was put there, if it is still kept."""
-        with self._lock:
-            if key in self._entries:
-                self._entries.move_to_end(key)
-            return self._entries.get(key)
-
-    def put(self, key: Key, rows: Embeddings) -> None:
-        """Keep (N, D) rows."""
-        with self._lock:
-            self._rows += len(rows) - len(self._entries.pop(key, ()))
-            self._entries[key] = rows
-            while self._rows > self._max_rows:
-                self._rows -= len(self._entries.popitem(last=False)[1])
 
 
 @dataclass(frozen=True)
@@ -99,7 +67,10 @@ class EncoderLimits:
     max_batch_texts: int
     max_waiting_images: int
     max_waiting_texts: int
+    max_wait_s: float
     text_cache_rows: int
+    image_cache_rows: int
+    exact_decode: bool
     image: ImageLimits
 
 
@@ -134,6 +105,7 @@ class BatchedClip:
             device,
             max_batch=limits.max_batch_images,
             max_reserved=limits.max_waiting_images,
+            max_wait_s=limits.max_wait_s,
             observe=partial(self._observe, "image"),
         )
         self._texts: Batcher[str, Embeddings] = Batcher(
@@ -141,7 +113,12 @@ class BatchedClip:
             device,
             max_batch=limits.max_batch_texts,
             max_reserved=limits.max_waiting_texts,
+            max_wait_s=limits.max_wait_s,
             observe=partial(self._observe, "text"),
+        )
+        self._draft_side = None if limits.exact_decode else encoder.draft_size
+        self.pipeline = ImagePipeline(
+            self._images, self._prepare, pool, EmbeddingCache(limits.image_cache_rows)
         )
         self._batchers = AsyncExitStack()
 
@@ -162,13 +139,11 @@ class BatchedClip:
         """
         if not sources:
             return self._no_rows()
-        with self._images.reserve(len(sources)):
-            with timings.decoding():
-                pixels = await self._decode(sources)
-            done = await self._images.submit(pixels)
-        timings.add(done)
-        self._metrics.queue_seconds.labels("image").observe(done.queue_s)
-        return np.stack(done.results)
+        seen = await self.pipeline.embed(sources)
+        for one in seen:
+            timings.add(decode_s=one.decode_s, queue_s=one.queue_s, encode_s=one.encode_s)
+        self._metrics.queue_seconds.labels("image").observe(max(one.queue_s for one in seen))
+        return np.stack([one.row for one in seen])
 
     async def embed_texts(self, texts: Sequence[Text], timings: Timings) -> tuple[Embeddings, int]:
         """Texts -> (N, D), and how many tokens they are.
@@ -187,9 +162,9 @@ class BatchedClip:
         missing = [text for text, rows in known.items() if rows is None]
         self._metrics.text_cache.labels("hit").inc(len(known) - len(missing))
         self._metrics.text_cache.labels("miss").inc(len(missing))
-        with self._texts.reserve(len(missing)):
-            done = await self._texts.submit(missing)
-        timings.add(done)
+        with self._texts.reserve(len(missing)) as lane:
+            done = await self._texts.submit(missing, lane)
+        timings.add(queue_s=done.queue_s, encode_s=done.run_s)
         self._metrics.queue_seconds.labels("text").observe(done.queue_s)
         found = {text: rows[0] for text, rows in known.items() if rows is not None}
         found.update(zip(missing, done.results, strict=True))
@@ -209,21 +184,8 @@ class BatchedClip:
             self._label_rows.put(key, rows)
         return rows
 
-    async def _decode(self, sources: Sequence[Source]) -> list[Pixels]:
-        loop = asyncio.get_running_loop()
-        tasks = [loop.run_in_executor(self._pool, self._prepare, source) for source in sources]
-        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-        pixels = [outcome for outcome in outcomes if isinstance(outcome, np.ndarray)]
-        errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
-        refusals = [error for error in errors if isinstance(error, ImageRefused)]
-        for error in errors:
-            if isinstance(error, ImageRefused):
-                error.faults = tuple(fault for refusal in refusals for fault in refusal.faults)
-            raise error
-        return pixels
-
-    def _prepare(self, source: Source) -> Pixels:
-        return self.encoder.preprocess(decode(source, self._limits.image))
+    def _prepare(self, data: bytes) -> Pixels:
+        return self.encoder.preprocess(decode(data, self._limits.image, self._draft_side))
 
     def _count_tokens(self, texts: Sequence[Text]) -> int:
         longest = self.encoder.context_length
@@ -245,11 +207,15 @@ class BatchedClip:
         return list(self.encoder.encode_images(np.stack(batch)))
 
     def _encode_texts(self, batch: list[str]) -> list[Embeddings]:
-        rows = list(self.encoder.encode_texts(batch))
-        # kept here, on the device's thread, so that the work of callers who left is not lost
-        for text, row in zip(batch, rows, strict=True):
-            self._text_rows.put(text, row[None].copy())
-        return rows
+        # an earlier batch may have had the same text since it was asked for
+        found = {text: self._text_rows.get(text) for text in batch}
+        missing = [text for text, rows in found.items() if rows is None]
+        if missing:
+            for text, row in zip(missing, self.encoder.encode_texts(missing), strict=True):
+                found[text] = rows = row[None].copy()
+                # kept here, on the device's thread, so that the work of callers who left is not lost
+                self._text_rows.put(text, rows)
+        return [rows[0] for rows in map(found.__getitem__, batch) if rows is not None]
 
     def _observe(self, tower: str, size: int, seconds: float) -> None:
         self._metrics.batch_size.labels(tower).observe(size)

@@ -54,7 +54,7 @@ _GONE = Answer(499, "client_gone", "Nobody reads this", detail="the client left 
 
 ANSWERS: dict[type[Exception], Answer] = {
     bodies.MalformedBody: Answer(400, "malformed_body", "The body cannot be parsed"),
-    drawings.MalformedHeader: Answer(400, "malformed_header", "A header cannot be parsed"),
+    bodies.MalformedHeader: Answer(400, "malformed_header", "A header cannot be parsed"),
     auth.Unauthenticated: Answer(401, "invalid_api_key", "A valid API key is needed"),
     auth.Forbidden: Answer(403, "missing_scope", "The API key may not do this"),
     clips.ModelNotFound: Answer(404, "model_not_found", "No such model"),
@@ -101,6 +101,7 @@ ANSWERS: dict[type[Exception], Answer] = {
         503, "queue_unavailable", "The job queue is not there", 2, "try again soon"
     ),
     vectors.VectorsUnavailable: Answer(503, "vectors_unavailable", "The collections are not there", 2),
+    clients.DeadlineExceeded: Answer(504, "deadline_exceeded", "The time is over"),
     collection.CollectionFull: Answer(507, "collection_full", "The collection is full"),
     vectors.VectorsFull: Answer(507, "vectors_full", "No memory is left for collections"),
     TimeoutError: Answer(503, "timeout", "It took too long", 1, "the request did not end in time"),
@@ -129,7 +130,7 @@ def problem(
         detail=_printable(detail),
         instance=_printable(scope["path"]),
         request_id=scope["state"].get("request_id", ""),
-        retryable=answer.status in (408, 429, 503),
+        retryable=answer.status in (408, 429, 503, 504),
         errors=list(faults),
     )
     extra = {"Retry-After": str(answer.retry_after_s)} if answer.retry_after_s else {}

@@ -10,7 +10,7 @@ from typing import Any
 import redis
 import structlog
 
-from app.drawings import MalformedHeader
+from app.bodies import MalformedHeader
 from app.resources import QueueUnavailable, Resources
 from jobs.events import EVENT_ID, Event, follow
 from jobs.record import Frame, Job, JobMissing, Output, key, progress_from

@@ -65,7 +65,12 @@ def decode(source: Source, limits: ImageLimits) -> Image.Image:
     try:
         return images.decode(data, limits)
     except images.ImageRefused as refused:
-        raise _REFUSALS[refused.code](source.pointer, str(refused)) from refused
+        raise refusal(refused, source.pointer) from refused
+
+
+def refusal(refused: images.ImageRefused, pointer: str) -> ImageRefused:
+    """Why a picture is not taken, with its place in the request."""
+    return _REFUSALS[refused.code](pointer, str(refused))
 
 
 def _decode_base64(text: str, pointer: str) -> bytes:

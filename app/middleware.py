@@ -38,7 +38,8 @@ class RequestContext:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         # a copy: the server may share the lifespan's state among requests
-        scope["state"] = {**scope.get("state", {}), "request_id": request_id}
+        arrived = asyncio.get_running_loop().time()
+        scope["state"] = {**scope.get("state", {}), "request_id": request_id, "arrived": arrived}
         began = time.perf_counter()
         answered: list[tuple[int, float]] = []
 

@@ -26,6 +26,17 @@ from app.schemas_collections import (
     SearchRequest,
 )
 
+TIMEOUT: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": "X-Request-Timeout",
+            "in": "header",
+            "description": "seconds after which the answer is of no use; then 504",
+            "schema": {"type": "number", "exclusiveMinimum": 0},
+        }
+    ]
+}
+"""What CLIP routes take besides their body."""
 _REF = "#/components/schemas/{model}"
 _BODIES: tuple[type[BaseModel], ...] = (
     ClassifyRequest,

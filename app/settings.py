@@ -54,6 +54,12 @@ class ApiSettings(JobSettings):
     text_cache_rows: int = Field(
         50_000, ge=0, description="text embeddings kept, per model; likewise label matrices"
     )
+    image_cache_rows: int = Field(
+        0, ge=0, description="picture embeddings kept by the hash of their file, per model; 0: none"
+    )
+    exact_decode: bool = Field(
+        False, description="decode large JPEGs at full size; else no larger than the model can tell apart"
+    )
     decode_threads: int = Field(0, ge=0, description="threads that decode pictures; 0: one per core")
     body_idle_s: float = Field(30, gt=0, description="a request is given up if its body pauses for so long")
     clip_timeout_s: float = Field(60, gt=0, description="longest time for one CLIP request; then 503")

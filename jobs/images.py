@@ -37,8 +37,12 @@ class ImageLimits:
     aspect: float  # longest side over shortest
 
 
-def decode(data: bytes, limits: ImageLimits) -> Image.Image:
+def decode(data: bytes, limits: ImageLimits, draft_side: int | None = None) -> Image.Image:
     """The picture, upright, RGB with 8 bits, transparency laid on white; of an animation the first frame.
+
+    Args:
+        draft_side: a JPEG may be decoded at a half, a quarter or an eighth of its size, as long as its
+            sides keep so many pixels.
 
     Raises:
         UnsupportedImage, ImageTooLarge, ImageRefused: whose message is fit for the client.
@@ -48,6 +52,8 @@ def decode(data: bytes, limits: ImageLimits) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image.size, limits)
+            if draft_side and image.format == "JPEG":
+                image.draft(None, (draft_side, draft_side))
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
             return _to_rgb(image)

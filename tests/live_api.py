@@ -31,6 +31,7 @@ class TinyClip:
     context_length = 20
     logit_scale = 50.0
     logit_bias: float | None = None
+    draft_size: int | None = None
 
     def __init__(self, delay_s: float = 0.0) -> None:
         self.delay_s = delay_s

@@ -11,17 +11,18 @@ from numpy.typing import NDArray
 
 from app.answers import ClassifyAnswer, EmbeddingsAnswer, RankAnswer
 from app.bodies import InvalidBody, Parts, check_limit, read
-from app.embedding import answer, both, check_labels, embed
+from app.embedding import answer, check_labels, embed
 from app.encoder import BatchedClip, Timings
 from app.images import Source
-from app.openapi import body, responses
+from app.openapi import TIMEOUT, body, responses
 from app.resources import ClipCaller, InUse
 from app.schemas import ClassifyRequest, EmbeddingsRequest, Fault, RankRequest
 from app.settings import ApiSettings
+from app.tasks import both
 from models.clip import Embeddings
 from models.clip.zero_shot import probabilities, similarity
 
-ERRORS = responses(400, 401, 403, 404, 408, 413, 415, 422, 503)
+ERRORS = responses(400, 401, 403, 404, 408, 413, 415, 422, 503, 504)
 
 router = APIRouter(prefix="/v1", tags=["CLIP"])
 
@@ -33,7 +34,8 @@ router = APIRouter(prefix="/v1", tags=["CLIP"])
         ClassifyRequest,
         {"image": "files", "labels": "texts", "templates": "templates", "top_k": "integer", "model": "text"},
         required=("image", "labels"),
-    ),
+    )
+    | TIMEOUT,
 )
 async def classify(request: Request, caller: ClipCaller, resources: InUse) -> Response:
     """Say which of some labels each picture shows, and how likely each is."""
@@ -74,7 +76,8 @@ async def classify(request: Request, caller: ClipCaller, resources: InUse) -> Re
             "dimensions": "integer",
         },
         any_of=("image", "text"),
-    ),
+    )
+    | TIMEOUT,
 )
 async def embeddings(request: Request, caller: ClipCaller, resources: InUse) -> Response:
     """Turn texts and pictures into vectors of one space. OpenAI's clients work with this as they are."""
@@ -95,7 +98,9 @@ async def embeddings(request: Request, caller: ClipCaller, resources: InUse) -> 
     return _listed(clip, data, timings, usage={"prompt_tokens": tokens, "total_tokens": tokens})
 
 
-@router.post("/rank", responses={200: {"model": RankAnswer}, **ERRORS}, openapi_extra=body(RankRequest))
+@router.post(
+    "/rank", responses={200: {"model": RankAnswer}, **ERRORS}, openapi_extra=body(RankRequest) | TIMEOUT
+)
 async def rank(request: Request, caller: ClipCaller, resources: InUse) -> Response:
     """Order texts or pictures by how near they are to a text or a picture."""
     asked = await read(request, RankRequest)

@@ -55,8 +55,8 @@ from jobs.thumbnails import thumbnail_key
 router = APIRouter(prefix="/v1/collections", tags=["collections"])
 
 ASKED = responses(401, 403, 404, 501, 503)
-READ = responses(400, 401, 403, 404, 408, 409, 413, 415, 422, 501, 503)
-WRITTEN = responses(400, 401, 403, 404, 408, 409, 413, 415, 422, 501, 503, 507)
+READ = responses(400, 401, 403, 404, 408, 409, 413, 415, 422, 501, 503, 504)
+WRITTEN = responses(400, 401, 403, 404, 408, 409, 413, 415, 422, 501, 503, 504, 507)
 
 After = Annotated[str | None, Query(max_length=256, description="the last_id of the page before")]
 

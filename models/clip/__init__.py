@@ -29,6 +29,9 @@ class ClipEncoder(Protocol):
     context_length: int  # tokens, both end tokens included
     logit_scale: float  # already exponentiated; about 100
     logit_bias: float | None  # a number for SigLIP: probabilities are sigmoids
+    draft_size: (
+        int | None
+    )  # pixels; a JPEG's shortest side may be decoded so small; none: not smaller than it is
 
     def preprocess(self, image: Image.Image) -> Pixels:
         """RGB picture -> (3, R, R) uint8, resized and cropped as the model was trained. Any thread."""

@@ -147,6 +147,8 @@ class OpenClipEncoder:
         self.context_length = network.context_length
         self.logit_scale = network.logit_scale
         self.logit_bias = network.logit_bias
+        drafts = find_card(network.name).drafts
+        self.draft_size: int | None = 3 * network.image_size if drafts else None
         on_cpu = network.device.type == "cpu"
         self.max_images = MAX_IMAGES_CPU if on_cpu else MAX_BATCH
         self.max_texts = MAX_TEXTS_CPU if on_cpu else MAX_BATCH

@@ -132,6 +132,21 @@ def test_labels_are_encoded_once(api: LiveApi, tiny_clip: TinyClip) -> None:
     assert 'clipcanvas_text_cache_lookups_total{result="hit"} 1.0' in api.http.get("/metrics").text
 
 
+def test_the_same_text_at_once_is_encoded_once(start_api: StartApi) -> None:
+    clip = TinyClip(delay_s=0.1)
+    api = start_api(load_clip=lambda name: clip).ready()
+    clip.texts.clear()
+
+    def ask(index: int) -> list[float]:
+        body = {"input": ["a fox", f"text {index % 2}"]}
+        return list(api.http.post("/v1/embeddings", json=body).json()["data"][0]["embedding"])
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(ask, range(16)))
+    assert all(answer == pytest.approx(text_vector("a fox"), abs=1e-6) for answer in answers)
+    assert sorted(clip.texts) == ["a fox", "text 0", "text 1"]
+
+
 def test_pictures_of_one_size_and_color_are_not_confused(api: LiveApi) -> None:
     pictures = [{"image": b64(plain(color))} for color in ("red", "green", "blue", "red")]
     answers = [api.http.post("/v1/embeddings", json={"input": picture}).json() for picture in pictures]

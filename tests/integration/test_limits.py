@@ -123,6 +123,47 @@ def test_a_request_that_takes_too_long_is_503(start_api: StartApi) -> None:
     assert (answer.status_code, answer.json()["code"]) == (503, "timeout")
 
 
+def test_a_caller_s_own_deadline_is_504_and_its_work_is_dropped(start_api: StartApi) -> None:
+    clip = TinyClip(delay_s=0.5)
+    api = start_api(load_clip=lambda name: clip, max_batch_texts=1).ready()
+    clip.texts.clear()
+
+    def ask(text: str, seconds: str) -> tuple[int, str]:
+        headers = {"X-Request-Timeout": seconds}
+        answer = api.http.post("/v1/embeddings", json={"input": text}, headers=headers)
+        return answer.status_code, answer.json().get("code", "")
+
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(ask, "first", "30")
+        time.sleep(0.2)
+        late = [pool.submit(ask, f"late {index}", "0.1") for index in range(3)]
+        assert [answer.result() for answer in late] == [(504, "deadline_exceeded")] * 3
+        assert first.result() == (200, "")
+    assert ask("next", "inf") == (200, "")
+    assert clip.texts == ["first", "next"]
+    for nonsense in ("0", "-1", "nan", "soon", ""):
+        assert ask("x", nonsense) == (400, "malformed_header")
+
+
+def test_what_would_take_too_long_is_refused_at_once(start_api: StartApi) -> None:
+    clip = TinyClip(delay_s=0.2)
+    api = start_api(load_clip=lambda name: clip, max_batch_texts=1, clip_timeout_s=2).ready()
+
+    def ask(index: int) -> tuple[int, str]:
+        answer = api.http.post("/v1/embeddings", json={"input": [f"{index} {n}" for n in range(4)]})
+        return answer.status_code, answer.json().get("code", "")
+
+    for index in range(8):
+        assert api.http.post("/v1/embeddings", json={"input": f"warm {index}"}).status_code == 200
+    clip.texts.clear()
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(ask, range(16)))
+    assert set(answers) <= {(200, ""), (503, "overloaded"), (503, "timeout")}
+    assert answers.count((503, "overloaded")) > 8
+    assert answers.count((200, "")) >= 1
+    assert len(clip.texts) <= 16, "the refused cost the model nothing"
+
+
 def test_a_key_has_its_share_of_the_queue_and_the_queue_its_end(start_api: StartApi) -> None:
     keys = {name: new_key(name) for name in ("ann", "bob")}
     api = start_api(

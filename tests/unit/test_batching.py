@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
@@ -44,8 +45,8 @@ def batcher(
 
 
 async def submit(batcher: Batcher[int, int], *items: int) -> list[int]:
-    with batcher.reserve(len(items)):
-        return (await batcher.submit(items)).results
+    with batcher.reserve(len(items)) as lane:
+        return (await batcher.submit(items, lane)).results
 
 
 async def test_a_lone_caller_is_served_at_once(doubler: Doubler, device: Device) -> None:
@@ -84,6 +85,21 @@ async def test_a_small_request_does_not_wait_behind_a_large_one(doubler: Doubler
         assert await large == [2 * number for number in range(20, 60)]
 
 
+async def test_a_request_in_many_calls_has_no_more_turns_than_one(doubler: Doubler, device: Device) -> None:
+    async with batcher(doubler, device, max_batch=2) as doubling:
+        doubler.free.clear()
+        with doubling.reserve(10) as large, doubling.reserve(4) as small:
+            calls = [asyncio.create_task(doubling.submit([n], large)) for n in range(20, 30)]
+            await asyncio.sleep(0.02)
+            calls += [asyncio.create_task(doubling.submit([n], small)) for n in range(4)]
+            await asyncio.sleep(0.02)
+            doubler.free.set()
+            done = await asyncio.gather(*calls)
+        assert [one.results for one in done] == [[2 * n] for n in (*range(20, 30), *range(4))]
+    taken = [number for batch in doubler.batches for number in batch]
+    assert [number for number in taken[:10] if number < 20] == [0, 1, 2, 3]
+
+
 async def test_only_the_caller_of_the_faulty_item_gets_the_error(doubler: Doubler, device: Device) -> None:
     async with batcher(doubler, device) as doubling:
         outcomes = await asyncio.gather(
@@ -96,8 +112,8 @@ async def test_only_the_caller_of_the_faulty_item_gets_the_error(doubler: Double
 
 async def test_a_wrong_number_of_results_is_an_error_not_a_mix_up(device: Device) -> None:
     async with Batcher[int, int](lambda items: items[1:], device, max_batch=8, max_reserved=8) as broken:
-        with broken.reserve(2), pytest.raises(RuntimeError, match="0 results for 1 items"):
-            await broken.submit([1, 2])
+        with pytest.raises(RuntimeError, match="0 results for 1 items"):
+            await submit(broken, 1, 2)
 
 
 async def test_more_than_the_places_is_refused_whole(doubler: Doubler, device: Device) -> None:
@@ -163,11 +179,30 @@ async def test_closing_ends_those_that_wait(doubler: Doubler, device: Device) ->
 async def test_it_tells_how_long_a_caller_waited(doubler: Doubler, device: Device) -> None:
     async with batcher(doubler, device) as doubling:
         doubler.free.clear()
-        with doubling.reserve(2):
-            first = asyncio.create_task(doubling.submit([1]))
+        with doubling.reserve(1) as one, doubling.reserve(1) as other:
+            first = asyncio.create_task(doubling.submit([1], one))
             await asyncio.sleep(0.02)
-            second = asyncio.create_task(doubling.submit([2]))
+            second = asyncio.create_task(doubling.submit([2], other))
             await asyncio.sleep(0.1)
             doubler.free.set()
             assert (await first).run_s >= 0.1
             assert (await second).queue_s >= 0.08
+
+
+async def test_what_would_take_too_long_is_refused_but_no_small_request_for_a_large_one(
+    device: Device,
+) -> None:
+    def work(items: list[int]) -> list[int]:
+        time.sleep(0.05 * len(items))
+        return items
+
+    async with Batcher[int, int](work, device, max_batch=2, max_reserved=1000, max_wait_s=0.6) as slow:
+        for number in range(8):  # it learns how fast it goes
+            await submit(slow, number)
+        large = asyncio.create_task(submit(slow, *range(20)))
+        await asyncio.sleep(0.02)
+        small = asyncio.create_task(submit(slow, 1))
+        with pytest.raises(Overloaded, match="it would take about"):
+            await submit(slow, *range(20))
+        assert await small == [1]
+        large.cancel()

@@ -19,6 +19,7 @@ from app.images import (
     UnsupportedImage,
     decode,
 )
+from jobs import images
 from jobs.images import ImageLimits
 
 LIMITS = ImageLimits(pixels=40_000_000, side=16_384, aspect=50)
@@ -188,3 +189,19 @@ def test_damaged_files_are_read_or_refused_but_nothing_else(
             assert read(damage(bytearray(whole), rng), ImageLimits(10_000, 1000, 50)).mode == "RGB"
         except ImageRefused:
             continue
+
+
+def test_a_large_jpeg_may_be_read_smaller_but_not_too_small() -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (30, 40, 3), np.uint8)
+    photo = Image.fromarray(pixels).resize((4000, 3000), Image.Resampling.BICUBIC)
+    turned = photo.getexif()
+    turned[0x0112] = 6
+    whole, small = images.decode(file(photo, "JPEG"), LIMITS), images.decode(file(photo, "JPEG"), LIMITS, 448)
+    assert (whole.size, small.size) == ((4000, 3000), (1000, 750))
+    off = np.abs(np.asarray(whole.resize((224, 224))).astype(int) - np.asarray(small.resize((224, 224))))
+    assert off.mean() < 1
+    assert images.decode(file(photo, "JPEG", exif=turned), LIMITS, 448).size == (750, 1000)
+    assert images.decode(file(photo, "JPEG"), LIMITS, 1600).size == (4000, 3000)
+    assert images.decode(file(photo, "WEBP"), LIMITS, 448).size == (4000, 3000)
+    with pytest.raises(images.ImageTooLarge):
+        images.decode(file(photo, "JPEG"), ImageLimits(1_000_000, 9999, 9), 448)
