@@ -7,9 +7,8 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
-from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
 
+from app.forms import FormBroken, FormSplitter
 from app.schemas import Fault
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -170,15 +169,15 @@ def _finite(text: str) -> float:
 
 
 async def _read_form(request: Request) -> Parts:
-    longest = 2**62  # the body as a whole is bounded; counts are checked by what they count
+    parts: list[tuple[str, str | bytes]] = []
     try:
-        async with request.form(max_files=10_000, max_fields=100_000, max_part_size=longest) as form:
-            return [
-                (name, await value.read() if isinstance(value, UploadFile) else value)
-                for name, value in form.multi_items()
-            ]
-    except HTTPException:
-        raise MalformedBody("not a form that can be read: multipart/form-data with a boundary") from None
+        form = FormSplitter(request.headers["content-type"])
+        async for data in request.stream():
+            parts += form.feed(data)
+        form.close()
+    except FormBroken as error:
+        raise MalformedBody(f"not a {MULTIPART} that can be read: {error}") from None
+    return parts
 
 
 def _expected(from_form: Callable[[Parts], dict[str, Any]] | None) -> str:

@@ -1,0 +1,103 @@
+"""multipart/form-data, taken apart as it comes; what a part is, its name says."""
+
+from collections.abc import Callable
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+MAX_PART_HEAD = 16_384  # bytes
+
+
+class FormBroken(ValueError):
+    """Not a form that can be read."""
+
+
+class FormSplitter:
+    """Gives the parts of a form in order, each when it is whole: names, and bytes of files or else text.
+
+    Args:
+        content_type: the header, with its boundary.
+        check: is told the size of a part as it grows, in bytes; may raise.
+    """
+
+    def __init__(self, content_type: str, check: Callable[[int], None] = lambda size: None) -> None:
+        boundary = parse_options_header(content_type)[1].get(b"boundary")
+        if not boundary:
+            raise FormBroken("the content type names no boundary")
+        self._check = check
+        self._parts: list[tuple[str, str | bytes]] = []
+        self._head: list[tuple[bytearray, bytearray]] = []  # of the part: names and values
+        self._head_bytes = 0
+        self._data = bytearray()
+        self._ended = False
+        try:
+            self._parser = MultipartParser(
+                boundary,
+                {
+                    "on_part_begin": self._begin,
+                    "on_header_begin": self._begin_header,
+                    "on_header_field": self._take_name,
+                    "on_header_value": self._take_value,
+                    "on_part_data": self._take_data,
+                    "on_part_end": self._end_part,
+                    "on_end": self._end,
+                },
+            )
+        except FormParserError as error:
+            raise FormBroken("the boundary is too long") from error
+
+    def feed(self, data: bytes) -> list[tuple[str, str | bytes]]:
+        """The parts that end in this piece. Raises FormBroken, and what `check` raises."""
+        try:
+            self._parser.write(data)
+        except FormParserError as error:
+            raise FormBroken("its parts are not those of a form") from error
+        parts, self._parts = self._parts, []
+        return parts
+
+    def close(self) -> None:
+        """Raises FormBroken: something is missing."""
+        if not self._ended:
+            raise FormBroken("its end is missing")
+
+    def _begin(self) -> None:
+        self._head, self._head_bytes, self._data = [], 0, bytearray()
+
+    def _begin_header(self) -> None:
+        self._head.append((bytearray(), bytearray()))
+
+    def _take_name(self, data: bytes, start: int, end: int) -> None:
+        self._take_head(self._head[-1][0], data[start:end])
+
+    def _take_value(self, data: bytes, start: int, end: int) -> None:
+        self._take_head(self._head[-1][1], data[start:end])
+
+    def _take_head(self, into: bytearray, data: bytes) -> None:
+        self._head_bytes += len(data)
+        if self._head_bytes > MAX_PART_HEAD:
+            raise FormBroken(f"the head of a part has more than {MAX_PART_HEAD} bytes")
+        into += data
+
+    def _take_data(self, data: bytes, start: int, end: int) -> None:
+        self._data += data[start:end]
+        self._check(len(self._data))
+
+    def _end_part(self) -> None:
+        disposition = next(
+            (bytes(value) for name, value in self._head if name.lower() == b"content-disposition"), b""
+        )
+        options = parse_options_header(disposition)[1]
+        if b"name" not in options:
+            raise FormBroken("a part has no name")
+        data = bytes(self._data)
+        self._parts.append((_text(options[b"name"]), data if b"filename" in options else _text(data)))
+
+    def _end(self) -> None:
+        self._ended = True
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
