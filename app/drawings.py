@@ -176,20 +176,24 @@ def check_idempotency_key(text: str) -> str:
 
 
 def _prompts(body: JobRequest, settings: ApiSettings, sources: dict[str, Source]) -> tuple[Prompt, ...]:
-    if body.prompt is not None:
-        try:
-            prompts = parse(body.prompt)
-        except ValidationError as error:
-            details = "; ".join(fault.detail for fault in faults_of(error))
-            raise InvalidBody([Fault(pointer="#/prompt", code="invalid_prompt", detail=details)]) from None
-        except ValueError as error:
-            raise InvalidBody([Fault(pointer="#/prompt", code="invalid_prompt", detail=str(error))]) from None
-        pointer = "#/prompt"
-    else:
-        prompts = tuple(body.prompts or ())
-        pointer = "#/prompts"
-    check_limit(pointer, len(prompts), settings.max_prompts, "prompts")
-    return tuple(_with_names(prompt, f"#/prompts/{index}", sources) for index, prompt in enumerate(prompts))
+    """Those of the line, then those of the list."""
+    line, listed = _line(body.prompt), body.prompts or []
+    pointer = "#/prompts" if listed else "#/prompt"
+    check_limit(pointer, len(line) + len(listed), settings.max_prompts, "prompts")
+    named = (_with_names(prompt, f"#/prompts/{index}", sources) for index, prompt in enumerate(listed))
+    return (*line, *named)
+
+
+def _line(text: str | None) -> tuple[Prompt, ...]:
+    if text is None:
+        return ()
+    try:
+        return parse(text)
+    except ValidationError as error:
+        detail = "; ".join(fault.detail for fault in faults_of(error))
+    except ValueError as error:
+        detail = str(error)
+    raise InvalidBody([Fault(pointer="#/prompt", code="invalid_prompt", detail=detail)])
 
 
 def _with_names(prompt: Prompt, pointer: str, sources: dict[str, Source]) -> Prompt:
@@ -247,10 +251,21 @@ def _complete(
         at = "#" if error.title == GenerationRequest.__name__ else "#/options"
         raise InvalidBody(faults_of(error, at)) from None
     except InvalidRequest as error:
-        pointer = f"#{error.pointer.removeprefix('/presets')}"  # which a body has at its top
-        if body.prompt is not None and pointer.startswith("#/prompts/"):
-            pointer = "#/prompt"  # as the client wrote them
+        pointer = _as_written(error.pointer, in_line=len(prompts) - len(body.prompts or ()))
         raise InvalidBody([Fault(pointer=pointer, code=error.code, detail=str(error))]) from None
+
+
+def _as_written(pointer: str, *, in_line: int) -> str:
+    """A place in a request as the place in the body that said it.
+
+    Args:
+        in_line: how many of the request's prompts came from the one-line form; they are the first.
+    """
+    match = re.fullmatch("/prompts/([0-9]+)(/.*)", pointer)
+    if match is None:
+        return f"#{pointer.removeprefix('/presets')}"  # which a body has at its top
+    index = int(match[1]) - in_line
+    return "#/prompt" if index < 0 else f"#/prompts/{index}{match[2]}"
 
 
 def _webhook(asked: WebhookRequest, settings: ApiSettings) -> Webhook:

@@ -161,15 +161,9 @@ class JobRequest(Wire):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "oneOf": [
-                {
-                    "required": ["prompt"],
-                    "properties": {"prompt": {"type": "string"}, "prompts": {"type": "null"}},
-                },
-                {
-                    "required": ["prompts"],
-                    "properties": {"prompts": {"type": "array"}, "prompt": {"type": "null"}},
-                },
+            "anyOf": [
+                {"required": ["prompt"], "properties": {"prompt": {"type": "string"}}},
+                {"required": ["prompts"], "properties": {"prompts": {"type": "array"}}},
             ]
         }
     )
@@ -177,7 +171,10 @@ class JobRequest(Wire):
     type: Literal["draw"] = "draw"
     generator: Annotated[str, Field(min_length=1, max_length=64)] = "vqgan_clip"
     prompt: PromptLine | None = None
-    prompts: Annotated[list[Prompt], Field(min_length=1)] | None = None
+    prompts: (
+        Annotated[list[Prompt], Field(min_length=1, description="beside those of `prompt`, if both are said")]
+        | None
+    ) = None
     width: Annotated[int, Field(ge=16, le=4096)] | None = None
     height: Annotated[int, Field(ge=16, le=4096)] | None = None
     steps: Annotated[int, Field(ge=1, le=10_000)] | None = None
@@ -204,6 +201,6 @@ class JobRequest(Wire):
 
     @model_validator(mode="after")
     def _prompt_or_prompts(self) -> Self:
-        if (self.prompt is None) == (self.prompts is None):
-            raise ValueError("say either prompt or prompts")
+        if self.prompt is None and self.prompts is None:
+            raise ValueError("say prompt, prompts or both")
         return self

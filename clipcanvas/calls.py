@@ -121,6 +121,7 @@ def rank(
 def create_job(
     prompt: str | Sequence[results.Prompt],
     *,
+    prompts: Sequence[results.Prompt] = (),
     generator: str | None = None,
     width: int | None = None,
     height: int | None = None,
@@ -143,6 +144,7 @@ def create_job(
 
     Args:
         prompt: a text, in which `a fox | blurry:-0.3` means two prompts with weights; or a list of `Prompt`.
+        prompts: beside those of the text, such as pictures.
         width: pixels, as `height`; without, the generator's own.
         quality: a name for a set of defaults, as `aspect` and `compat`; see `presets` in `generators`.
         options: the generator's own, see `generators`; pictures as paths, bytes of files or PIL images.
@@ -153,10 +155,10 @@ def create_job(
         idempotency_key: the same key with the same request makes one job only, for 24 h; without, each
             call has a new one, so that its retries make one job.
     """
-    asked: dict[str, Any] = (
-        {"prompt": prompt} if isinstance(prompt, str) else {"prompts": [_prompt(item) for item in prompt]}
-    )
-    asked |= _given(
+    line, listed = (prompt, prompts) if isinstance(prompt, str) else (None, [*prompt, *prompts])
+    asked = _given(
+        prompt=line,
+        prompts=[_prompt(item) for item in listed] or None,
         generator=generator,
         width=width,
         height=height,

@@ -64,11 +64,23 @@ def test_phases_come_in_one_line() -> None:
     ]
 
 
+def test_pictures_stand_beside_the_phases_of_a_line() -> None:
+    drawing = ask(prompt="a bud ^ a flower", prompts=[{"image": picture(), "weight": 0.5}])
+    assert drawing.job.request.prompts == (
+        Prompt(text="a bud", end=0.5),
+        Prompt(text="a flower", begin=0.5),
+        Prompt(image="input-0.png", weight=0.5),
+    )
+    assert [item.name for item in drawing.job.inputs] == ["input-0.png"]
+
+
 @pytest.mark.parametrize(
     ("body", "pointer", "words"),
     [
         ({"prompts": [{"text": "a"}, {"text": "fog " * 90}]}, "#/prompts/1/text", "up to 32 tokens"),
         ({"prompt": "a | " + "fog " * 90}, "#/prompt", "up to 32 tokens"),
+        ({"prompt": "a | b", "prompts": [{"text": "fog " * 90}]}, "#/prompts/0/text", "up to 32 tokens"),
+        ({"prompt": "a | " + "fog " * 90, "prompts": [{"text": "b"}]}, "#/prompt", "up to 32 tokens"),
         ({"prompts": [{"vector": [1.0] * 512}]}, "#/prompts/0/vector", "expected 640 numbers.* got 512"),
         ({"prompts": [{"vector": [1.0] * 5000}]}, "#/prompts/0/vector", "4096"),
         ({"prompts": [{"vector": []}]}, "#/prompts/0/vector", "1"),
