@@ -110,6 +110,7 @@ def view_generator(name: str, settings: ApiSettings) -> GeneratorAnswer:
     """A generator, with what it does where a request says nothing."""
     module = find(name)
     profile = module.profile(settings.network_names)
+    options = profile.options.model_dump(mode="json")
     return GeneratorAnswer(
         name=name,
         description=describe(name),
@@ -118,7 +119,7 @@ def view_generator(name: str, settings: ApiSettings) -> GeneratorAnswer:
             "height": profile.height,
             "steps": profile.steps,
             "num_images": 1,
-            "options": profile.options.model_dump(mode="json"),
+            "options": options,
             "save": SaveOptions().model_dump(mode="json"),
         },
         presets=changes(module, settings.network_names),
@@ -128,8 +129,16 @@ def view_generator(name: str, settings: ApiSettings) -> GeneratorAnswer:
             "max_pixel_steps": settings.max_pixel_steps,
             "max_film_pixels": settings.max_film_pixels,
         },
-        options=module.Options.model_json_schema(),
+        options=_with_defaults(module.Options.model_json_schema(), options),
     )
+
+
+def _with_defaults(schema: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """A schema whose defaults are these, which depend on the networks that are loaded."""
+    properties = {
+        name: {**field, "default": options[name]} for name, field in schema.get("properties", {}).items()
+    }
+    return {**schema, "properties": properties}
 
 
 def view_delivery(delivery: Delivery) -> DeliveryAnswer:

@@ -65,7 +65,7 @@ def test_every_option_has_a_description_a_default_and_bounds(card: Any) -> None:
     assert set(card.defaults["options"]) == set(card.options["properties"])
     for name, option in card.options["properties"].items():
         assert option.get("description"), name
-        assert "default" in option, name
+        assert option["default"] == card.defaults["options"][name], name
         for kind in kinds_of(option):
             if kind.get("type") in ("number", "integer"):
                 assert {"minimum", "exclusiveMinimum"} & set(kind), name
