@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from models.cutouts import cutouts_of
+from models.cutouts import Cutouts, cutouts_of
 from models.drawing import Descent, Drawer, descend
 from models.filters import colors_of, in_palette, rolled
 from models.generators import Step
@@ -119,7 +119,7 @@ class GuidedScene:
             self._overlay = to_tensor(find_picture(pictures, options.overlay_image), size, device)
         self._guidance = ClipGuidance(
             guides_of(request, options, networks, pictures),
-            cutouts_of(options, rng),
+            _cutouts_of(options, rng),
             contrast=options.contrast,
             frugal=frugal,
         )
@@ -134,8 +134,7 @@ class GuidedScene:
     def loss(self, image: Tensor, index: int) -> Tensor:
         options, self._index = self._options, index
         image = self.show(image)
-        seen = rolled(image, self._rng) if options.tile else image
-        loss = self._guidance(seen, index)
+        loss = self._guidance(image, index)
         for weight, term in self._terms:
             loss = loss + weight * term(image)
         if self._paper is not None:
@@ -176,3 +175,11 @@ class GuidedScene:
         if image.shape[2:] == self._size:
             return image
         return F.interpolate(image, size=self._size, mode="bilinear")
+
+
+def _cutouts_of(options: DrawingOptions, rng: torch.Generator) -> Cutouts:
+    """The views that a request asks for; of a tile, those of its seams, too, and image prompts likewise."""
+    cutouts = cutouts_of(options, rng)
+    if not options.tile:
+        return cutouts
+    return lambda images, size: cutouts(rolled(images, rng), size)

@@ -13,6 +13,7 @@ from models.motion import Motion
 from models.networks import NetworkNames, Networks
 from models.options import DrawingOptions
 from models.prompts import parse
+from models.requests import Prompt
 from models.targets import to_tensor
 
 SMALL = {
@@ -27,6 +28,7 @@ def disk(size, box):
     return picture
 
 
+PROMPTS = parse("a red heart")
 NOISE = np.random.default_rng(0).integers(0, 256, (30, 40, 3)).astype(np.uint8)
 PICTURES = {
     "photo": Image.fromarray(NOISE),
@@ -41,9 +43,8 @@ def networks():
     return Networks(NetworkNames())
 
 
-def request_of(generator="pixels", steps=3, **options):
+def request_of(generator="pixels", steps=3, prompts=PROMPTS, **options):
     values = SMALL[generator] | {"options": SMALL[generator]["options"] | options}
-    prompts = parse("a red heart")
     return complete(NetworkNames(), generator=generator, prompts=prompts, seed=5, steps=steps, **values)
 
 
@@ -73,9 +74,9 @@ class Sheet:
         return self.render().sum() * 1e6
 
 
-def scene_of(networks, steps=10, picture=None, **options):
+def scene_of(networks, steps=10, picture=None, prompts=PROMPTS, **options):
     """A scene around a sheet, and the sheet."""
-    request = request_of(steps=steps, **options)
+    request = request_of(steps=steps, prompts=prompts, **options)
     sheet = Sheet(torch.full((1, 3, 32, 32), 0.25) if picture is None else picture)
     scene = GuidedScene(
         sheet,
@@ -241,6 +242,15 @@ def test_what_holds_a_still_drawing_to_its_start_lets_one_go_that_moves(networks
     moving, _ = scene_of(networks, init_weight=1, zoom=1.1)
     image = torch.full((1, 3, 32, 32), 0.5)
     assert still.loss(image, 1) > moving.loss(image, 1) + 1e6
+
+
+def test_a_tile_and_its_image_prompt_are_seen_in_the_same_places(networks):
+    photo = to_tensor(PICTURES["photo"], (32, 32), torch.device("cpu"))
+    prompts = (Prompt(image="photo"),)
+    scene, _ = scene_of(networks, prompts=prompts, tile=True, smoothness=0, cutout_method="original")
+    same, other = (scene.loss(image, 1).item() for image in (photo, photo.roll(8, 3)))
+    assert same == pytest.approx(0, abs=1e-5)
+    assert other > 0.01
 
 
 # all of it, interrupted
