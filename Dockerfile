@@ -43,7 +43,7 @@ ENV PATH=/opt/clipcanvas/bin:$PATH \
     CLIPCANVAS_STORE=file:///data/store
 LABEL org.opencontainers.image.title="clipcanvas" \
       org.opencontainers.image.description="CLIP looks at pictures, VQGAN+CLIP draws them" \
-      org.opencontainers.image.licenses="MIT"
+      org.opencontainers.image.licenses="MIT AND GPL-3.0-or-later"
 WORKDIR /data
 USER 10001:10001
 STOPSIGNAL SIGTERM

@@ -1,5 +1,6 @@
 """Films of drawings: frames kept losslessly as they are made, then one file, always the same bytes."""
 
+import importlib.util
 import io
 import tempfile
 import zipfile
@@ -15,7 +16,7 @@ from PIL import Image
 from jobs.filenames import FRAMES, frame_name
 from jobs.record import Frame
 from jobs.stores import Store
-from models.generators import Step
+from models.generators import GenerationError, Step
 from models.requests import SaveOptions
 
 CONTENT_TYPES = {"mp4": "video/mp4", "webp": "image/webp", "frames": "application/zip"}
@@ -34,6 +35,9 @@ class Film:
         folder: of this attempt.
         kept: what earlier attempts have kept of this picture, up to the checkpoint that is gone on from.
         tell: is told of each new frame.
+
+    Raises:
+        GenerationError: PyAV is not installed, and the film needs it.
     """
 
     def __init__(
@@ -45,6 +49,10 @@ class Film:
         tell: Callable[[Frame], None],
         kept: Kept = (),
     ) -> None:
+        if save.video in ("mp4", "webp") and importlib.util.find_spec("av") is None:
+            raise GenerationError(
+                f"this worker has no PyAV to make {save.video} films with; it can save frames"
+            )
         self._image, self._save, self._folder, self._store, self._tell = image, save, folder, store, tell
         self.kept = kept
 

@@ -1,6 +1,7 @@
 """Films: every frame once and in order, in each format, also when a job goes on elsewhere or ends early."""
 
 import io
+import sys
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -16,7 +17,7 @@ from jobs.filenames import attempt_files
 from jobs.record import Frame, Output
 from jobs.stores.file import FileStore
 from models import snapshots
-from models.generators import Step, gradient
+from models.generators import GenerationError, Step, gradient
 from models.requests import GenerationRequest, Prompt, SaveOptions
 from tests.unit.test_run import PACE, Reports, job
 from workers.rhythm import Drained, Signals
@@ -102,6 +103,18 @@ def test_an_animated_webp_runs_for_ever_and_is_exact_at_100(studio: Studio, qual
     picture = np.asarray(Image.open(io.BytesIO(studio.store.read(outputs[0].key))))
     off = np.abs(np.asarray(film.convert("RGB")).astype(int) - picture).mean()
     assert off == 0 if quality == 100 else 0 < off < 6
+
+
+@pytest.mark.parametrize("video", ["mp4", "webp"])
+def test_without_ffmpeg_a_film_fails_before_the_first_step(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch, video: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)  # as if it were not installed
+    reports = Reports()
+    with pytest.raises(GenerationError, match=f"no PyAV to make {video} films"):
+        run(job(filmed(video=video)), "job_a/t", studio, reports, Signals(), PACE)
+    assert not reports.frames
+    assert run(job(filmed(video="frames")), "job_a/t", studio, reports, Signals(), PACE)
 
 
 @pytest.mark.parametrize("video", ["mp4", "webp", "frames"])
