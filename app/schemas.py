@@ -14,7 +14,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from jobs.outbox import WebhookEvent
-from models.requests import MAX_SEED, Aspect, Compat, Prompt, Quality, SaveOptions
+from models.requests import MAX_SEED, Aspect, Compat, Prompt, Quality, SaveOptions, seed_of_word
 
 TEXT = {"type": "string", "minLength": 1}
 IMAGE = {
@@ -45,6 +45,20 @@ Picture = Annotated[str | bytes, PlainValidator(_picture), WithJsonSchema(IMAGE)
 """Base64 of a file, or, in a form, the file itself."""
 PromptLine = Annotated[
     str, Field(min_length=1, max_length=20_000, description="texts separated by |, each text:weight:stop")
+]
+Seed = Annotated[
+    int,
+    BeforeValidator(lambda value: seed_of_word(value) if isinstance(value, str) else value),
+    Field(ge=0, le=MAX_SEED),
+    WithJsonSchema(
+        {
+            "description": "a number, or a word that stands for one",
+            "anyOf": [
+                {"type": "integer", "minimum": 0, "maximum": MAX_SEED},
+                {"type": "string", "minLength": 1},
+            ],
+        }
+    ),
 ]
 ModelName = Annotated[str, Field(min_length=1, max_length=200, description="a name of GET /v1/models")]
 Label = Annotated[str, Field(min_length=1)]
@@ -178,7 +192,7 @@ class JobRequest(Wire):
     width: Annotated[int, Field(ge=16, le=4096)] | None = None
     height: Annotated[int, Field(ge=16, le=4096)] | None = None
     steps: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
+    seed: Seed | None = None
     num_images: Annotated[int, Field(ge=1, le=16)] = 1
     quality: Annotated[Quality, Field(description="how much time a picture is worth")] = "normal"
     aspect: Annotated[Aspect, Field(description="a size of this shape that suits the models")] | None = None

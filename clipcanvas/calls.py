@@ -126,7 +126,7 @@ def create_job(
     width: int | None = None,
     height: int | None = None,
     steps: int | None = None,
-    seed: int | None = None,
+    seed: int | str | None = None,
     num_images: int | None = None,
     quality: str | None = None,
     aspect: str | None = None,
@@ -146,6 +146,7 @@ def create_job(
         prompt: a text, in which `a fox | blurry:-0.3` means two prompts with weights; or a list of `Prompt`.
         prompts: beside those of the text, such as pictures.
         width: pixels, as `height`; without, the generator's own.
+        seed: a number, or a word that stands for one.
         quality: a name for a set of defaults, as `aspect` and `compat`; see `presets` in `generators`.
         options: the generator's own, see `generators`; pictures as paths, bytes of files or PIL images.
         save: what is kept beside the pictures, such as `{"format": "webp", "video": "mp4"}`.

@@ -33,7 +33,10 @@ def draw(
         str | None, typer.Option(metavar="WIDTHxHEIGHT", help="In pixels; without, the generator's own.")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the drawing loop.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="The same seed draws the same picture.")] = None,
+    seed: Annotated[
+        str | None,
+        typer.Option(metavar="NUMBER|WORD", help="The same seed draws the same picture."),
+    ] = None,
     generator: Annotated[
         str | None, typer.Option(metavar="NAME", help="How to draw; see `clipcanvas models`.")
     ] = None,
@@ -93,7 +96,7 @@ def draw(
             width=width,
             height=height,
             steps=steps,
-            seed=seed,
+            seed=int(seed) if seed and seed.isdecimal() else seed,
             num_images=num_images,
             quality=quality,
             aspect=aspect,

@@ -1,5 +1,6 @@
 """Requests for drawings: what is asked for, as pydantic models; nothing else decides a picture."""
 
+import hashlib
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -155,3 +156,16 @@ class GenerationRequest(BaseModel, frozen=True, extra="forbid"):
         The Art of Computer Programming 3, 6.4).
         """
         return (self.seed + image * 0x9E3779B1) % (MAX_SEED + 1)
+
+
+def seed_of_word(word: str) -> int:
+    """The seed that a word stands for: the number that it writes, or else 32 bits of its SHA-256.
+
+    Raises:
+        ValueError: it is empty.
+    """
+    if not word.strip():
+        raise ValueError("expected a number or a word, got an empty text")
+    if word.isascii() and word.isdecimal():
+        return int(word[:40])  # longer ones are too large all the same
+    return int.from_bytes(hashlib.sha256(word.encode("utf-8", "surrogatepass")).digest()[:4])

@@ -124,6 +124,10 @@ def test_what_a_request_says_goes_before_its_presets() -> None:
         ({"compat": "crowson"}, "#/compat", "no preset compat=crowson"),
         ({"steps": 10_001}, "#/steps", "10000"),
         ({"width": 8}, "#/width", "16"),
+        ({"seed": -1}, "#/seed", "0"),
+        ({"seed": "9" * 5000}, "#/seed", "4294967295"),
+        ({"seed": " "}, "#/seed", "number or a word"),
+        ({"seed": 1.5}, "#/seed", "integer"),
         ({"num_images": 17}, "#/num_images", "16"),
         ({"prompts": [{"text": "a", "weight": 11}]}, "#/prompts/0/weight", "10"),
         ({"prompts": [{"text": "a", "fade": 2}]}, "#/prompts/0/fade", "1"),
@@ -145,6 +149,15 @@ def test_what_is_out_of_bounds_is_named_with_its_bound(
     found = faults(body)
     assert found[0].pointer.startswith(pointer), found
     assert told in found[0].detail.replace(",", ""), found
+
+
+def test_a_word_is_a_seed_and_stands_for_the_same_number_each_time() -> None:
+    seeds = [ask({**BODY, "seed": seed}).job.request.seed for seed in ("fox", "fox", "Fox", "7", 7, "füchse")]
+    # the first four bytes that `printf fox | sha256sum` prints
+    assert seeds[0] == seeds[1] == 0x776CB326
+    assert seeds[2] != seeds[0]
+    assert seeds[3:5] == [7, 7]
+    assert 0 <= seeds[5] < 2**32
 
 
 def test_a_film_counts_its_frames_and_not_its_steps() -> None:
