@@ -34,6 +34,17 @@ Every picture here was drawn by a running service with the demo models: `make ga
 `POST /v1/jobs` and keeps what comes back. `<cat>` stands for the photo of the demo, `<disk>` for a white disk
 on black. The demo models are small and know icons; the options do the same with larger ones.
 `GET /v1/generators` has every option with its bounds and its default."""
+OUTRO = """\
+## What is not here
+
+Programs of the field had these as well; this service leaves them out:
+
+- losses by networks of their own (how pleasing, how memorable), larger pictures by a network made for it,
+  frames in between others: steps of a client's own, after the job;
+- drawing by diffusion: a generator of its own, [one file](adding.md);
+- a film redrawn frame by frame: a job for each, with its `init_image` and the same `seed`;
+- prompts for one part of a picture beside others for the rest: a job for each part, with its `mask`;
+- triangles, diamonds and stitches as pixels; wavelets; pictures with transparent parts."""
 
 
 def main() -> int:
@@ -117,7 +128,7 @@ def page(sections: list[dict[str, Any]]) -> str:
             picture = f'<img src="gallery/{name}.webp" width="{SIDE}" alt="{feature}">'
             table.append(f"| {feature} | {option} | <code>{request}</code> | {picture} |")
         parts.append(f"## {section['title']}\n\n{section['text'].strip()}\n\n" + "\n".join(table))
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, OUTRO]) + "\n"
 
 
 if __name__ == "__main__":
