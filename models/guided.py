@@ -26,6 +26,9 @@ from models.starts import random_picture
 from models.style import style_of
 from models.targets import find_picture, to_tensor
 
+_UNTIL_PALETTE = 0.75
+"""Share of the steps after which a drawing is seen in its palette's colors alone."""
+
 
 def draw(
     drawer: Drawer,
@@ -133,7 +136,7 @@ class GuidedScene:
 
     def loss(self, image: Tensor, index: int) -> Tensor:
         options, self._index = self._options, index
-        image = self.show(image)
+        image = self._composed(image, self._looked_up(index))
         loss = self._guidance(image, index)
         for weight, term in self._terms:
             loss = loss + weight * term(image)
@@ -146,10 +149,7 @@ class GuidedScene:
         return loss
 
     def show(self, image: Tensor) -> Tensor:
-        image = self._full(image)
-        if self._palette is not None:
-            image = in_palette(image, self._palette)
-        return image if self._mask is None else self._mask(image)
+        return self._composed(image, 1)
 
     def disturb(self, index: int) -> bool:
         options, done = self._options, index - 1
@@ -169,6 +169,16 @@ class GuidedScene:
 
     def held_out_score(self, image: Tensor) -> Tensor | None:
         return None if self._judge is None else score(image, self._judge, self._index)
+
+    def _looked_up(self, index: int) -> float:
+        """How much of the palette is seen in step `index`; all at once leaves nothing to learn by."""
+        return min(1.0, index / (_UNTIL_PALETTE * self._steps))
+
+    def _composed(self, image: Tensor, looked_up: float) -> Tensor:
+        image = self._full(image)
+        if self._palette is not None:
+            image = torch.lerp(image, in_palette(image, self._palette), looked_up)
+        return image if self._mask is None else self._mask(image)
 
     def _full(self, image: Tensor) -> Tensor:
         """What was drawn at a smaller scale, at the picture's size."""

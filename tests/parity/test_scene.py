@@ -244,6 +244,17 @@ def test_what_holds_a_still_drawing_to_its_start_lets_one_go_that_moves(networks
     assert still.loss(image, 1) > moving.loss(image, 1) + 1e6
 
 
+def test_a_drawing_comes_to_its_palette_bit_by_bit(networks):
+    options = {"palette": ["#000000", "#ff0000"], "palette_only": True, "palette_weight": 100}
+    scene, sheet = scene_of(networks, steps=8, **options)
+    off = [scene.loss(sheet.render(), index).item() for index in (1, 3, 6, 8)]
+    # a distance of 0.43 from black, of which less and less is seen
+    assert off[0] == pytest.approx(off[2] + 43.3 * 5 / 6, abs=3)
+    assert off[1] == pytest.approx(off[2] + 43.3 / 2, abs=3)
+    assert off[3] == pytest.approx(off[2], abs=3)
+    assert set(scene.show(sheet.render()).flatten().tolist()) == {0.0}
+
+
 def test_a_tile_and_its_image_prompt_are_seen_in_the_same_places(networks):
     photo = to_tensor(PICTURES["photo"], (32, 32), torch.device("cpu"))
     prompts = (Prompt(image="photo"),)
