@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from app.schemas import Fault
 from jobs.views import JobAnswer
 
 
@@ -44,7 +45,10 @@ class Embedding(BaseModel):
 
     object: Literal["embedding"] = "embedding"
     index: int
-    embedding: list[float] | str = Field(description="numbers, or base64 of little-endian float32")
+    embedding: list[float] | str | None = Field(
+        description="numbers, or base64 of little-endian `dtype`; null: see `error`"
+    )
+    error: Fault | None = Field(None, description="why an item of a bulk request has no vector")
 
 
 class EmbeddingsUsage(BaseModel):

@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
+from starlette.datastructures import Headers
 
-from app.forms import FormBroken, FormSplitter
+from app.forms import FormSplitter, MalformedBody
 from app.schemas import Fault
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -25,10 +26,6 @@ _WORDS = {  # where pydantic's speak of Python
     "list_type": "this must be a list",
     "string_unicode": "this is not Unicode text",
 }
-
-
-class MalformedBody(ValueError):
-    """Not JSON, or not a form."""
 
 
 class MalformedHeader(ValueError):
@@ -81,7 +78,7 @@ async def read(
         UnsupportedBody, MalformedBody, InvalidBody
         BodyTooLarge, BodyTimeout: as the middleware finds while the body comes.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = content_type(request.headers)
     if from_form and kind == MULTIPART:
         return validate(model, from_form(await _read_form(request)), strict=False)
     body = await request.body()
@@ -92,11 +89,17 @@ async def read(
     return validate(model, parse_json(body), strict=True)
 
 
-def validate(model: type[Model], values: Any, *, strict: bool) -> Model:
+def content_type(headers: Headers) -> str:
+    """What the body is said to be, without parameters; empty: nothing is said."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def validate(model: type[Model], values: Any, *, strict: bool, at: str = "#") -> Model:
     """The model of those values.
 
     Args:
         strict: no text for numbers and the like; forms cannot be strict.
+        at: where in the request they were.
 
     Raises:
         InvalidBody: with all faults.
@@ -104,7 +107,7 @@ def validate(model: type[Model], values: Any, *, strict: bool) -> Model:
     try:
         return model.model_validate(values, strict=strict)
     except ValidationError as error:
-        raise InvalidBody(faults_of(error)) from None
+        raise InvalidBody(faults_of(error, at)) from None
 
 
 def faults_of(error: ValidationError, at: str = "#") -> list[Fault]:
@@ -170,13 +173,10 @@ def _finite(text: str) -> float:
 
 async def _read_form(request: Request) -> Parts:
     parts: list[tuple[str, str | bytes]] = []
-    try:
-        form = FormSplitter(request.headers["content-type"])
-        async for data in request.stream():
-            parts += form.feed(data)
-        form.close()
-    except FormBroken as error:
-        raise MalformedBody(f"not a {MULTIPART} that can be read: {error}") from None
+    form = FormSplitter(request.headers["content-type"])
+    async for data in request.stream():
+        parts += form.feed(data)
+    form.close()
     return parts
 
 

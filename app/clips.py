@@ -107,6 +107,7 @@ async def open_clips(
         max_waiting_images=settings.max_waiting_images,
         max_waiting_texts=settings.max_waiting_texts,
         max_wait_s=settings.clip_timeout_s,
+        window=2 * decode_threads(settings),
         text_cache_rows=settings.text_cache_rows,
         image_cache_rows=settings.image_cache_rows,
         exact_decode=settings.exact_decode,
@@ -130,7 +131,12 @@ async def open_clips(
 
 def open_pool(settings: ApiSettings) -> ThreadPoolExecutor:
     """The threads that decode pictures."""
-    return ThreadPoolExecutor(settings.decode_threads or cpu_count(), thread_name_prefix="decode")
+    return ThreadPoolExecutor(decode_threads(settings), thread_name_prefix="decode")
+
+
+def decode_threads(settings: ApiSettings) -> int:
+    """How many they are."""
+    return settings.decode_threads or cpu_count() or 1
 
 
 def _load(load: LoadClip, name: str) -> ClipEncoder:

@@ -68,6 +68,7 @@ class EncoderLimits:
     max_waiting_images: int
     max_waiting_texts: int
     max_wait_s: float
+    window: int
     text_cache_rows: int
     image_cache_rows: int
     exact_decode: bool
@@ -118,7 +119,7 @@ class BatchedClip:
         )
         self._draft_side = None if limits.exact_decode else encoder.draft_size
         self.pipeline = ImagePipeline(
-            self._images, self._prepare, pool, EmbeddingCache(limits.image_cache_rows)
+            self._images, self._prepare, pool, limits.window, EmbeddingCache(limits.image_cache_rows)
         )
         self._batchers = AsyncExitStack()
 

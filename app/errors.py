@@ -21,6 +21,7 @@ from app import (
     collections,
     drawings,
     encoder,
+    forms,
     images,
     moving,
     openapi,
@@ -53,7 +54,7 @@ INVALID = Answer(422, "invalid_request", "The request is not valid")
 _GONE = Answer(499, "client_gone", "Nobody reads this", detail="the client left before the answer")
 
 ANSWERS: dict[type[Exception], Answer] = {
-    bodies.MalformedBody: Answer(400, "malformed_body", "The body cannot be parsed"),
+    forms.MalformedBody: Answer(400, "malformed_body", "The body cannot be parsed"),
     bodies.MalformedHeader: Answer(400, "malformed_header", "A header cannot be parsed"),
     auth.Unauthenticated: Answer(401, "invalid_api_key", "A valid API key is needed"),
     auth.Forbidden: Answer(403, "missing_scope", "The API key may not do this"),

@@ -8,8 +8,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 MAX_PART_HEAD = 16_384  # bytes
 
 
-class FormBroken(ValueError):
-    """Not a form that can be read."""
+class MalformedBody(ValueError):
+    """Not JSON, or not a form, or not what else it should be."""
 
 
 class FormSplitter:
@@ -23,7 +23,7 @@ class FormSplitter:
     def __init__(self, content_type: str, check: Callable[[int], None] = lambda size: None) -> None:
         boundary = parse_options_header(content_type)[1].get(b"boundary")
         if not boundary:
-            raise FormBroken("the content type names no boundary")
+            raise MalformedBody("not a form that can be read: the content type names no boundary")
         self._check = check
         self._parts: list[tuple[str, str | bytes]] = []
         self._head: list[tuple[bytearray, bytearray]] = []  # of the part: names and values
@@ -44,21 +44,21 @@ class FormSplitter:
                 },
             )
         except FormParserError as error:
-            raise FormBroken("the boundary is too long") from error
+            raise MalformedBody("not a form that can be read: the boundary is too long") from error
 
     def feed(self, data: bytes) -> list[tuple[str, str | bytes]]:
-        """The parts that end in this piece. Raises FormBroken, and what `check` raises."""
+        """The parts that end in this piece. Raises MalformedBody, and what `check` raises."""
         try:
             self._parser.write(data)
         except FormParserError as error:
-            raise FormBroken("its parts are not those of a form") from error
+            raise MalformedBody("not a form that can be read: its parts are not those of a form") from error
         parts, self._parts = self._parts, []
         return parts
 
     def close(self) -> None:
-        """Raises FormBroken: something is missing."""
+        """Raises MalformedBody: something is missing."""
         if not self._ended:
-            raise FormBroken("its end is missing")
+            raise MalformedBody("not a form that can be read: its end is missing")
 
     def _begin(self) -> None:
         self._head, self._head_bytes, self._data = [], 0, bytearray()
@@ -75,7 +75,9 @@ class FormSplitter:
     def _take_head(self, into: bytearray, data: bytes) -> None:
         self._head_bytes += len(data)
         if self._head_bytes > MAX_PART_HEAD:
-            raise FormBroken(f"the head of a part has more than {MAX_PART_HEAD} bytes")
+            raise MalformedBody(
+                f"not a form that can be read: the head of a part has more than {MAX_PART_HEAD} bytes"
+            )
         into += data
 
     def _take_data(self, data: bytes, start: int, end: int) -> None:
@@ -88,7 +90,7 @@ class FormSplitter:
         )
         options = parse_options_header(disposition)[1]
         if b"name" not in options:
-            raise FormBroken("a part has no name")
+            raise MalformedBody("not a form that can be read: a part has no name")
         data = bytes(self._data)
         self._parts.append((_text(options[b"name"]), data if b"filename" in options else _text(data)))
 

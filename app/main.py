@@ -12,6 +12,7 @@ from fastapi import FastAPI
 import models.clip
 from app import errors, openapi
 from app.auth import Keys
+from app.bulk_bodies import is_bulk
 from app.clips import LoadClip, open_clips, open_pool
 from app.drawings import view_generator
 from app.metrics import Metrics
@@ -104,6 +105,10 @@ def create_app(
     errors.install(app)
     app.openapi = partial(openapi.describe, app)  # type: ignore[method-assign]  # FastAPI's own way to change it
     # the one added last is the outermost
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, idle_s=settings.body_idle_s)
+    app.add_middleware(
+        BodyLimit,
+        max_bytes=lambda scope: settings.max_bulk_bytes if is_bulk(scope) else settings.max_body_bytes,
+        idle_s=settings.body_idle_s,
+    )
     app.add_middleware(RequestContext, metrics=metrics)
     return app

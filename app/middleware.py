@@ -4,6 +4,7 @@ import asyncio
 import re
 import time
 import uuid
+from collections.abc import Callable
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -92,9 +93,9 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 class BodyLimit:
     """Refuses bodies that are too long, compressed, or do not come, before anyone works on them."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int, idle_s: float) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: Callable[[Scope], int], idle_s: float) -> None:
         self._app = app
-        self._max_bytes = max_bytes
+        self._max_bytes = max_bytes  # of a request's body
         self._idle_s = idle_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -102,16 +103,17 @@ class BodyLimit:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         headers = Headers(scope=scope)
+        max_bytes = self._max_bytes(scope)
         encoding = headers.get("content-encoding", "identity").lower()
         refusal: Exception | None = None
         if encoding != "identity":
             refusal = UnsupportedBody(f"the body is encoded with {encoding}; send it as it is")
-        elif int(headers.get("content-length", "0")) > self._max_bytes:
-            refusal = self._too_large()
+        elif int(headers.get("content-length", "0")) > max_bytes:
+            refusal = _too_large(max_bytes)
         if refusal is not None:
             # who is still sending would not read the answer
             if "expect" not in headers:
-                await self._drain(receive)
+                await _drain(receive, max_bytes)
             return await problem_of(scope, refusal)(scope, receive, send)
 
         seen, complete = 0, False  # of the body
@@ -127,25 +129,27 @@ class BodyLimit:
                 raise BodyTimeout(f"nothing more of the body came for {self._idle_s:g} seconds") from None
             seen += len(message.get("body", b""))
             complete = not message.get("more_body", False)
-            if seen > self._max_bytes:
+            if seen > max_bytes:
                 if not complete:
-                    await self._drain(receive)
-                raise self._too_large()
+                    await _drain(receive, max_bytes)
+                raise _too_large(max_bytes)
             return message
 
         await self._app(scope, receive_bounded, send)
 
-    def _too_large(self) -> BodyTooLarge:
-        return BodyTooLarge(f"the body is longer than {self._max_bytes} bytes")
 
-    async def _drain(self, receive: Receive) -> None:
-        left = 4 * self._max_bytes
-        try:
-            async with asyncio.timeout(_DRAIN_S):
-                while left > 0:
-                    message = await receive()
-                    left -= len(message.get("body", b""))
-                    if not message.get("more_body", False):
-                        return
-        except TimeoutError:
-            return
+def _too_large(max_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the body is longer than {max_bytes} bytes")
+
+
+async def _drain(receive: Receive, max_bytes: int) -> None:
+    left = 4 * max_bytes
+    try:
+        async with asyncio.timeout(_DRAIN_S):
+            while left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
+    except TimeoutError:
+        return

@@ -10,7 +10,9 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.routing import compile_path
 
+from app.bulk_bodies import LINES, TAR
 from app.schemas import (
+    BulkOptions,
     ClassifyRequest,
     EmbeddingsRequest,
     JobRequest,
@@ -37,6 +39,16 @@ TIMEOUT: dict[str, Any] = {
     ]
 }
 """What CLIP routes take besides their body."""
+BULK: dict[str, Any] = {
+    "parameters": [
+        *TIMEOUT["parameters"],
+        *(
+            {"name": name, "in": "query", "description": "of a bulk request", "schema": schema}
+            for name, schema in BulkOptions.model_json_schema()["properties"].items()
+        ),
+    ]
+}
+"""And those that take bulk requests."""
 _REF = "#/components/schemas/{model}"
 _BODIES: tuple[type[BaseModel], ...] = (
     ClassifyRequest,
@@ -57,6 +69,7 @@ _FORM: dict[str, dict[str, Any]] = {
     "templates": {"type": "array", "items": {"type": "string", "pattern": r"\{label\}"}, "minItems": 1},
     "text": {"type": "string", "minLength": 1},
     "encoding": {"enum": ["float", "base64"]},
+    "dtype": {"enum": ["float32", "float16"]},
     "integer": {"type": "integer", "minimum": 1},
     "number": {"type": "number"},
 }
@@ -69,6 +82,7 @@ def body(
     required: Sequence[str] = (),
     any_of: Sequence[str] = (),
     required_body: bool = True,
+    bulk: bool = False,
 ) -> dict[str, Any]:
     """The request body of a route that takes a model as JSON, or its fields as a form.
 
@@ -76,6 +90,7 @@ def body(
         form: the kinds of the form's parts, if one is taken.
         required: the parts that must be there.
         any_of: parts of which one must be there.
+        bulk: tar archives and lines of JSON are taken as well.
     """
     content: dict[str, Any] = {"application/json": {"schema": {"$ref": _REF.format(model=model.__name__)}}}
     if form:
@@ -84,6 +99,9 @@ def body(
         if any_of:
             schema["anyOf"] = [{"required": [name]} for name in any_of]
         content["multipart/form-data"] = {"schema": schema}
+    if bulk:
+        content[TAR] = {"schema": {"type": "string", "format": "binary"}}
+        content[LINES] = {"schema": {"type": "string"}}
     return {"requestBody": {"required": required_body, "content": content}}
 
 

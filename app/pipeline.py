@@ -5,6 +5,7 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from app.batching import Batcher, Lane
@@ -13,9 +14,6 @@ from app.images import ImageRefused, Source, file_of, refusal
 from app.tasks import all_of
 from jobs import images
 from models.clip import Embeddings, Pixels
-
-WINDOW = 8
-"""Pictures of one request that are read at once: others' are read in between."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +44,7 @@ class ImagePipeline:
         batcher: encodes what `prepare` makes.
         prepare: a picture's file -> pixels, on a thread of the pool; may raise `jobs.images.ImageRefused`.
         pool: threads that read pictures.
+        window: pictures of one request that are read at once; others' are read in between.
         rows: embeddings kept, by the hash of their file.
     """
 
@@ -54,13 +53,23 @@ class ImagePipeline:
         batcher: Batcher[Pixels, Embeddings],
         prepare: Callable[[bytes], Pixels],
         pool: Executor,
+        window: int,
         rows: EmbeddingCache[bytes],
     ) -> None:
         self._batcher = batcher
         self._prepare = prepare
         self._pool = pool
+        self._window = window
         self._rows = rows
         self._flights: dict[bytes, _Flight] = {}
+
+    def reserve(self, count: int) -> AbstractContextManager[Lane]:
+        """Places for pictures. Raises app.batching.Overloaded: there are not so many."""
+        return self._batcher.reserve(count)
+
+    def window(self) -> asyncio.Semaphore:
+        """Bounds how many pictures of one request are read at once."""
+        return asyncio.Semaphore(self._window)
 
     async def embed(self, sources: Sequence[Source]) -> list[Seen]:
         """Pictures -> their embeddings, in order.
@@ -69,7 +78,7 @@ class ImagePipeline:
             app.images.ImageRefused: one or several cannot be taken; `faults` has all of them.
             app.batching.Overloaded: too many pictures are in work.
         """
-        window = asyncio.Semaphore(WINDOW)
+        window = self.window()
 
         async def embed(source: Source, lane: Lane) -> Seen | ImageRefused:
             try:
@@ -77,7 +86,7 @@ class ImagePipeline:
             except ImageRefused as refused:
                 return refused
 
-        with self._batcher.reserve(len(sources)) as lane:
+        with self.reserve(len(sources)) as lane:
             if len(sources) == 1:
                 return [await self.embed_one(sources[0], lane, window)]
             outcomes = await all_of([embed(source, lane) for source in sources])
@@ -91,8 +100,8 @@ class ImagePipeline:
         """A picture -> its embedding.
 
         Args:
-            lane: where `reserve` of the batcher holds a place for it.
-            window: bounds how many pictures of the request are read at once.
+            lane: where `reserve` holds a place for it.
+            window: of the request.
 
         Raises:
             app.images.ImageRefused

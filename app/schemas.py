@@ -138,15 +138,32 @@ class ClassifyRequest(Wire):
     model: ModelName | None = None
 
 
-class EmbeddingsRequest(Wire):
-    """Texts and pictures to embed, in OpenAI's shape."""
+class VectorOptions(Wire):
+    """Of which model vectors are, and how they are written."""
 
-    input: ItemOrItems
     model: ModelName | None = None
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, Field(ge=1, description="keep the first so many numbers, rescaled")] | None = (
         None
     )
+    dtype: Annotated[
+        Literal["float32", "float16"], Field(description="of the numbers, in base64 and .npy files")
+    ] = "float32"
+
+
+class BulkOptions(VectorOptions):
+    """What the query of a bulk request may say."""
+
+    on_error: Annotated[
+        Literal["fail", "skip"],
+        Field(description="whether an item that is refused fails the request, or only has no vector"),
+    ] = "fail"
+
+
+class EmbeddingsRequest(VectorOptions):
+    """Texts and pictures to embed, in OpenAI's shape."""
+
+    input: ItemOrItems
     user: (
         Annotated[str, Field(max_length=512, description="OpenAI's clients may say it; not used")] | None
     ) = None

@@ -65,6 +65,12 @@ class ApiSettings(JobSettings):
     clip_timeout_s: float = Field(60, gt=0, description="longest time for one CLIP request; then 503")
 
     max_body_bytes: int = Field(32 * 2**20, ge=1024, description="longest request body")
+    max_bulk_bytes: int = Field(
+        2 * 2**30,
+        ge=1024,
+        description="longest body of a bulk request; each of its items is bounded as a body is",
+    )
+    max_bulk_items: int = Field(10_000, ge=1, description="texts and pictures of one bulk request")
     max_images: int = Field(64, ge=1, description="pictures in one request")
     max_labels: int = Field(4096, ge=1, description="labels of one classification")
     max_templates: int = Field(128, ge=1, description="templates of one classification")

@@ -1,25 +1,35 @@
 """CLIP over HTTP: classify, embed, rank; answered at once."""
 
-import base64
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import orjson
 from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
 
 from app.answers import ClassifyAnswer, EmbeddingsAnswer, RankAnswer
-from app.bodies import InvalidBody, Parts, check_limit, read
+from app.bodies import InvalidBody, Parts, check_limit, read, validate
+from app.bulk import embed_stream
+from app.bulk_bodies import NPY, is_bulk, splitter_of, wants_npy
+from app.clients import in_time
 from app.embedding import answer, check_labels, embed
 from app.encoder import BatchedClip, Timings
+from app.forms import MalformedBody
 from app.images import Source
-from app.openapi import TIMEOUT, body, responses
-from app.resources import ClipCaller, InUse
-from app.schemas import ClassifyRequest, EmbeddingsRequest, Fault, RankRequest
+from app.openapi import BULK, TIMEOUT, body, responses
+from app.resources import ClipCaller, InUse, Resources
+from app.schemas import (
+    BulkOptions,
+    ClassifyRequest,
+    EmbeddingsRequest,
+    Fault,
+    RankRequest,
+    VectorOptions,
+)
 from app.settings import ApiSettings
 from app.tasks import both
-from models.clip import Embeddings
+from app.vector_answers import json_answer, vector_answer
 from models.clip.zero_shot import probabilities, similarity
 
 ERRORS = responses(400, 401, 403, 404, 408, 413, 415, 422, 503, 504)
@@ -65,7 +75,7 @@ async def classify(request: Request, caller: ClipCaller, resources: InUse) -> Re
 
 @router.post(
     "/embeddings",
-    responses={200: {"model": EmbeddingsAnswer}, **ERRORS},
+    responses={200: {"model": EmbeddingsAnswer, "content": {NPY: {}}}, **ERRORS},
     openapi_extra=body(
         EmbeddingsRequest,
         {
@@ -74,28 +84,57 @@ async def classify(request: Request, caller: ClipCaller, resources: InUse) -> Re
             "model": "text",
             "encoding_format": "encoding",
             "dimensions": "integer",
+            "dtype": "dtype",
         },
         any_of=("image", "text"),
+        bulk=True,
     )
-    | TIMEOUT,
+    | BULK,
 )
 async def embeddings(request: Request, caller: ClipCaller, resources: InUse) -> Response:
     """Turn texts and pictures into vectors of one space. OpenAI's clients work with this as they are."""
+    if is_bulk(request.scope):
+        return await _embed_bulk(request, resources)
     asked = await read(request, EmbeddingsRequest, _embeddings_form)
-    clip = resources.clips.get(asked.model)
-    if asked.dimensions is not None:
-        check_limit("#/dimensions", asked.dimensions, clip.encoder.dimension, "dimensions")
+    clip = _clip_of(asked, resources)
     timings = Timings()
     items = {f"#/input/{index}": item for index, item in enumerate(asked.input)}
     rows, tokens = await answer(request, resources, embed(clip, items, resources.settings, timings))
-    if asked.dimensions is not None:
-        rows = rows[:, : asked.dimensions]
-        rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    written = _base64(rows) if asked.encoding_format == "base64" else list(rows)
-    data = [
-        {"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(written)
-    ]
-    return _listed(clip, data, timings, usage={"prompt_tokens": tokens, "total_tokens": tokens})
+    return vector_answer(
+        rows,
+        asked,
+        model=clip.encoder.name,
+        tokens=tokens,
+        npy=wants_npy(request.headers),
+        headers={"Server-Timing": timings.header()},
+    )
+
+
+async def _embed_bulk(request: Request, resources: Resources) -> Response:
+    settings = resources.settings
+    options = validate(BulkOptions, dict(request.query_params), strict=False, at="query")
+    clip = _clip_of(options, resources)
+    splitter = splitter_of(request.headers, settings.max_body_bytes)
+    work = embed_stream(request, splitter, clip, settings, skip=options.on_error == "skip")
+    embedded = await in_time(request, work, math.inf)
+    if not embedded.rows and not embedded.refused:
+        raise MalformedBody("there are no items in the body")
+    return vector_answer(
+        embedded.table(clip.encoder.dimension),
+        options,
+        model=clip.encoder.name,
+        tokens=embedded.tokens,
+        npy=wants_npy(request.headers),
+        headers={},
+        refused=embedded.refused,
+    )
+
+
+def _clip_of(options: VectorOptions, resources: Resources) -> BatchedClip:
+    clip = resources.clips.get(options.model)
+    if options.dimensions is not None:
+        check_limit("#/dimensions", options.dimensions, clip.encoder.dimension, "dimensions")
+    return clip
 
 
 @router.post(
@@ -151,12 +190,6 @@ def _best(scores: NDArray[np.float32], top_k: int | None) -> NDArray[np.intp]:
     return np.argsort(-scores, kind="stable")[:top_k]
 
 
-def _base64(rows: Embeddings) -> list[str]:
-    return [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in rows]
-
-
 def _listed(clip: BatchedClip, data: list[dict[str, Any]], timings: Timings, **more: Any) -> Response:
     said = {"object": "list", "model": clip.encoder.name, "data": data, **more}
-    # of a float32 it writes as many digits as tell it from its neighbors
-    content = orjson.dumps(said, option=orjson.OPT_SERIALIZE_NUMPY)
-    return Response(content, headers={"Server-Timing": timings.header()}, media_type="application/json")
+    return json_answer(said, {"Server-Timing": timings.header()})

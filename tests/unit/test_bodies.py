@@ -2,7 +2,8 @@
 
 import pytest
 
-from app.bodies import InvalidBody, LimitExceeded, MalformedBody, check_limit, parse_json, validate
+from app.bodies import InvalidBody, LimitExceeded, check_limit, parse_json, validate
+from app.forms import MalformedBody
 from app.schemas import ClassifyRequest, EmbeddingsRequest, JobRequest
 
 

@@ -12,7 +12,7 @@ import pytest
 from app.batching import Batcher, Device, Overloaded
 from app.cache import EmbeddingCache
 from app.images import ImageRefused, Source
-from app.pipeline import WINDOW, ImagePipeline, Seen
+from app.pipeline import ImagePipeline, Seen
 from jobs import images
 from models.clip import Embeddings, Pixels
 
@@ -52,7 +52,7 @@ async def pipeline(
     device, pool = Device(), ThreadPoolExecutor(threads)
     batcher = Batcher(desk.encode, device, max_batch=8, max_reserved=max_reserved)
     async with batcher:
-        yield ImagePipeline(batcher, desk.prepare, pool, EmbeddingCache(cache_rows))
+        yield ImagePipeline(batcher, desk.prepare, pool, 8, EmbeddingCache(cache_rows))
     device.close()
     pool.shutdown(wait=False)
 
@@ -155,7 +155,7 @@ async def test_a_large_request_leaves_threads_to_a_small_one(desk: Desk) -> None
         await asyncio.sleep(0.05)
         desk.may_read.set()
         assert numbers(await small) == [99]
-        assert desk.read.index(b"99") <= 2 * WINDOW
+        assert desk.read.index(b"99") <= 16
         await large
 
 
