@@ -18,7 +18,7 @@ from app.drawings import view_generator
 from app.metrics import Metrics
 from app.middleware import BodyLimit, RequestContext
 from app.resources import Resources
-from app.routes import clip, collections, health, jobs
+from app.routes import clip, collections, health, jobs, page
 from app.settings import ApiSettings
 from app.streams import StreamSlots
 from jobs.connection import connect, connect_async
@@ -100,7 +100,7 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False},
         redoc_url=None,
     )
-    for router in (clip.router, collections.router, jobs.router, health.router):
+    for router in (clip.router, collections.router, jobs.router, health.router, page.router):
         app.include_router(router)
     errors.install(app)
     app.openapi = partial(openapi.describe, app)  # type: ignore[method-assign]  # FastAPI's own way to change it

@@ -5,7 +5,7 @@ from collections import Counter
 from typing import Any
 
 from fastapi import APIRouter, Response
-from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi.responses import JSONResponse
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from app.answers import GeneratorList, ModelAnswer, ModelList, QueueAnswer
@@ -86,12 +86,6 @@ async def metrics(resources: InUse) -> Response:
         for state, count in Counter(worker["state"] for worker in seen.workers).items():
             told.workers.labels(state).set(count)
     return Response(generate_latest(told.registry), media_type=CONTENT_TYPE_LATEST)
-
-
-@router.get("/", include_in_schema=False)
-async def root() -> RedirectResponse:
-    """Where a browser starts."""
-    return RedirectResponse("/docs")
 
 
 def _look(queue: JobQueue) -> QueueAnswer:

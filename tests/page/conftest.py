@@ -1,0 +1,103 @@
+"""The page in a real browser, against the service as real processes."""
+
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, BrowserContext, Page, Request, sync_playwright
+
+from tests.conftest import RedisServer
+from tests.e2e.conftest import Service
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+CAT = Path(__file__).parents[2] / "examples" / "cat.jpg"
+DESKTOP, PHONE = {"width": 1200, "height": 900}, {"width": 390, "height": 844}
+PATIENCE_MS = 90_000
+
+
+class Visit:
+    """A page that somebody opened; what went wrong behind it is kept."""
+
+    def __init__(self, page: Page, url: str) -> None:
+        self.page, self.url = page, url
+        self.errors: list[str] = []
+        self.requests: list[Request] = []
+        page.set_default_timeout(PATIENCE_MS)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("console", lambda line: self.errors.append(line.text) if line.type == "error" else None)
+        page.on("request", lambda request: self.requests.append(request))
+
+    def open(self, room: str) -> Page:
+        self.page.goto(f"{self.url}/#{room}")
+        self.page.locator(f"#{room}").wait_for()
+        return self.page
+
+    def shoot(self, name: str) -> None:
+        """Keep a picture of the page, if `CLIPCANVAS_SCREENSHOTS` names a folder."""
+        if folder := os.environ.get("CLIPCANVAS_SCREENSHOTS"):
+            with Image.open(io.BytesIO(self.page.screenshot(full_page=True))) as image:
+                image.convert("RGB").save(Path(folder) / f"page-{name}.webp", quality=80, method=6)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    assert found, "no browser found: install chromium, or say where one is in CHROMIUM"
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=found, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    context = browser.new_context(viewport=DESKTOP, accept_downloads=True)
+    yield context
+    context.close()
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory, page_redis: RedisServer) -> Iterator[Service]:
+    """The API with its CLIP, and a worker that draws."""
+    service = Service(page_redis, tmp_path_factory.mktemp("service"))
+    service.start("app")
+    service.worker('["gradient", "vqgan_clip", "pixels"]')
+    service.wait_until(lambda: httpx.get(f"{service.url}/readyz").status_code == 200, 120)
+    yield service
+    service.stop()
+
+
+@pytest.fixture(scope="session")
+def page_redis() -> Iterator[RedisServer]:
+    """Of its own: the service lives for many tests."""
+    with tempfile.TemporaryDirectory(prefix="clipcanvas-") as folder:
+        server = RedisServer(Path(folder))
+        server.start()
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+def visit(shared: Service, context: BrowserContext) -> Iterator[Visit]:
+    """A visit on which nothing may go wrong behind the page."""
+    visit = Visit(context.new_page(), shared.url)
+    yield visit
+    assert visit.errors == []
+    assert {request.url.split("/")[2] for request in visit.requests if request.url.startswith("http")} <= {
+        shared.url.removeprefix("http://")
+    }
