@@ -135,10 +135,9 @@ def vqgans() -> None:
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for name in vqgan.available():
         config = vqgan.read_card(name).config
-        linear, squared = decoder_bytes(config)
+        told = decoder_bytes(config, "fp32")
         for side in (256, 512, 1024):
             weights, peak, encoding = measure_vqgan(name, side)
-            told = linear + squared * side**2
             print(
                 f"| {name} | {side}x{side} | {weights / MB:.0f} ({vqgan_weights(config) / MB:.0f}) "
                 f"| {peak / side**2 / 1e3:.2f} | {told / 1e3:.2f} | {encoding / side**2 / 1e3:.2f} |"

@@ -48,7 +48,9 @@ class JobSettings(BaseSettings):
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 or mps")
     dtype: str = Field(
-        "fp32", pattern="^(fp32|bf16|fp16)$", description="precision of the CLIPs that guide drawing"
+        "fp32",
+        pattern="^(fp32|bf16|fp16)$",
+        description="precision of the networks that draw; fp16 is of CLIP alone: a VQGAN overflows in it",
     )
     device_memory: Annotated[ByteSize, Field(gt=0)] | None = Field(
         None,

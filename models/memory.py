@@ -48,7 +48,7 @@ def predict(request: GenerationRequest, names: "NetworkNames", *, frugal: bool) 
     module = find(request.generator)
     profile = module.profile(names)
     pixels = request.width * request.height
-    step = pixels * (profile.bytes_per_pixel + profile.bytes_per_pixel_squared * pixels)
+    step = pixels * profile.bytes_per_pixel
     guides = [guide_memory(find_card(name, names.weights), names.weights) for name in names.clips]
     vqgan = read_card(names.vqgan).config
     share = 1.0 if names.dtype == "fp32" else _HALF
@@ -68,9 +68,8 @@ def predict(request: GenerationRequest, names: "NetworkNames", *, frugal: bool) 
         step += _FLOAT * views * sum(_VIEW_FLOATS * side**2 + _SEEN_FLOATS * pixels for _, _, side in seeing)
         step += _FLOAT * _PICTURE_FLOATS * pixels
         if options["style"]:  # through the encoder, which has a block less at each level
-            linear, square = decoder_bytes(vqgan)
             blocks = vqgan.ddconfig.num_res_blocks
-            step += pixels * (linear + square * pixels) * blocks / (blocks + 1)
+            step += pixels * decoder_bytes(vqgan, "fp32") * blocks / (blocks + 1)
     return round(RUNTIME + weights + HEADROOM * step)
 
 
@@ -97,24 +96,20 @@ def largest_size(request: GenerationRequest, names: "NetworkNames", limit: int) 
     return (width, height) if fitting and min(width, height) >= least else None
 
 
-def decoder_bytes(config: VqganConfig) -> tuple[float, float]:
-    """What a VQGAN's decoder keeps of one picture, in bytes: per pixel, and per pixel squared.
+def decoder_bytes(config: VqganConfig, dtype: str) -> float:
+    """What a VQGAN's decoder keeps of one picture, in bytes per pixel: the inputs of its normalizations.
 
-    A convolution keeps its input; a normalization likewise; a swish its own, and the sigmoid; an attention
-    its queries, keys and values, and a matrix of all pairs of places.
+    Of an attention also its queries, keys and values, and what it found.
     """
-    floats = squares = 0.0
+    floats = 0.0
     for kind, inputs, outputs, area in _decoder(config):
         match kind:
-            case "block":  # normalization, swish and convolution, twice
-                floats += 4 * (inputs + outputs) * area
-            case "attention":  # with what is normalized, and what comes out of it
-                floats += 6 * inputs * area
-                squares += area**2
-            case _:
-                floats += inputs * area
-    floats += (4 + 2) * config.ddconfig.ch * config.ddconfig.ch_mult[0]  # the end, and the way back's first
-    return _FLOAT * floats, _FLOAT * squares
+            case "block":
+                floats += (inputs + outputs) * area
+            case "attention":
+                floats += 5 * inputs * area
+    floats += 5.5 * config.ddconfig.ch * config.ddconfig.ch_mult[0]  # the end, and the way back's first
+    return floats * (_FLOAT / 2 if dtype == "bf16" else _FLOAT)
 
 
 def vqgan_weights(config: VqganConfig) -> int:

@@ -26,7 +26,7 @@ class NetworkNames:
     judge: str | None = None  # a CLIP that scores drawings and guides none
     weights: Path = WEIGHTS
     device: str = "auto"  # auto | cpu | cuda | cuda:1 | mps
-    dtype: str = "fp32"  # of CLIP; fp32 | bf16 | fp16
+    dtype: str = "fp32"  # fp32 | bf16 | fp16, which is of CLIP alone
 
 
 class Networks:
@@ -87,7 +87,7 @@ class Networks:
     def _vqgan(self) -> "Vqgan":
         from models.vqgan import load
 
-        return load(self.names.vqgan, self.names.weights, str(self.device))
+        return load(self.names.vqgan, self.names.weights, str(self.device), self.names.dtype)
 
     @cached_property
     def _prior(self) -> "Prior | None":

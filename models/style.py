@@ -12,6 +12,7 @@ from models.losses import Term
 from models.networks import Networks
 from models.options import DrawingOptions
 from models.targets import find_picture, to_tensor
+from models.vqgan.decoder import residual
 
 
 class Style:
@@ -53,7 +54,7 @@ class Style:
         levels = [image]
         for level in self._encoder.down:
             for block in level.block:
-                hidden = block(hidden, None)
+                hidden = residual(block, hidden)
             levels.append(hidden)
             if hasattr(level, "downsample"):
                 hidden = level.downsample(hidden)

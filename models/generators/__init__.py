@@ -41,7 +41,6 @@ class Profile:
     size_multiple: int  # width and height are multiples of it
     options: BaseModel  # an instance of the module's Options
     bytes_per_pixel: float = 0.0  # of the device's memory that a step takes, beside what the guides take
-    bytes_per_pixel_squared: float = 0.0  # likewise, of an attention between all places
 
 
 @dataclass(frozen=True)

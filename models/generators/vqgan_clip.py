@@ -78,13 +78,11 @@ def profile(names: "NetworkNames", presets: Presets = Presets()) -> Profile:
     sizes = {key: drawing.pop(key) for key in ("width", "height", "steps")}
     sides = drawing.pop("sides", None)
     options = Options.model_validate(drawing)
-    linear, squared = decoder_bytes(card.config)
     plain = Profile(
         **sizes,
         size_multiple=card.config.factor,
         options=options,
-        bytes_per_pixel=linear,
-        bytes_per_pixel_squared=squared,
+        bytes_per_pixel=decoder_bytes(card.config, names.dtype),
     )
     return known.apply(plain, presets, sides=sides, programs=known.PROGRAMS)
 

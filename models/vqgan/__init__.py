@@ -105,8 +105,11 @@ def read_config(path: Path) -> VqganConfig:
     return VqganConfig.model_validate(tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text))
 
 
-def load(name: str, weights: Path, device: str = "cpu") -> "Vqgan":
+def load(name: str, weights: Path, device: str = "cpu", dtype: str = "fp32") -> "Vqgan":
     """Load a VQGAN. Slow; imports torch.
+
+    Args:
+        dtype: bf16 of the decoder where it is bf16, else fp32: in fp16 it would overflow.
 
     Raises:
         UnknownVqgan: no card has that name.
@@ -122,6 +125,8 @@ def load(name: str, weights: Path, device: str = "cpu") -> "Vqgan":
     card = read_card(name)
     vqgan = Vqgan(card.config, card.kind, card.channels_per_group)
     vqgan.read(load_tensors(weights / card.weights.file, card.weights.sha256))
+    if dtype == "bf16":
+        vqgan.halve()
     # the demo's decoder takes two thirds of the time so on a CPU
     return vqgan.to(memory_format=torch.channels_last).to(device)
 
