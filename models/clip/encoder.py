@@ -18,7 +18,7 @@ from models.checkpoints import WeightsMissing, WeightsUnusable, verify
 from models.clip import Embeddings, Pixels, UnknownClip
 from models.clip.attention import replace_self_attention
 from models.clip.cards import CONFIG, ClipCard, find_card
-from models.clip.folding import fold_batch_norms
+from models.clip.folding import fold_batch_norms, fold_paddings
 from models.clip.precision import DTYPES, Precision, convert, pick_precision
 from models.clip.tokens import Tokens, alike
 
@@ -250,6 +250,7 @@ def _load(
         size = model.visual.preprocess_cfg["size"]
         sides = (size, size) if isinstance(size, int) else size
         fold_batch_norms(model.visual.eval(), torch.zeros(1, 3, *sides))
+        fold_paddings(model.visual, torch.zeros(1, 3, *sides))
     return ClipNetwork(name, model, tokenizer, place, precision), transform
 
 

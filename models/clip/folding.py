@@ -1,13 +1,17 @@
-"""Folding: batch norms of a frozen network become part of the convolutions before them.
+"""Folding: what a frozen network need not do anew at each step becomes part of its convolutions.
 
 In a network that only infers, a batch norm is a scale and a shift per channel: they can be the weights
-and the bias of the convolution whose output it reads (Jacob et al. 2018, arXiv:1712.05877, 3.2).
+and the bias of the convolution whose output it reads (Jacob et al. 2018, arXiv:1712.05877, 3.2). Padding of
+one side can be zeros in the kernel.
 """
 
 import copy
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.padding import get_same_padding
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -29,6 +33,90 @@ def fold_batch_norms(network: nn.Module, images: Tensor) -> int:
             if child in pairs:
                 setattr(parent, name, _rest(child))
     return len(pairs)
+
+
+def fold_paddings(network: nn.Module, images: Tensor) -> int:
+    """Let depthwise convolutions pad by themselves, in place, where timm copies their input to pad it.
+
+    TensorFlow pads an even picture by one more below and on the right. A kernel with a first row and column
+    of zeros and equal padding on all sides gives the same, bit for bit, in a quarter of the time on a CPU.
+
+    Args:
+        images: an input; its sides, or others of the same parity, are those that the network then takes.
+
+    Returns:
+        how many there were.
+    """
+    sides: dict[nn.Module, torch.Size] = {}
+    layers = [
+        module
+        for module in network.modules()
+        if isinstance(module, Conv2dSame) and module.groups > 1 and module.dilation == (1, 1)
+    ]
+    hooks = [
+        layer.register_forward_pre_hook(lambda layer, inputs: sides.update({layer: inputs[0].shape[2:]}))
+        for layer in layers
+    ]
+    with torch.no_grad():
+        network(images)
+    for hook in hooks:
+        hook.remove()
+    for parent in list(network.modules()):
+        for name, child in parent.named_children():
+            if child in sides and isinstance(child, Conv2dSame):
+                setattr(parent, name, PaddingConv2d(child, sides[child]))
+    return len(sides)
+
+
+class PaddingConv2d(nn.Conv2d):
+    """A depthwise convolution with a stride, as timm's `Conv2dSame` is on pictures of these sides."""
+
+    def __init__(self, layer: Conv2dSame, sides: torch.Size) -> None:
+        totals = [
+            get_same_padding(side, kernel, stride, 1)
+            for side, kernel, stride in zip(sides, layer.kernel_size, layer.stride, strict=True)
+        ]
+        (above, left), padding = ((total % 2 for total in totals), [total - total // 2 for total in totals])
+        weight = F.pad(layer.weight.detach(), (left, 0, above, 0))
+        super().__init__(
+            layer.in_channels,
+            layer.out_channels,
+            (weight.shape[2], weight.shape[3]),
+            layer.stride,
+            (padding[0], padding[1]),
+            groups=layer.groups,
+            device="meta",  # no weights are drawn
+        )
+        self.weight, self.bias = nn.Parameter(weight), layer.bias
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.device.type == "cpu" and images.dtype == torch.bfloat16:
+            convolved: Tensor = _Halved.apply(
+                images, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
+            )
+            return convolved
+        return super().forward(images)
+
+
+class _Halved(torch.autograd.Function):
+    """In bf16, but on the way back: for that oneDNN has no kernel and takes ten times as long as in fp32."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.shape, ctx.settings = images.shape, settings
+        return F.conv2d(images, weight, bias, *settings)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (weight,) = ctx.saved_tensors
+        stride, padding, dilation, groups = ctx.settings
+        like = torch.empty(ctx.shape, memory_format=torch.channels_last)  # its shape and layout are looked at
+        back, _, _ = torch.ops.aten.convolution_backward(
+            *(grad.float(), like, weight.float(), None, stride, padding, dilation, False, (0, 0), groups),
+            (True, False, False),
+        )
+        return back.to(torch.bfloat16), *[None] * 6
 
 
 def _pairs(network: nn.Module, images: Tensor) -> dict[nn.BatchNorm2d, nn.Conv2d]:

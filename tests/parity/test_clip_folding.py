@@ -3,10 +3,12 @@
 import copy
 
 import open_clip
+import pytest
 import torch
+from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
-from models.clip.folding import fold_batch_norms
+from models.clip.folding import PaddingConv2d, fold_batch_norms, fold_paddings
 
 
 def test_a_residual_tower_without_its_batch_norms_sees_the_same():
@@ -43,3 +45,36 @@ def test_a_convolution_that_others_read_keeps_its_weights():
     before = copy.deepcopy(fork.state_dict())
     assert fold_batch_norms(fork, torch.rand(1, 3, 8, 8)) == 0
     assert all(torch.equal(value, before[name]) for name, value in fork.state_dict().items())
+
+
+@pytest.mark.parametrize("side", [15, 16])
+@pytest.mark.parametrize("kernel", [2, 3, 5])
+def test_a_depthwise_convolution_that_pads_by_itself_sees_the_same(kernel, side):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Conv2d(3, 8, 1), Conv2dSame(8, 8, kernel, 2, groups=8))
+        images = torch.rand(2, 3, side, side)
+    network.eval().requires_grad_(False)
+    before, slope = seen_and_slope(network, images)
+    assert fold_paddings(network, images[:1]) == 1
+    assert isinstance(network[1], PaddingConv2d)
+    after, slope_after = seen_and_slope(network, images)
+    assert torch.equal(before, after)
+    assert torch.allclose(slope, slope_after, atol=1e-6)
+    halved = seen_and_slope(network.bfloat16(), images.bfloat16())
+    for full, half in zip((after, slope_after), halved, strict=True):
+        assert half.dtype == torch.bfloat16
+        assert torch.allclose(full, half.float(), atol=0.02)
+
+
+def seen_and_slope(network, images):
+    images = images.clone().requires_grad_(True)
+    seen = network(images)
+    (slope,) = torch.autograd.grad(seen.square().sum(), images)
+    return seen.detach(), slope
+
+
+def test_other_convolutions_keep_their_padding():
+    network = nn.Sequential(Conv2dSame(3, 4, 3, 2)).eval()
+    assert fold_paddings(network, torch.rand(1, 3, 8, 8)) == 0
+    assert isinstance(network[0], Conv2dSame)
