@@ -18,6 +18,7 @@ from models.augmentations import (
     copied_at_once,
     dust,
     perspective,
+    sample,
     scaling,
     shade,
     soften,
@@ -250,14 +251,12 @@ def random_views(
     brightness = 0.5 + 0.06 * normal(count, 1, 1, 1)
     grain = normal(count, 3, size, size) * uniform(count, 1, 1, 1) * noise
 
-    number, _, height, width = images.shape
+    height, width = images.shape[2:]
     # the sides of the picture fill the square that CLIP reads; a fourth channel says where there is picture
     fit = torch.tensor([max(height, width) / width, max(height, width) / height])
     places = F.affine_grid(maps * fit[None, :, None], [count, 3, size, size], align_corners=False).to(images)
     sheet = torch.cat([images, torch.ones_like(images[:, :1])], 1)
-    sheet = sheet[:, None].expand(-1, count, -1, -1, -1).flatten(0, 1)  # (N * K, 4, H, W)
-    seen = F.grid_sample(sheet, places.repeat(number, 1, 1, 1), align_corners=False)
-    seen = seen.view(number, count, 4, size, size)
+    seen = sample(sheet, places, align_corners=False)
     views = seen[:, :, :3] + (1 - seen[:, :, 3:]) * paper.to(images)
     views = (views - 0.5) * contrast.to(images) + brightness.to(images) + grain.to(images)
     return views.clamp(0, 1)
