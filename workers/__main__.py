@@ -22,6 +22,7 @@ from jobs.queue import RUN_JOB
 from jobs.stores import open_store
 from models import generators
 from models.networks import Networks
+from workers import device
 from workers.attempt import HARD_GRACE_S, Attempts
 from workers.drawing import Drawing
 from workers.janitor import Janitor
@@ -79,6 +80,7 @@ async def send(settings: WorkerSettings) -> int:
 
 def draw(settings: WorkerSettings) -> int:
     """Be a worker."""
+    device.keep_freed_memory()
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     structlog.contextvars.bind_contextvars(worker=name)
     pulse = Pulse(
