@@ -1,0 +1,227 @@
+"""How fast does our loop draw beside a plain one, and in how much memory? Equal weights, views and seed.
+
+`python -m benchmarks.draw_speed` runs each loop in a process of its own, turn by turn. The plain loop is
+`benchmarks/reference.py` on networks as libraries build them: taming's decoder and open_clip's visual tower,
+batch norms as they are, tensors in torch's default layout; `plain bf16` is the same under autocast.
+"""
+
+import argparse
+import multiprocessing
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import open_clip
+import torch
+from torch import nn
+
+from benchmarks import reference
+from benchmarks.memory import LiveBytes
+from models import vqgan
+from models.clip.cards import find_card
+from models.clip.encoder import DTYPES, ClipNetwork
+from models.generators import complete
+from models.generators.vqgan_clip import VqganClip
+from models.networks import WEIGHTS, NetworkNames, Networks
+from models.prompts import parse
+from models.vqgan.network import Vqgan
+from workers.device import keep_freed_memory
+
+PROMPT = "a red heart"
+PLAIN = {
+    "start": "random",
+    "learning_rate_hold": 1.0,
+    "beta2": 0.999,
+    **dict.fromkeys(("init_weight", "commitment", "background", "smoothness", "contrast"), 0),
+    "templates": ["{prompt}"],
+}
+LOOPS = ("plain", "plain bf16", "ours", "ours bf16", "ours, defaults")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is drawn; without a CLIP's card, ViT-B/32 and the VQGAN have random weights."""
+
+    size: int  # pixels along each side
+    cutouts: int
+    learning_rate: float
+    vqgan: str
+    clip: str | None
+
+
+CASES = {
+    "demo": Case(128, 16, 0.27, "demo", "demo-icons"),
+    "full": Case(256, 32, 1.0, "imagenet-f16-16384", None),
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run of a loop.
+
+    Attributes:
+        seconds: of each step but the first two.
+        losses: of every step.
+        kernels: operations of torch in a step.
+        memory: MiB that are alive at once in a step, beside the networks.
+    """
+
+    seconds: list[float]
+    losses: list[float]
+    kernels: int
+    memory: float
+
+
+def main() -> None:
+    """Measure in turns, print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--case", choices=CASES, default="demo")
+    parser.add_argument("--method", choices=list(reference.VIEWS), default="updated", help="cutouts")
+    parser.add_argument("--steps", type=int, default=10, help="of each run; the first two are not timed")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--loops", nargs="+", choices=LOOPS, default=LOOPS)
+    chosen = vars(parser.parse_args())
+    loops, rounds = chosen.pop("loops"), chosen.pop("rounds")
+    runs: dict[str, list[Measured]] = {loop: [] for loop in loops}
+    for _ in range(rounds):
+        for loop in loops:
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+                runs[loop].append(process.submit(measure, loop, **chosen).result())
+    plain_s = statistics.median(second for run in runs[loops[0]] for second in run.seconds)
+    goal = min(runs[loops[0]][0].losses)
+    print(f"| loop | s/step, p50 (p95) | against {loops[0]} | kernels | MiB | s to its loss | last loss |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for loop, measured in runs.items():
+        seconds, losses = sorted(second for run in measured for second in run.seconds), measured[0].losses
+        p50, p95 = statistics.median(seconds), seconds[int(0.95 * (len(seconds) - 1))]
+        reached = next((step for step, loss in enumerate(losses, 1) if loss <= goal + 1e-3), None)
+        # the defaults' views and losses are others
+        told = f"{reached * p50:.2f}" if reached and loop != "ours, defaults" else ""
+        print(
+            f"| {loop} | {p50:.3f} ({p95:.3f}) | {plain_s / p50:.2f} | {measured[0].kernels:,} | "
+            f"{measured[0].memory:,.0f} | {told} | {losses[-1]:.5f} |"
+        )
+
+
+def measure(loop: str, *, case: str, method: str, steps: int, threads: int) -> Measured:
+    """Run one loop in this process."""
+    torch.set_num_threads(threads)
+    if loop.startswith("ours"):
+        keep_freed_memory()  # as a worker does
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # of random weights
+        draw = (_ours if loop.startswith("ours") else _plain)(CASES[case], method, steps + 1, loop)
+    # of one thread the time of this process alone: other processes then lengthen nothing
+    clock = time.process_time if threads == 1 else time.perf_counter
+    told, seconds = [], []
+    for _ in range(steps):
+        started = clock()
+        told.append(next(draw))
+        seconds.append(clock() - started)
+    with _Watch() as watch:
+        next(draw)
+    return Measured(seconds[2:], told, watch.kernels, watch.peak / 2**20)
+
+
+class _Watch(LiveBytes):
+    """Counts kernels, and the bytes that they make."""
+
+    kernels = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        self.kernels += 1
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+
+def _ours(case: Case, method: str, steps: int, loop: str) -> Iterator[float]:
+    names = NetworkNames(vqgan=case.vqgan, dtype="bf16" if "bf16" in loop else "fp32")
+    networks: Any = Networks(names) if case.clip else _Given(case, names)
+    same = {**PLAIN, "learning_rate": case.learning_rate, "cutout_method": method}
+    request = complete(
+        names,
+        generator="vqgan_clip",
+        prompts=parse(PROMPT),
+        width=case.size,
+        height=case.size,
+        steps=steps,
+        seed=1,
+        options={"cutouts": case.cutouts, **({} if loop == "ours, defaults" else same)},
+    )
+    return (step.loss() for step in VqganClip(networks).generate(request, seed=1, pictures={}) if step.loss)
+
+
+def _plain(case: Case, method: str, steps: int, loop: str) -> Iterator[float]:
+    network = vqgan.load(case.vqgan, WEIGHTS) if case.clip else _random_vqgan(case.vqgan)
+    network.to(memory_format=torch.contiguous_format)
+    clip, tokenizer = _random_clip() if case.clip is None else _clip(case.clip)
+    mean, std = (torch.tensor(clip.visual.preprocess_cfg[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
+    with torch.no_grad():
+        text = nn.functional.normalize(clip.encode_text(tokenizer([PROMPT])), dim=-1)
+    drawn = reference.draw(
+        reference.Networks(
+            decode=lambda latents: network.decoder(network.post_quant_conv(latents)),
+            codebook=network.codebook,
+            encode_image=clip.encode_image,
+            mean=mean,
+            std=std,
+            size=clip.visual.image_size[0],
+        ),
+        text,
+        [1.0],
+        [-torch.inf],
+        grid=(case.size // network.factor, case.size // network.factor),
+        steps=steps,
+        cutouts=case.cutouts,
+        seed=1,
+        learning_rate=case.learning_rate,
+        method=method,  # type: ignore[arg-type]  # argparse has seen to it
+    )
+    with torch.autocast("cpu", torch.bfloat16) if "bf16" in loop else nullcontext():
+        yield from drawn
+
+
+class _Given:
+    """Our networks, with random weights."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, case: Case, names: NetworkNames) -> None:
+        dtype = DTYPES[names.dtype]
+        network = _random_vqgan(case.vqgan)
+        clip = ClipNetwork("random", *_random_clip(), self.device, dtype)
+        self.vqgan, self.guides = lambda: network, lambda: [clip]
+        self.prior = self.judge = lambda: None
+
+
+def _clip(name: str) -> tuple[Any, Any]:
+    source = f"local-dir:{find_card(name).local_folder(WEIGHTS)}"
+    clip, _ = open_clip.create_model_from_pretrained(source)
+    return clip.eval().requires_grad_(False), open_clip.get_tokenizer(source)
+
+
+def _random_clip() -> tuple[Any, Any]:
+    clip = open_clip.create_model("ViT-B-32-quickgelu").eval().requires_grad_(False)
+    for parameter in clip.visual.parameters():
+        if parameter.ndim > 1:
+            parameter.mul_(2)  # as they are drawn, they see all pictures alike
+    return clip, open_clip.get_tokenizer("ViT-B-32-quickgelu")
+
+
+def _random_vqgan(name: str) -> Vqgan:
+    card = vqgan.read_card(name)
+    network = Vqgan(card.config, card.kind)
+    # a codebook as wide as trained ones: taming's first one is all but zero
+    codebook = torch.randn(network.codebook.shape) * 0.5
+    network.read({**network.state_dict(), "quantize.embedding.weight": codebook})
+    return network.to(memory_format=torch.channels_last)
+
+
+if __name__ == "__main__":
+    main()
