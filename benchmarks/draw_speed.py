@@ -23,7 +23,8 @@ from benchmarks import reference
 from benchmarks.memory import LiveBytes
 from models import vqgan
 from models.clip.cards import find_card
-from models.clip.encoder import DTYPES, ClipNetwork
+from models.clip.encoder import ClipNetwork
+from models.clip.precision import pick_precision
 from models.generators import complete
 from models.generators.vqgan_clip import VqganClip
 from models.networks import WEIGHTS, NetworkNames, Networks
@@ -193,9 +194,11 @@ class _Given:
     device = torch.device("cpu")
 
     def __init__(self, case: Case, names: NetworkNames) -> None:
-        dtype = DTYPES[names.dtype]
         network = _random_vqgan(case.vqgan)
-        clip = ClipNetwork("random", *_random_clip(), self.device, dtype)
+        if names.dtype == "bf16":
+            network.halve()
+        precision = pick_precision(names.dtype, self.device)
+        clip = ClipNetwork("random", *_random_clip(), self.device, precision)
         self.vqgan, self.guides = lambda: network, lambda: [clip]
         self.prior = self.judge = lambda: None
 

@@ -26,8 +26,8 @@ from torch.utils._pytree import tree_map_only
 
 from models import vqgan
 from models.clip import cards
-from models.clip.encoder import _halve
 from models.clip.folding import fold_batch_norms
+from models.clip.precision import convert
 from models.generators import complete, find
 from models.memory import decoder_bytes, guide_memory, predict, vqgan_weights
 from models.networks import WEIGHTS, NetworkNames, Networks
@@ -119,7 +119,7 @@ def measure_guide(card: cards.ClipCard, dtype: torch.dtype | None = None) -> tup
     fold_batch_norms(network.visual, torch.zeros(1, 3, *sides, device="meta"))
     weights = _bytes_of(network)
     if dtype is not None:
-        _halve(network, dtype)
+        convert(network, "bf16")
     with FakeTensorMode(allow_non_fake_inputs=True):
         network.to_empty(device="cpu")
         pictures = torch.zeros(views, 3, *sides, requires_grad=True)

@@ -82,7 +82,7 @@ class PaddingConv2d(nn.Conv2d):
             layer.in_channels,
             layer.out_channels,
             (weight.shape[2], weight.shape[3]),
-            layer.stride,
+            (layer.stride[0], layer.stride[1]),
             (padding[0], padding[1]),
             groups=layer.groups,
             device="meta",  # no weights are drawn
