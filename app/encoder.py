@@ -186,7 +186,8 @@ class BatchedClip:
         return rows
 
     def _prepare(self, data: bytes) -> Pixels:
-        return self.encoder.preprocess(decode(data, self._limits.image, self._draft_side))
+        picture = decode(data, self._limits.image, self._draft_side)
+        return self.encoder.preprocess(picture, exact=self._limits.exact_decode)
 
     def _count_tokens(self, texts: Sequence[Text]) -> int:
         longest = self.encoder.context_length

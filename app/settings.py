@@ -58,7 +58,9 @@ class ApiSettings(JobSettings):
         0, ge=0, description="picture embeddings kept by the hash of their file, per model; 0: none"
     )
     exact_decode: bool = Field(
-        False, description="decode large JPEGs at full size; else no larger than the model can tell apart"
+        False,
+        description="decode large JPEGs at full size, and resize as in training, to the last bit; else "
+        "decode them no larger than the model can tell apart, and resize in a third of the time",
     )
     decode_threads: int = Field(0, ge=0, description="threads that decode pictures; 0: one per core")
     body_idle_s: float = Field(30, gt=0, description="a request is given up if its body pauses for so long")

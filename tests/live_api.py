@@ -38,7 +38,7 @@ class TinyClip:
         self.batches: list[int] = []  # sizes of the calls
         self.texts: list[str] = []  # all that were encoded
 
-    def preprocess(self, image: Image.Image) -> Pixels:
+    def preprocess(self, image: Image.Image, *, exact: bool = True) -> Pixels:
         assert image.mode == "RGB"
         return np.asarray(image.resize((16, 16))).transpose(2, 0, 1)
 

@@ -12,7 +12,7 @@ from open_clip.pretrained import get_pretrained_cfg
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms import Compose, Normalize, ToTensor
+from torchvision.transforms import Compose
 
 from models.checkpoints import WeightsMissing, WeightsUnusable, verify
 from models.clip import Embeddings, Pixels, UnknownClip
@@ -20,6 +20,7 @@ from models.clip.attention import replace_self_attention
 from models.clip.cards import CONFIG, ClipCard, find_card
 from models.clip.folding import fold_batch_norms, fold_paddings
 from models.clip.precision import DTYPES, Precision, convert, pick_precision
+from models.clip.preprocessing import Preprocessing
 from models.clip.tokens import Tokens, alike
 
 # Pictures and texts that one forward takes; more go through in pieces. On a CPU larger batches do not fit its
@@ -27,10 +28,6 @@ from models.clip.tokens import Tokens, alike
 MAX_IMAGES_CPU = 8
 MAX_TEXTS_CPU = 64
 MAX_BATCH = 256
-
-# A picture of 40,000 x 1 pixels would grow to 40,000 times the model's input before its center is taken.
-# Longer ones are first cut to this, far more than the square of which the model sees the center.
-MAX_ASPECT = 16
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -152,20 +149,15 @@ class OpenClipEncoder:
         on_cpu = network.device.type == "cpu"
         self.max_images = MAX_IMAGES_CPU if on_cpu else MAX_BATCH
         self.max_texts = MAX_TEXTS_CPU if on_cpu else MAX_BATCH
-        # the model's own transform but for its end: the device normalizes, and bytes are a quarter to move
-        steps = [step for step in transform.transforms if not isinstance(step, ToTensor | Normalize)]
-        keeps_aspect = len(steps) > 2  # it crops or pads, besides resizing and making RGB
-        self._preprocessing = [_cut_to_max_aspect, *steps] if keeps_aspect else steps
+        self._preprocessing = Preprocessing(transform)
 
     @classmethod
     def load(cls, name: str, weights: Path, device: str = "auto", dtype: str = "fp32") -> Self:
         """Load a CLIP; as `models.clip.load`."""
         return cls(*_load(name, weights, device, dtype))
 
-    def preprocess(self, image: Image.Image) -> Pixels:
-        for step in self._preprocessing:
-            image = step(image)
-        return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+    def preprocess(self, image: Image.Image, *, exact: bool = True) -> Pixels:
+        return self._preprocessing(image, exact=exact)
 
     def count_tokens(self, text: str) -> int:
         return self.network.tokens.count(text)
@@ -287,12 +279,3 @@ def _is_causal(tower: Any) -> bool:
     if getattr(tower, "cls_emb", None) is not None or getattr(tower, "use_pad_mask", False):
         return False
     return torch.equal(mask, torch.full_like(mask, -torch.inf).triu(1))
-
-
-def _cut_to_max_aspect(image: Image.Image) -> Image.Image:
-    """The middle of a picture whose sides differ more than `MAX_ASPECT` times; others unchanged."""
-    longest = MAX_ASPECT * min(image.size)
-    if max(image.size) <= longest:
-        return image
-    left, top = (max(0, (side - longest) // 2) for side in image.size)
-    return image.crop((left, top, image.width - left, image.height - top))

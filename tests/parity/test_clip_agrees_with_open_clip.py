@@ -164,6 +164,20 @@ def test_preprocessing_is_open_clips_to_the_last_bit(
     np.testing.assert_array_equal((expected.numpy() * 255).round().astype(np.uint8), pixels)
 
 
+def test_preprocessing_by_torch_moves_a_photo_by_one_of_255_at_most(
+    encoder: OpenClipEncoder, photos: list[Image.Image]
+) -> None:
+    noisy = [picture(*size, seed=index) for index, size in enumerate(SIZES)]
+    for image, most in [*((photo, 1) for photo in photos), *((image, 3) for image in noisy)]:
+        difference = encoder.preprocess(image).astype(int) - encoder.preprocess(image, exact=False)
+        assert np.abs(difference).max() <= most
+    exact, fast = (
+        np.stack([encoder.preprocess(photo, exact=exact) for photo in photos]) for exact in (True, False)
+    )
+    assert (exact != fast).mean() < 0.01
+    assert (encoder.encode_images(exact) * encoder.encode_images(fast)).sum(axis=1).min() > 0.9995
+
+
 @pytest.mark.parametrize("size", [(100_000, 1), (1, 100_000), (3, 5_000)])
 def test_a_very_long_picture_is_read_in_little_memory(
     encoder: OpenClipEncoder, size: tuple[int, int]
