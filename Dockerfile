@@ -1,4 +1,4 @@
-# Two images from one file: `api` answers, `worker` draws (with `janitor` it sweeps, with `webhooks` it tells).
+# Two images from one file: `api` answers, `worker` draws (with `indexer` it indexes, with `janitor` it sweeps, with `webhooks` it tells).
 #   docker build --target api -t clipcanvas-api .
 #   docker build --target worker -t clipcanvas-worker .
 # For GPUs, take the usual torch, which brings CUDA with it: --build-arg TORCH_INDEX=

@@ -81,12 +81,25 @@ async def read(
     kind = content_type(request.headers)
     if from_form and kind == MULTIPART:
         return validate(model, from_form(await _read_form(request)), strict=False)
+    return validate(model, await read_json(request, _expected(from_form)), strict=True)
+
+
+async def read_json(request: Request, expected: str = JSON) -> Any:
+    """The body of a request, parsed.
+
+    Args:
+        expected: the content types that the route takes.
+
+    Raises:
+        UnsupportedBody, MalformedBody, BodyTooLarge, BodyTimeout
+    """
+    kind = content_type(request.headers)
     body = await request.body()
     if not body:
-        raise MalformedBody(f"the body is empty; expected {_expected(from_form)}")
+        raise MalformedBody(f"the body is empty; expected {expected}")
     if kind != JSON and not (kind.startswith("application/") and kind.endswith("+json")):
-        raise UnsupportedBody(f"the content type is {kind or 'not said'}; expected {_expected(from_form)}")
-    return validate(model, parse_json(body), strict=True)
+        raise UnsupportedBody(f"the content type is {kind or 'not said'}; expected {expected}")
+    return parse_json(body)
 
 
 def content_type(headers: Headers) -> str:

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import re
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -12,56 +11,39 @@ from pydantic import ValidationError
 
 from app.answers import DeliveryAnswer, GeneratorAnswer
 from app.auth import Caller
-from app.bodies import InvalidBody, MalformedHeader, check_limit, faults_of
+from app.bodies import InvalidBody, check_limit, faults_of
 from app.images import Source, decode
-from app.schemas import Fault, JobRequest, WebhookRequest
+from app.new_jobs import Prepared, in_common
+from app.schemas import Fault, JobRequest
 from app.settings import ApiSettings
-from jobs.outbound import AddressRefused, check_url, port_of
 from jobs.outbox import Delivery, DeliveryMissing
 from jobs.queue import NewJob, new_id
-from jobs.record import JobMissing, Output, Webhook
+from jobs.record import JobMissing, Output
 from models.generators import UnknownGenerator, complete, describe, find
 from models.presets import changes
 from models.prompts import parse
 from models.requests import GenerationRequest, InvalidRequest, Presets, Prompt, SaveOptions
 
 JOB_ID = "^job_[0-9a-v]{26}$"
-IDEMPOTENCY_KEY = r'^"?([\x21\x23-\x7e]{1,255})"?$'
 
 
 class JobIsFinal(RuntimeError):
     """The job has ended; it cannot be canceled any more."""
 
 
-class WebhooksOff(ValueError):
-    """No secret is set by which webhooks could be signed."""
-
-
 class OutputMissing(LookupError):
     """The job has no file of that name."""
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """A job to queue, and the files that it needs in the store first."""
-
-    job: NewJob
-    request: GenerationRequest  # of the job
-    files: dict[str, bytes]  # by their keys in the store
-    fingerprint: str  # of all that the client said
-
-
-def prepare(body: JobRequest, caller: Caller, settings: ApiSettings) -> Drawing:
+def prepare(body: JobRequest, caller: Caller, settings: ApiSettings) -> Prepared:
     """Check a request whole, and give it an id. Decodes pictures, so it may take a second; touches nothing.
 
     Raises:
         app.bodies.InvalidBody, app.bodies.LimitExceeded, app.images.ImageRefused
         models.generators.UnknownGenerator
-        app.auth.Forbidden: the priority is not this key's to ask for.
-        WebhooksOff: none are sent here.
+        app.auth.Forbidden, app.new_jobs.WebhooksOff
     """
-    if body.priority == "high":
-        caller.require("priority")
+    fields = in_common(body, caller, settings)
     if body.generator not in settings.generators:
         served = ", ".join(settings.generators)
         raise UnknownGenerator(f"no generator {body.generator!r} is served; there are {served}")
@@ -71,14 +53,11 @@ def prepare(body: JobRequest, caller: Caller, settings: ApiSettings) -> Drawing:
     check_limit("#", len(sources), settings.max_images, "images in one request")
     request = _complete(body, prompts, options, settings)
     cost = request.width * request.height * request.steps * request.num_images
-    check_limit("#/start_timeout_s", body.start_timeout_s or 0, int(settings.max_start_timeout_s), "seconds")
-    check_limit("#/run_timeout_s", body.run_timeout_s or 0, int(settings.run_timeout_s), "seconds")
     check_limit("#/steps", cost, settings.max_pixel_steps, "pixels times steps times images")
     if request.save.video != "none":
         frames = -(-request.steps // request.save.frame_every) * request.num_images
         film = request.width * request.height * frames
         check_limit("#/save/frame_every", film, settings.max_film_pixels, "pixels times frames times images")
-    webhook = _webhook(body.webhook, settings) if body.webhook else None
     job_id = new_id()
     # what is stretched to the drawing's size is worth as many pixels as that has
     side = max(settings.input_side, request.width, request.height)
@@ -87,20 +66,8 @@ def prepare(body: JobRequest, caller: Caller, settings: ApiSettings) -> Drawing:
         Output(name, f"{job_id}/{name}", "image/png", picture.width, picture.height)
         for name, picture in pictures.items()
     )
-    return Drawing(
-        job=NewJob(
-            id=job_id,
-            request=request,
-            tenant=caller.name,
-            type=body.type,
-            priority=body.priority,
-            inputs=inputs,
-            metadata=body.metadata,
-            webhook=webhook,
-            start_timeout_s=body.start_timeout_s,
-            run_timeout_s=body.run_timeout_s,
-        ),
-        request=request,
+    return Prepared(
+        job=NewJob(id=job_id, request=request, inputs=inputs, **fields),
         files={item.key: _png(pictures[item.name]) for item in inputs},
         fingerprint=hashlib.sha256(body.model_dump_json().encode()).hexdigest(),
     )
@@ -168,20 +135,6 @@ def check_job_id(text: str) -> str:
     if not re.fullmatch(JOB_ID, text):
         raise JobMissing(text)
     return text
-
-
-def check_idempotency_key(text: str) -> str:
-    """The key without the quotes it may have.
-
-    Raises:
-        MalformedHeader: it is no key.
-    """
-    match = re.fullmatch(IDEMPOTENCY_KEY, text)
-    if match is None:
-        raise MalformedHeader(
-            "an Idempotency-Key is 1 to 255 visible ASCII characters, with or without quotes"
-        )
-    return match[1]
 
 
 def _prompts(body: JobRequest, settings: ApiSettings, sources: dict[str, Source]) -> tuple[Prompt, ...]:
@@ -275,18 +228,6 @@ def _as_written(pointer: str, *, in_line: int) -> str:
         return f"#{pointer.removeprefix('/presets')}"  # which a body has at its top
     index = int(match[1]) - in_line
     return "#/prompt" if index < 0 else f"#/prompts/{index}{match[2]}"
-
-
-def _webhook(asked: WebhookRequest, settings: ApiSettings) -> Webhook:
-    if not settings.webhook_secrets:
-        raise WebhooksOff("this service signs what it sends, and has no secret for it")
-    try:
-        url = check_url(asked.url, settings.webhook_rules)
-    except AddressRefused as error:
-        fault = Fault(pointer="#/webhook/url", code="webhook_url_refused", detail=str(error))
-        raise InvalidBody([fault]) from None
-    events = tuple(dict.fromkeys(asked.events))
-    return Webhook(asked.url, events, f"{url.raw_host.decode()}:{port_of(url)}")
 
 
 def _bounded(source: Source, side: int, settings: ApiSettings) -> Image.Image:

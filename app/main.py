@@ -8,6 +8,7 @@ from typing import TypedDict
 
 import anyio
 from fastapi import FastAPI
+from starlette.types import Scope
 
 import models.clip
 from app import errors, openapi
@@ -15,6 +16,7 @@ from app.auth import Keys
 from app.bulk_bodies import is_bulk
 from app.clips import LoadClip, open_clips, open_pool
 from app.drawings import view_generator
+from app.indexing import is_archive
 from app.metrics import Metrics
 from app.middleware import BodyLimit, RequestContext
 from app.resources import Resources
@@ -107,8 +109,14 @@ def create_app(
     # the one added last is the outermost
     app.add_middleware(
         BodyLimit,
-        max_bytes=lambda scope: settings.max_bulk_bytes if is_bulk(scope) else settings.max_body_bytes,
+        max_bytes=partial(_longest_body, settings),
         idle_s=settings.body_idle_s,
     )
     app.add_middleware(RequestContext, metrics=metrics)
     return app
+
+
+def _longest_body(settings: ApiSettings, scope: Scope) -> int:
+    if is_archive(scope):
+        return settings.max_archive_bytes
+    return settings.max_bulk_bytes if is_bulk(scope) else settings.max_body_bytes

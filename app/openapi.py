@@ -24,6 +24,7 @@ from app.schemas_collections import (
     ClassifyCollectionRequest,
     CollectionRequest,
     DescribeRequest,
+    IndexJobRequest,
     ReindexRequest,
     SearchRequest,
 )
@@ -61,6 +62,7 @@ _BODIES: tuple[type[BaseModel], ...] = (
     SearchRequest,
     ClassifyCollectionRequest,
     ReindexRequest,
+    IndexJobRequest,
     Problem,
 )
 _FORM: dict[str, dict[str, Any]] = {
@@ -83,6 +85,8 @@ def body(
     any_of: Sequence[str] = (),
     required_body: bool = True,
     bulk: bool = False,
+    also: Sequence[type[BaseModel]] = (),
+    raw: Mapping[str, type[BaseModel]] | None = None,
 ) -> dict[str, Any]:
     """The request body of a route that takes a model as JSON, or its fields as a form.
 
@@ -91,8 +95,11 @@ def body(
         required: the parts that must be there.
         any_of: parts of which one must be there.
         bulk: tar archives and lines of JSON are taken as well.
+        also: other models that JSON may be of.
+        raw: content types of bodies that are taken as they are, and what the query says of them.
     """
-    content: dict[str, Any] = {"application/json": {"schema": {"$ref": _REF.format(model=model.__name__)}}}
+    choices = [{"$ref": _REF.format(model=choice.__name__)} for choice in (model, *also)]
+    content: dict[str, Any] = {"application/json": {"schema": {"anyOf": choices} if also else choices[0]}}
     if form:
         properties = {name: _FORM[kind] for name, kind in form.items()}
         schema: dict[str, Any] = {"type": "object", "properties": properties, "required": [*required]}
@@ -102,7 +109,17 @@ def body(
     if bulk:
         content[TAR] = {"schema": {"type": "string", "format": "binary"}}
         content[LINES] = {"schema": {"type": "string"}}
-    return {"requestBody": {"required": required_body, "content": content}}
+    parameters: list[dict[str, Any]] = []
+    for kind, query in (raw or {}).items():
+        content[kind] = {"schema": {"type": "string", "format": "binary"}}
+        for name in query.model_fields:
+            schema = query.model_json_schema()["properties"][name]
+            if schema.get("type") in ("string", "boolean", "integer"):
+                parameters.append({"name": name, "in": "query", "required": False, "schema": schema})
+    return {
+        "requestBody": {"required": required_body, "content": content},
+        **({"parameters": parameters} if parameters else {}),
+    }
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

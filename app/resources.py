@@ -69,6 +69,14 @@ class Resources:
         except (TimeoutError, redis.RedisError) as error:
             raise QueueUnavailable("the job queue cannot be reached") from error
 
+    async def keep(self, key: str, data: bytes) -> None:
+        """Keep a file in the store, on a thread."""
+        await asyncio.to_thread(self.store.save, key, data)
+
+    async def forget(self, prefix: str) -> None:
+        """Delete files of the store, on a thread."""
+        await asyncio.to_thread(self.store.delete, prefix)
+
     async def ask_vectors(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call something that waits for the vector Redis, on a thread, for `vector_timeout_s` at most.
 

@@ -13,6 +13,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from jobs.lines import JobType
 from jobs.outbox import WebhookEvent
 from models.requests import MAX_SEED, Aspect, Compat, Prompt, Quality, SaveOptions, seed_of_word
 
@@ -187,7 +188,26 @@ class WebhookRequest(Wire):
     ] = ["job.succeeded", "job.failed", "job.canceled", "job.expired"]
 
 
-class JobRequest(Wire):
+class AnyJobRequest(Wire):
+    """What requests for jobs of every type may say."""
+
+    type: JobType
+    priority: Literal["high", "normal", "low"] = "normal"
+    start_timeout_s: (
+        Annotated[int, Field(ge=1, description="the job expires if no worker starts it in so many seconds")]
+        | None
+    ) = None
+    run_timeout_s: (
+        Annotated[int, Field(ge=1, description="the job fails when it has run for so many seconds")] | None
+    ) = None
+    webhook: WebhookRequest | None = None
+    metadata: Annotated[
+        dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
+        Field(max_length=16),
+    ] = {}
+
+
+class JobRequest(AnyJobRequest):
     """A drawing to make. What is not said, the generator's own defaults fill."""
 
     model_config = ConfigDict(
@@ -216,19 +236,6 @@ class JobRequest(Wire):
     compat: Annotated[Compat, Field(description="the defaults of that program of the field")] | None = None
     options: dict[str, Any] = {}
     save: SaveOptions = SaveOptions()
-    priority: Literal["high", "normal", "low"] = "normal"
-    start_timeout_s: (
-        Annotated[int, Field(ge=1, description="the job expires if no worker starts it in so many seconds")]
-        | None
-    ) = None
-    run_timeout_s: (
-        Annotated[int, Field(ge=1, description="the job fails when it has run for so many seconds")] | None
-    ) = None
-    webhook: WebhookRequest | None = None
-    metadata: Annotated[
-        dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
-        Field(max_length=16),
-    ] = {}
 
     @model_validator(mode="after")
     def _prompt_or_prompts(self) -> Self:

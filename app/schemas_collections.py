@@ -3,14 +3,14 @@
 import base64
 import binascii
 from collections.abc import Iterator
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from app.schemas import IMAGE, TEXT, Label, ModelName, Picture, Template, Wire
+from app.schemas import IMAGE, TEXT, AnyJobRequest, Label, ModelName, Picture, Template, Wire
 from jobs.collection import Quantization
 from jobs.image_fields import (
     MAX_ID_CHARS,
@@ -226,6 +226,73 @@ class ClassifyCollectionRequest(Wire):
     min_probability: Annotated[
         float, Field(ge=0, le=1, description="images whose best label is less likely get none")
     ] = 0.0
+
+
+class IndexUrl(Wire):
+    """Where a picture is, and what is kept of it."""
+
+    url: Annotated[str, Field(min_length=1, max_length=2048, json_schema_extra={"format": "uri"})]
+    id: ImageId | None = None
+    metadata: Annotated[Metadata, Field(default_factory=dict)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_string_is_a_url(cls, value: Any) -> Any:
+        return {"url": value} if isinstance(value, str) else value
+
+
+_URL = {"type": "string", "minLength": 1, "format": "uri"}
+_URLS = {
+    "type": "array",
+    "minItems": 1,
+    "description": "addresses of pictures, or objects with url, id and metadata",
+    "items": {
+        "anyOf": [
+            _URL,
+            {
+                "type": "object",
+                "properties": {"url": _URL, "id": TEXT, "metadata": METADATA},
+                "required": ["url"],
+                "additionalProperties": False,
+            },
+        ]
+    },
+}
+
+
+class _Indexing(AnyJobRequest):
+    type: Literal["index"]
+    collection: Annotated[str, Field(pattern=COLLECTION_NAME, description="which must be there")]
+    replace: Annotated[bool, Field(description="add those that are there already, too")] = False
+
+
+class IndexJobRequest(_Indexing):
+    """Pictures to add to a collection: those of a folder of the service, or at addresses."""
+
+    folder: (
+        Annotated[
+            str,
+            Field(
+                min_length=1,
+                max_length=256,
+                description="a name of the setting index_roots, and a path below: photos/2024",
+            ),
+        ]
+        | None
+    ) = None
+    urls: Annotated[list[IndexUrl], Field(min_length=1), WithJsonSchema(_URLS)] | None = None
+
+    @model_validator(mode="after")
+    def _folder_or_urls(self) -> Self:
+        if (self.folder is None) == (self.urls is None):
+            raise ValueError("say either folder or urls; a tar is sent as application/x-tar")
+        return self
+
+
+class IndexArchiveRequest(_Indexing):
+    """What the query of a request says whose body is a tar."""
+
+    type: Literal["index"] = "index"
 
 
 class ReindexRequest(Wire):

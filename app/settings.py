@@ -73,6 +73,8 @@ class ApiSettings(JobSettings):
         description="longest body of a bulk request; each of its items is bounded as a body is",
     )
     max_bulk_items: int = Field(10_000, ge=1, description="texts and pictures of one bulk request")
+    max_archive_bytes: int = Field(2**30, ge=1024, description="longest tar of pictures to index")
+    max_index_urls: int = Field(10_000, ge=1, description="addresses in one request for indexing")
     max_images: int = Field(64, ge=1, description="pictures in one request")
     max_labels: int = Field(4096, ge=1, description="labels of one classification")
     max_templates: int = Field(128, ge=1, description="templates of one classification")

@@ -58,7 +58,7 @@ def serve(
         int, typer.Option(envvar="CLIPCANVAS_PORT", min=0, max=65535, help="Port; 0 takes a free one.")
     ] = 8000,
     data: Annotated[Path, typer.Option(help="Folder of everything that is kept.")] = Path("data"),
-    workers: Annotated[int, typer.Option(min=0, help="Processes that draw; 0 only looks.")] = 1,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that draw; 0: no indexer either.")] = 1,
     redis: Annotated[
         str | None,
         typer.Option(
@@ -70,7 +70,8 @@ def serve(
 ) -> None:
     """Run the whole service on this machine.
 
-    Redis, the API, workers, the janitor and the webhook sender run as child processes, until Ctrl-C.
+    Redis, the API, workers, an indexer, the janitor and the webhook sender run as child processes, until
+    Ctrl-C.
     """
     import asyncio
     import os

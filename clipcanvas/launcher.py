@@ -1,4 +1,4 @@
-"""The whole service on one machine: Redis, API, workers, janitor and webhook sender as child processes."""
+"""The whole service on one machine, as child processes: Redis, API, workers, and what helps them."""
 
 import asyncio
 import contextlib
@@ -43,6 +43,7 @@ class ServicePlan:
 
     Args:
         port: 0 takes a free one.
+        workers: processes that draw; beside them is one that indexes, unless there are none.
         data: folder of everything that is kept; one service at a time may use it.
         redis_url: a server to use; without, an embedded one is started.
         environment: of the child processes, beside what the plan itself decides.
@@ -100,6 +101,8 @@ class _Service:
         )
         names = [f"worker-{number}" for number in range(1, self._plan.workers + 1)]
         self._start(*(self._python(name, ["workers"], environment, WORKER_STOP_S) for name in names))
+        if self._plan.workers:
+            self._start(self._python("indexer", ["workers", "indexer"], environment, WORKER_STOP_S))
         self._start(self._python("api", ["app"], environment, API_STOP_S))
         self._tasks.append(asyncio.create_task(self._announce()))
         await self._until_stopped()

@@ -84,6 +84,7 @@ class Progress(_Answer):
     eta_s: float | None = None
     steps_per_s: float | None = None
     preview: str | None = None  # URL of the newest preview
+    counts: dict[str, int] | None = None  # of a job that indexes: added, replaced, known, refused
 
 
 class Output(_Answer):

@@ -10,7 +10,7 @@ CHECKPOINT, PREVIEW, FRAMES = "checkpoint", "preview-{}.jpg", "frames"
 PICTURE, SIDECAR, SVG, THUMBNAIL = "image-{}.{}", "image-{}.json", "image-{}.svg", "thumbnail-{}.{}"
 CONTACT_SHEET, VIDEO, FRAMES_ZIP = "contact-sheet.{}", "video-{}.{}", "frames-{}.zip"
 
-REFUSED = "refused.ndjson"  # of a job that indexes: a line for each picture that was not taken
+REPORT = "report.json"  # of a job that indexes
 
 SUFFIX = {"png": "png", "jpeg": "jpg", "webp": "webp"}  # of the pictures, by SaveOptions.format
 
@@ -20,7 +20,7 @@ _FRAME = re.compile(r"frame-(?:0|[1-9]\d?)-\d{5}\.png")
 def attempt_files(request: GenerationRequest | IndexRequest) -> list[str]:
     """Every file, or folder of files, that an attempt may have kept below its own folder."""
     if isinstance(request, IndexRequest):
-        return [CHECKPOINT, REFUSED]
+        return [CHECKPOINT, REPORT]
     save = request.save
     return [
         CHECKPOINT,

@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import BaseModel, model_validator
 
-ARCHIVE, URLS = "archive", "urls.json"  # names in the job's folder: of the parts of a tar; of a list
+URLS = "urls.json"  # the job's file of addresses, with ids and metadata
 PART_BYTES = 8 * 2**20  # of an archive, but for its last part
 
 
@@ -26,4 +26,9 @@ class IndexRequest(BaseModel, frozen=True, extra="forbid"):
 
 def archive_key(job_id: str, part: int) -> str:
     """Where in the store that part of a job's archive is."""
-    return f"{job_id}/{ARCHIVE}/{part:05d}"
+    return f"{job_id}/archive-{part:05d}"
+
+
+def archive_keys(job_id: str, size: int) -> list[str]:
+    """Where all parts of an archive of that many bytes are."""
+    return [archive_key(job_id, part) for part in range(-(-size // PART_BYTES))]

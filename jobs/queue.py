@@ -16,7 +16,7 @@ from rq.serializers import JSONSerializer
 
 from jobs.connection import connect, connect_rq
 from jobs.filenames import attempt_files
-from jobs.indexing import IndexRequest
+from jobs.indexing import IndexRequest, archive_keys
 from jobs.lines import TYPES, JobType, queue_name, queue_names, rank
 from jobs.record import (
     Job,
@@ -191,7 +191,7 @@ class JobQueue:
             )
 
     def tidy(self, job_id: str, store: Store) -> None:
-        """Delete what a final job's record does not name: checkpoints, and the files of lost attempts.
+        """Delete what a final job's record does not name: checkpoints, archives, files of lost attempts.
 
         While a job goes on it does nothing: whoever has it may need the checkpoint and the finished pictures.
 
@@ -204,6 +204,9 @@ class JobQueue:
             return
         preview = (job.progress.preview,) if job.progress and job.progress.preview else ()
         named = {item.key for item in (*job.outputs, *preview)}
+        if isinstance(job.request, IndexRequest) and job.request.archive:
+            for part in archive_keys(job_id, job.request.archive):
+                store.delete(part)
         names = attempt_files(job.request)
         for token in job.tokens:
             keys = {f"{job_id}/{token}/{name}" for name in names}

@@ -85,7 +85,7 @@ class Output:
     seed: int | None = None
     clip_score: float | None = None
     held_out_score: float | None = None
-    kind: str = "image"  # | sidecar | thumbnail | contact_sheet | video | frames | svg | preview
+    kind: str = "image"  # | sidecar | thumbnail | contact_sheet | video | frames | svg | preview | report
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,7 @@ class Progress:
     eta_s: float | None = None
     steps_per_s: float | None = None
     preview: Output | None = None
+    counts: dict[str, int] | None = None  # of a job that indexes: what became of its pictures
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Annotated, Self
 from pydantic import ByteSize, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from jobs.image_fields import is_image_id
 from jobs.images import ImageLimits
 from jobs.lines import JobType
 from jobs.outbound import Rules
@@ -110,6 +111,30 @@ class JobSettings(BaseSettings):
         False, description="call webhooks on this machine and in private networks, too"
     )
 
+    index_roots: dict[str, Path] = Field(
+        {},
+        description="folders of the workers' machines whose pictures every key may index, as a JSON object: "
+        "names of your choice, and absolute paths; none: none",
+    )
+    max_index_file_bytes: int = Field(32 * 2**20, ge=1024, description="file of one picture that is indexed")
+    fetch_urls: bool = Field(False, description="index pictures at addresses that clients name, too")
+    fetch_ports: tuple[int, ...] = Field((443, 80), description="ports that those addresses may name")
+    fetch_allow_http: bool = Field(False, description="fetch from http:// addresses, too")
+    fetch_allow_private: bool = Field(
+        False, description="fetch from this machine and from private networks, too"
+    )
+    fetch_timeout_s: float = Field(10, gt=0, description="longest time for one picture, redirects included")
+
+    @field_validator("index_roots")
+    @classmethod
+    def _check_roots(cls, roots: dict[str, Path]) -> dict[str, Path]:
+        for name, path in roots.items():
+            if "/" in name or not is_image_id(name):
+                raise ValueError(f"not a name for a folder: {name!r}")
+            if not path.is_absolute():
+                raise ValueError(f"the path of {name!r} is not absolute")
+        return roots
+
     @field_validator("webhook_secrets")
     @classmethod
     def _check_secrets(cls, secrets: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
@@ -141,6 +166,11 @@ class JobSettings(BaseSettings):
     def webhook_rules(self) -> Rules:
         """Where webhooks may be."""
         return Rules(frozenset(self.webhook_ports), self.webhook_allow_http, self.webhook_allow_private)
+
+    @property
+    def fetch_rules(self) -> Rules:
+        """Where pictures may be fetched from."""
+        return Rules(frozenset(self.fetch_ports), self.fetch_allow_http, self.fetch_allow_private)
 
     @property
     def network_names(self) -> NetworkNames:

@@ -18,6 +18,9 @@ class ProgressAnswer(BaseModel):
     eta_s: float | None
     steps_per_s: float | None
     preview: str | None
+    counts: dict[str, int] | None = Field(
+        description="of a job that indexes: pictures added, replaced, known already, and refused"
+    )
 
 
 class OutputAnswer(BaseModel):
@@ -25,7 +28,7 @@ class OutputAnswer(BaseModel):
 
     name: str
     kind: str = Field(
-        description="image, sidecar, svg, thumbnail, contact_sheet, video or frames; of an event: preview"
+        description="image, sidecar, svg, thumbnail, contact_sheet, video, frames, report; in events: preview"
     )
     url: str
     content_type: str
@@ -112,6 +115,7 @@ def view_progress(job_id: str, progress: Progress) -> ProgressAnswer:
         eta_s=progress.eta_s,
         steps_per_s=progress.steps_per_s,
         preview=url(job_id, progress.preview.name) if progress.preview else None,
+        counts=progress.counts,
     )
 
 

@@ -1,4 +1,4 @@
-"""`python -m workers`: a worker that draws; with `janitor` or `webhooks`: the janitor, the webhook sender."""
+"""`python -m workers`: a worker that draws; with `indexer`, `janitor` or `webhooks`: one that does that."""
 
 import argparse
 import asyncio
@@ -25,6 +25,7 @@ from models.networks import Networks
 from workers import device
 from workers.attempt import HARD_GRACE_S, Attempts
 from workers.drawing import Drawing
+from workers.indexing import Indexing
 from workers.janitor import Janitor
 from workers.outputs import versions
 from workers.pulse import Pulse
@@ -41,7 +42,9 @@ LOAD_FAILED = 4
 def main() -> int:
     """Run until SIGTERM; the exit code is 0 then, and 4 if the models could not be loaded."""
     parser = argparse.ArgumentParser(prog="python -m workers", description=__doc__)
-    parser.add_argument("role", nargs="?", choices=("worker", "janitor", "webhooks"), default="worker")
+    parser.add_argument(
+        "role", nargs="?", choices=("worker", "indexer", "janitor", "webhooks"), default="worker"
+    )
     role = parser.parse_args().role
     # OpenMP reads this as torch is imported: threads that spin while they wait starve the API on these cores
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -52,6 +55,8 @@ def main() -> int:
             return sweep(settings)
         case "webhooks":
             return asyncio.run(send(settings))
+        case "indexer":
+            return index(settings)
         case _:
             return draw(settings)
 
@@ -81,13 +86,17 @@ async def send(settings: WorkerSettings) -> int:
 def draw(settings: WorkerSettings) -> int:
     """Be a worker."""
     device.keep_freed_memory()
-    name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-    structlog.contextvars.bind_contextvars(worker=name)
+    name = _name()
     pulse = Pulse(
         connect(settings.redis_url, patience_s=0.5),
         name,
         period_s=settings.heartbeat_s,
-        details={"device": settings.device, "vqgan": settings.vqgan, "guides": ", ".join(settings.guides)},
+        details={
+            "type": "draw",
+            "device": settings.device,
+            "vqgan": settings.vqgan,
+            "guides": ", ".join(settings.guides),
+        },
     )
     pulse.start()
     try:
@@ -105,6 +114,30 @@ def draw(settings: WorkerSettings) -> int:
     _serve(settings, name, work.type, Attempts(settings, work, pulse, name, drain), drain)
     pulse.stop()
     return 0
+
+
+def index(settings: WorkerSettings) -> int:
+    """Be a worker that indexes. Its CLIP is loaded for the first job: until then it needs no torch."""
+    name = _name()
+    pulse = Pulse(
+        connect(settings.redis_url, patience_s=0.5),
+        name,
+        period_s=settings.heartbeat_s,
+        details={"type": "index", "device": settings.device},
+    )
+    pulse.start()
+    drain = threading.Event()
+    work = Indexing(settings, open_store(settings.store))
+    pulse.show("idle")
+    _serve(settings, name, work.type, Attempts(settings, work, pulse, name, drain), drain)
+    pulse.stop()
+    return 0
+
+
+def _name() -> str:
+    name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+    structlog.contextvars.bind_contextvars(worker=name)
+    return name
 
 
 def _serve(

@@ -22,6 +22,7 @@ from workers import device
 from workers.pulse import Pulse
 from workers.rhythm import Canceled, Drained, Pace, Report, Signals, TimedOut
 from workers.settings import WorkerSettings
+from workers.sources import CannotIndex
 
 log = structlog.get_logger(__name__)
 
@@ -203,6 +204,8 @@ def _why(error: Exception) -> JobError:
     match error:
         case TimedOut():
             return JobError("timeout", str(error))
+        case CannotIndex():
+            return JobError(error.code, str(error), error.retryable)
         case GenerationError():
             return JobError("generation_failed", str(error))
         case KeyMissing():

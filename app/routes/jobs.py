@@ -1,48 +1,44 @@
-"""Drawings over HTTP: jobs are made, followed, fetched, canceled and deleted here."""
+"""Jobs over HTTP: they are made, followed, fetched, canceled and deleted here."""
 
 import asyncio
 import contextlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
-import structlog
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from app.answers import DeliveryAnswer, DeliveryList, JobList
 from app.auth import Caller
-from app.bodies import InvalidBody, read
+from app.bodies import JSON, InvalidBody, content_type, read_json, validate
+from app.bulk_bodies import TAR
 from app.clients import while_connected
 from app.drawings import (
-    IDEMPOTENCY_KEY,
     JOB_ID,
-    Drawing,
     JobIsFinal,
     OutputMissing,
     check_delivery_id,
-    check_idempotency_key,
     check_job_id,
     prepare,
     view_delivery,
 )
 from app.files import file_response, is_known
 from app.following import START, check_event_id, has_seen_the_end, stream, wait_for_end
+from app.indexing import prepare_index, receive_archive
 from app.memory import check_memory
+from app.new_jobs import IDEMPOTENCY_KEY, POLL_S, check_idempotency_key, submit
 from app.openapi import body, responses
 from app.resources import InUse, JobsCaller, Resources
 from app.schemas import Fault, JobRequest
-from jobs.queue import Idempotency, IdempotencyConflict, QueueFull, TenantQueueFull, draft
+from app.schemas_collections import IndexArchiveRequest, IndexJobRequest
 from jobs.record import Job, JobMissing, Status
 from jobs.stores import KeyMissing, Store
 from jobs.views import JobAnswer, view
-
-log = structlog.stdlib.get_logger(__name__)
+from models.requests import GenerationRequest
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
-POLL_S = 1
 OUTPUT_TYPES = (
     "image/png",
     "image/jpeg",
@@ -68,8 +64,8 @@ IfNoneMatch = Annotated[str | None, Header(description="ETags; 304 if one is sti
 @router.post(
     "",
     status_code=202,
-    responses={202: {"model": JobAnswer}, **responses(400, 401, 403, 408, 413, 415, 422, 429, 503)},
-    openapi_extra=body(JobRequest),
+    responses={202: {"model": JobAnswer}, **responses(400, 401, 403, 404, 408, 413, 415, 422, 429, 501, 503)},
+    openapi_extra=body(JobRequest, also=(IndexJobRequest,), raw={TAR: IndexArchiveRequest}),
 )
 async def create_job(
     request: Request,
@@ -77,29 +73,23 @@ async def create_job(
     resources: InUse,
     idempotency_key: RepeatKey = None,
 ) -> Response:
-    """Queue a drawing."""
-    repeat_key = None if idempotency_key is None else check_idempotency_key(idempotency_key)
-    asked = await read(request, JobRequest)
+    """Queue a drawing, or the indexing of many pictures; a tar of them is sent as it is."""
+    if idempotency_key is not None:
+        check_idempotency_key(idempotency_key)
+    if content_type(request.headers) == TAR:
+        archive = await receive_archive(request, caller, resources)
+        return await submit(archive, "index", idempotency_key, resources)
+    values = await read_json(request, f"{JSON} or {TAR}")
+    if isinstance(values, dict) and values.get("type") == "index":
+        indexing = validate(IndexJobRequest, values, strict=True)
+        prepared = await prepare_index(indexing, caller, resources)
+        return await submit(prepared, "index", idempotency_key, resources)
+    asked = validate(JobRequest, values, strict=True)
     loop = asyncio.get_running_loop()
-    drawing = await loop.run_in_executor(resources.pool, prepare, asked, caller, resources.settings)
-    await resources.ask(check_memory, drawing.request, resources.settings, resources.queue)
-    new = drawing.job
-    answer = view(draft(new)).model_dump_json()
-    repeat = None if repeat_key is None else Idempotency(repeat_key, drawing.fingerprint, answer)
-    earlier = await _create(drawing, repeat, resources)
-    # after a lost answer from Redis the same create is asked again, and finds itself
-    replayed = earlier is not None and json.loads(earlier)["id"] != new.id
-    if replayed:
-        resources.metrics.replays.inc()
-    else:
-        resources.metrics.jobs_submitted.labels(drawing.request.generator, new.priority).inc()
-        told = drawing.request
-        log.info("job queued", job_id=new.id, generator=told.generator, steps=told.steps)
-    text = earlier or answer
-    headers = {"Location": f"/v1/jobs/{json.loads(text)['id']}", "Retry-After": str(POLL_S)}
-    if replayed:
-        headers["Idempotent-Replayed"] = "true"
-    return Response(text, 202, headers, media_type="application/json")
+    prepared = await loop.run_in_executor(resources.pool, prepare, asked, caller, resources.settings)
+    assert isinstance(prepared.job.request, GenerationRequest)
+    await resources.ask(check_memory, prepared.job.request, resources.settings, resources.queue)
+    return await submit(prepared, asked.generator, idempotency_key, resources)
 
 
 @router.get("", responses=responses(401, 403, 422, 503))
@@ -273,26 +263,6 @@ async def fetch_output(
         byte_range=byte_range,
         if_range=if_range,
     )
-
-
-async def _create(drawing: Drawing, repeat: Idempotency | None, resources: Resources) -> str | None:
-    """Queue it -> None, or the answer that the same request was given first."""
-    for key, data in drawing.files.items():
-        await asyncio.to_thread(resources.store.save, key, data)
-    try:
-        earlier = await resources.ask(resources.queue.create, drawing.job, repeat)
-    except (QueueFull, TenantQueueFull, IdempotencyConflict):
-        # after other errors nobody knows whether the job was made: the janitor finds files without one
-        await _forget_files(drawing, resources)
-        raise
-    if earlier is not None and json.loads(earlier)["id"] != drawing.job.id:
-        await _forget_files(drawing, resources)
-    return earlier
-
-
-async def _forget_files(drawing: Drawing, resources: Resources) -> None:
-    if drawing.files:
-        await asyncio.to_thread(resources.store.delete, drawing.job.id)
 
 
 def _read_first(store: Store, keys: Sequence[str]) -> bytes:

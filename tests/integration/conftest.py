@@ -53,7 +53,11 @@ def demo_api(redis_process: RedisServer, tmp_path_factory: pytest.TempPathFactor
     """The API with its real default CLIP."""
     store = tmp_path_factory.mktemp("store").as_uri()
     secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-    with live_api(redis_process.url, store, None, webhook_secrets=[secret]) as api:
+    photos = tmp_path_factory.mktemp("photos")
+    (photos / "cat.jpg").write_bytes((Path(__file__).parents[2] / "examples" / "cat.jpg").read_bytes())
+    (photos / "broken.png").write_bytes(b"no picture")
+    roots = {"photos": photos}
+    with live_api(redis_process.url, store, None, webhook_secrets=[secret], index_roots=roots) as api:
         yield api.ready(120)
 
 

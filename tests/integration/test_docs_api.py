@@ -25,6 +25,7 @@ from tests.integration.conftest import b64, png
 from tests.live_api import LiveApi
 from workers.attempt import Attempts
 from workers.drawing import Drawing
+from workers.indexing import Indexing
 from workers.pulse import Pulse
 from workers.run import Studio
 from workers.settings import WorkerSettings
@@ -120,17 +121,24 @@ def compare(told: Any, said: Any, place: str) -> None:
 
 def work(redis: RedisServer, api: LiveApi) -> None:
     """A worker that takes what waits."""
-    settings = WorkerSettings(redis_url=redis.url, store=api.settings.store, progress_every_s=0.01)
+    settings = WorkerSettings(
+        redis_url=redis.url,
+        store=api.settings.store,
+        index_roots=api.settings.index_roots,
+        progress_every_s=0.01,
+    )
     drain = threading.Event()
     pulse = Pulse(connect(settings.redis_url, patience_s=1), "w", period_s=1, details={})
-    studio = Studio({"gradient": gradient.load(None)}, open_store(settings.store))  # type: ignore[arg-type]
-    worker = WarmWorker(
-        connect_rq(settings.redis_url, patience_s=5),
-        new_id(),
-        queues=queue_names("draw"),
-        functions={RUN_JOB: Attempts(settings, Drawing(settings, studio), pulse, "w", drain).run_job},
-        drain=drain,
-        longest_job_s=settings.run_timeout_s,
-    )
+    store = open_store(settings.store)
+    studio = Studio({"gradient": gradient.load(None)}, store)  # type: ignore[arg-type]
     time.sleep(0.3)  # the client is waiting by now
-    worker.work(burst=True, logging_level="WARNING")
+    for does in (Drawing(settings, studio), Indexing(settings, store)):
+        worker = WarmWorker(
+            connect_rq(settings.redis_url, patience_s=5),
+            new_id(),
+            queues=queue_names(does.type),
+            functions={RUN_JOB: Attempts(settings, does, pulse, "w", drain).run_job},
+            drain=drain,
+            longest_job_s=60,
+        )
+        worker.work(burst=True, logging_level="WARNING")

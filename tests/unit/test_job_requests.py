@@ -10,8 +10,9 @@ from PIL import Image
 
 from app.auth import ANYBODY
 from app.bodies import InvalidBody, LimitExceeded, validate
-from app.drawings import Drawing, prepare, view_generator
+from app.drawings import prepare, view_generator
 from app.images import ImageRefused
+from app.new_jobs import Prepared
 from app.schemas import Fault, JobRequest
 from app.settings import ApiSettings
 from models import generators
@@ -21,7 +22,7 @@ BODY: dict[str, Any] = {"generator": "gradient", "prompt": "a fox"}
 GENERATORS = [view_generator(name, SETTINGS) for name in SETTINGS.generators]
 
 
-def ask(body: dict[str, Any]) -> Drawing:
+def ask(body: dict[str, Any]) -> Prepared:
     return prepare(validate(JobRequest, body, strict=True), ANYBODY, SETTINGS)
 
 

@@ -10,7 +10,8 @@ from PIL import Image
 
 from app.auth import ANYBODY
 from app.bodies import InvalidBody, validate
-from app.drawings import Drawing, prepare
+from app.drawings import prepare
+from app.new_jobs import Prepared
 from app.schemas import Fault, JobRequest
 from app.settings import ApiSettings
 from models.requests import Prompt
@@ -19,7 +20,7 @@ SETTINGS = ApiSettings(guides=("demo-icons", "ViT-B-32"))
 VECTOR = [0, 0.5] * 320  # numbers of both kinds, as JSON has them
 
 
-def ask(**body: Any) -> Drawing:
+def ask(**body: Any) -> Prepared:
     return prepare(validate(JobRequest, {"generator": "pixels", **body}, strict=True), ANYBODY, SETTINGS)
 
 
