@@ -43,7 +43,7 @@ def serve() -> None:
         sys.exit(f"the settings are not valid:\n{error}")
     logs.configure(settings.log_level)
     stopping = asyncio.Event()
-    app = create_app(settings, stopping=stopping, on_load=gc.freeze)
+    app = create_app(settings, stopping=stopping, clips_changed=gc.freeze)
     Server(configure(app, settings), stopping).run()
 
 

@@ -96,7 +96,7 @@ class ModelAnswer(BaseModel):
 
     id: str
     object: Literal["model"] = "model"
-    status: str = Field(description="loading, ready, or failed")
+    status: str = Field(description="ready, loading, unloaded (asking for it loads it), or failed")
     loaded: bool
     embedding_dim: int | None = Field(description="null: known once it is loaded")
     image_size: int | None

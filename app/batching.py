@@ -95,6 +95,7 @@ class Batcher(Generic[Item, Result]):
         self._max_reserved = max_reserved
         self._max_wait_s = max_wait_s
         self._observe = observe
+        self._closed = False
         self._reserved = 0
         self._item_s = 0.0  # that an item took lately
         self._lanes: set[Lane] = set()  # of all who have places
@@ -109,8 +110,10 @@ class Batcher(Generic[Item, Result]):
 
     async def __aexit__(self, *exc_info: object) -> None:
         assert self._server is not None
+        self._closed = True
         self._server.cancel()
-        await asyncio.gather(self._server, return_exceptions=True)
+        await asyncio.wait([self._server])
+        self._server = None  # it knows this object: a cycle would keep it
         for call in self._open:
             call.done.cancel()
 
@@ -124,8 +127,10 @@ class Batcher(Generic[Item, Result]):
         """Hold places for items, from before they are made ready until their results are there.
 
         Raises:
-            Overloaded: there are not so many places, or it would take too long. None is taken.
+            Overloaded: there are not so many places, it would take too long, or all is over. None is taken.
         """
+        if self._closed:
+            raise Overloaded("it was closed just now")
         if self._reserved + count > self._max_reserved:
             raise Overloaded(
                 f"{self._reserved} of {self._max_reserved} places are taken, {count} were asked for"

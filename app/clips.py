@@ -1,9 +1,11 @@
-"""The CLIPs that are served: they load one after the other while the port is open already."""
+"""The CLIPs that are served: loaded when they are wanted, beside those that serve, and put out for others."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from os import cpu_count
 
 import numpy as np
@@ -15,10 +17,20 @@ from app.metrics import Metrics
 from app.settings import ApiSettings
 from models.clip import ClipEncoder
 from models.clip.cards import ClipCard, find_card
+from models.clip.warmup import best_batch
+from models.memory import GIB, serving_memory
 
 log = structlog.stdlib.get_logger(__name__)
 
 LoadClip = Callable[[str], ClipEncoder]
+StartClip = Callable[[str], BatchedClip]
+
+QUIET_S = 5.0
+"""A CLIP that was asked for so lately is not put out for another, unless that has waited for `PATIENCE_S`."""
+
+PATIENCE_S = 30.0
+RETRY_S = 60.0  # after a load failed, and somebody asks again
+_POLL_S = 0.1
 
 # what a client may know of a failed load; the log has the rest
 _REASONS = {
@@ -41,15 +53,44 @@ class ModelUnavailable(RuntimeError):
 
 
 class Clips:
-    """Every CLIP of the settings, ready or not yet. The first is the default."""
+    """Every CLIP of the settings, loaded or not. The first is the default.
 
-    def __init__(self, cards: dict[str, ClipCard]) -> None:
+    Args:
+        preload: those that are loaded at once; others when they are first asked for.
+        start: loads one, on a thread of its own; slow.
+        memory: bytes that each takes, by name.
+        budget: bytes that all may take; 0: no bound.
+        changed: called when one was loaded or put out.
+    """
+
+    def __init__(
+        self,
+        cards: Mapping[str, ClipCard],
+        preload: Sequence[str],
+        start: StartClip,
+        memory: Mapping[str, int],
+        budget: int,
+        changed: Callable[[], None],
+    ) -> None:
         self.cards = cards
-        self._ready: dict[str, BatchedClip] = {}
-        self._failed: dict[str, str] = {}
+        self._start = start
+        self._memory = memory
+        self._budget = budget
+        self._changed = changed
+        self._loaded: dict[str, BatchedClip] = {}  # the one used last is the last
+        self._used: dict[str, float] = {}  # when each was asked for last
+        self._failed: dict[str, tuple[str, float]] = {}  # why, and when
+        self._loading: dict[str, None] = dict.fromkeys(preload)  # in the order of asking
+        self._wanted = asyncio.Event()
+        self._not_yet = set(preload)
+
+    @property
+    def preloaded(self) -> bool:
+        """Whether those that are loaded at once have been."""
+        return not self._not_yet
 
     def get(self, name: str | None) -> BatchedClip:
-        """The CLIP of that name, or the default.
+        """The CLIP of that name, or the default. One that is not there begins to load.
 
         Raises:
             ModelNotFound, ModelLoading, ModelUnavailable
@@ -57,35 +98,83 @@ class Clips:
         chosen = next(iter(self.cards)) if name is None else name
         if chosen not in self.cards:
             raise ModelNotFound(f"no model {chosen!r} is served; there are {', '.join(self.cards)}")
+        now = time.monotonic()
+        if chosen in self._loaded:
+            self._used[chosen] = now
+            clip = self._loaded[chosen] = self._loaded.pop(chosen)
+            return clip
         if chosen in self._failed:
-            raise ModelUnavailable(f"{chosen} could not be loaded: {self._failed[chosen]}")
-        if chosen not in self._ready:
-            raise ModelLoading(f"{chosen} is still loading")
-        return self._ready[chosen]
+            why, when = self._failed[chosen]
+            if now < when + RETRY_S:
+                raise ModelUnavailable(f"{chosen} could not be loaded: {why}")
+            del self._failed[chosen]
+        self._loading.setdefault(chosen)
+        self._wanted.set()
+        raise ModelLoading(f"{chosen} is loading")
+
+    def peek(self, name: str) -> BatchedClip | None:
+        """The CLIP of that name if it is loaded; that it was looked at does not count."""
+        return self._loaded.get(name)
 
     def status(self, name: str) -> str:
-        """`ready`, `loading`, or `failed: ` and why."""
+        """`ready`, `loading`, `unloaded`, or `failed: ` and why."""
+        if name in self._loaded:
+            return "ready"
         if name in self._failed:
-            return f"failed: {self._failed[name]}"
-        return "ready" if name in self._ready else "loading"
+            return f"failed: {self._failed[name][0]}"
+        return "loading" if name in self._loading else "unloaded"
 
-    async def load(
-        self, load: LoadClip, start: Callable[[ClipEncoder, ClipCard], BatchedClip], device: Device
-    ) -> None:
-        """Load them all; runs for as long as they serve, and stops their batching when it is cancelled."""
-        async with AsyncExitStack() as serving:
-            for name, card in self.cards.items():
+    async def run(self) -> None:
+        """Load what is wanted, one after the other, until this is cancelled; then all of them end."""
+        thread = ThreadPoolExecutor(1, thread_name_prefix="load")
+        try:
+            while True:
+                if not self._loading:
+                    self._wanted.clear()
+                    await self._wanted.wait()
+                name = next(iter(self._loading))
                 try:
-                    encoder = await asyncio.get_running_loop().run_in_executor(
-                        device.thread, _load, load, name
-                    )
+                    await self._make_room(name)
+                    clip = await asyncio.get_running_loop().run_in_executor(thread, self._start, name)
+                    self._loaded[name] = await clip.__aenter__()
+                    self._used[name] = time.monotonic()
+                    self._not_yet.discard(name)
+                    log.info("model ready", model=name)
                 except Exception as error:
-                    self._failed[name] = _REASONS.get(type(error).__name__, "the log of the service says why")
+                    why = _REASONS.get(type(error).__name__, "the log of the service says why")
+                    self._failed[name] = (why, time.monotonic())
                     log.exception("model failed to load", model=name)
-                    continue
-                self._ready[name] = await serving.enter_async_context(start(encoder, card))
-                log.info("model ready", model=name)
-            await asyncio.Event().wait()
+                finally:
+                    del self._loading[name]
+                self._changed()
+        finally:
+            thread.shutdown(wait=False, cancel_futures=True)
+            for clip in self._loaded.values():
+                await clip.__aexit__()
+
+    async def _make_room(self, name: str) -> None:
+        """Put out the least recently used until one more fits; of those in use, wait for one to be idle."""
+        if not self._budget:
+            return
+        need, began = self._memory[name], time.monotonic()
+        if need > self._budget:
+            raise MemoryError(
+                f"{name} takes {need / GIB:.1f} GiB; the budget is {self._budget / GIB:.1f} GiB"
+            )
+        while need + sum(self._memory[other] for other in self._loaded) > self._budget:
+            now = time.monotonic()
+            quiet_s = QUIET_S if now < began + PATIENCE_S else 0.0
+            idle = [
+                other
+                for other, clip in self._loaded.items()
+                if not clip.in_use and now >= self._used[other] + quiet_s
+            ]
+            if idle:
+                await self._loaded.pop(idle[0]).__aexit__()
+                self._changed()
+                log.info("model put out", model=idle[0], wanted=name)
+            else:
+                await asyncio.sleep(_POLL_S)
 
 
 @asynccontextmanager
@@ -94,9 +183,9 @@ async def open_clips(
     metrics: Metrics,
     load: LoadClip,
     pool: Executor,
-    on_load: Callable[[], None] = lambda: None,
+    changed: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Clips]:
-    """The CLIPs of the settings, loading; `on_load` is called after each.
+    """The CLIPs of the settings; `changed` is called when one was loaded or put out.
 
     Raises:
         models.clip.UnknownClip: a name has no card.
@@ -113,20 +202,46 @@ async def open_clips(
         exact_decode=settings.exact_decode,
         image=settings.image_limits,
     )
-    clips = Clips({name: find_card(name, settings.weights) for name in settings.clip_models})
+    cards = {name: find_card(name, settings.weights) for name in settings.clip_models}
+    memory = {
+        name: serving_memory(card, settings.weights, settings.clip_dtype) for name, card in cards.items()
+    }
     device = Device()
 
-    def start(encoder: ClipEncoder, card: ClipCard) -> BatchedClip:
-        on_load()
-        return BatchedClip(encoder, card.templates, device, pool, limits, metrics)
+    def start(name: str) -> BatchedClip:
+        encoder = load(name)
+        fitted = fit_batches(encoder, limits, settings.clip_warm_up_s)
+        return BatchedClip(encoder, cards[name].templates, device, pool, fitted, metrics)
 
-    loading = asyncio.create_task(clips.load(load, start, device))
+    clips = Clips(cards, settings.preloaded_clips, start, memory, settings.clip_memory, changed)
+    running = asyncio.create_task(clips.run())
     try:
         yield clips
     finally:
-        loading.cancel()
-        await asyncio.gather(loading, return_exceptions=True)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
         device.close()
+
+
+def fit_batches(encoder: ClipEncoder, limits: EncoderLimits, budget_s: float) -> EncoderLimits:
+    """The limits with the batches that suit the model on this device; also makes its slow first calls."""
+    side = encoder.image_size
+
+    def images(size: int) -> None:
+        encoder.encode_images(np.zeros((size, 3, side, side), np.uint8))
+
+    def texts(size: int) -> None:
+        encoder.encode_texts(["a photo of a cat, number one"] * size)
+
+    images(1)
+    texts(1)
+    if not budget_s:
+        return limits
+    return replace(
+        limits,
+        max_batch_images=best_batch(images, limits.max_batch_images, budget_s / 2),
+        max_batch_texts=best_batch(texts, limits.max_batch_texts, budget_s / 2),
+    )
 
 
 def open_pool(settings: ApiSettings) -> ThreadPoolExecutor:
@@ -137,12 +252,3 @@ def open_pool(settings: ApiSettings) -> ThreadPoolExecutor:
 def decode_threads(settings: ApiSettings) -> int:
     """How many they are."""
     return settings.decode_threads or cpu_count() or 1
-
-
-def _load(load: LoadClip, name: str) -> ClipEncoder:
-    encoder = load(name)
-    # the first calls are slow; they also show that the model works before it is called ready
-    side = encoder.image_size
-    encoder.encode_images(np.zeros((1, 3, side, side), np.uint8))
-    encoder.encode_texts(["a photo"])
-    return encoder

@@ -94,6 +94,7 @@ class BatchedClip:
     ) -> None:
         self.encoder = encoder
         self.templates = tuple(templates)
+        self.max_batch_images = limits.max_batch_images
         self._pool = pool
         self._limits = limits
         self._metrics = metrics
@@ -101,25 +102,29 @@ class BatchedClip:
         self._label_rows: EmbeddingCache[tuple[tuple[str, ...], tuple[str, ...]]] = EmbeddingCache(
             limits.text_cache_rows
         )
+        # what they call knows nothing of this object: a cycle would keep a model that was put out
         self._images: Batcher[Pixels, Embeddings] = Batcher(
-            self._encode_images,
+            partial(_encode_images, encoder),
             device,
             max_batch=limits.max_batch_images,
             max_reserved=limits.max_waiting_images,
             max_wait_s=limits.max_wait_s,
-            observe=partial(self._observe, "image"),
+            observe=partial(_observe, metrics, "image"),
         )
         self._texts: Batcher[str, Embeddings] = Batcher(
-            self._encode_texts,
+            partial(_encode_texts, encoder, self._text_rows),
             device,
             max_batch=limits.max_batch_texts,
             max_reserved=limits.max_waiting_texts,
             max_wait_s=limits.max_wait_s,
-            observe=partial(self._observe, "text"),
+            observe=partial(_observe, metrics, "text"),
         )
-        self._draft_side = None if limits.exact_decode else encoder.draft_size
         self.pipeline = ImagePipeline(
-            self._images, self._prepare, pool, limits.window, EmbeddingCache(limits.image_cache_rows)
+            self._images,
+            partial(_prepare, encoder, limits),
+            pool,
+            limits.window,
+            EmbeddingCache(limits.image_cache_rows),
         )
         self._batchers = AsyncExitStack()
 
@@ -130,6 +135,11 @@ class BatchedClip:
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self._batchers.aclose()
+
+    @property
+    def in_use(self) -> bool:
+        """Whether anything is in work."""
+        return bool(self._images.reserved or self._texts.reserved)
 
     async def embed_images(self, sources: Sequence[Source], timings: Timings) -> Embeddings:
         """Pictures -> (N, D)
@@ -185,10 +195,6 @@ class BatchedClip:
             self._label_rows.put(key, rows)
         return rows
 
-    def _prepare(self, data: bytes) -> Pixels:
-        picture = decode(data, self._limits.image, self._draft_side)
-        return self.encoder.preprocess(picture, exact=self._limits.exact_decode)
-
     def _count_tokens(self, texts: Sequence[Text]) -> int:
         longest = self.encoder.context_length
         counts = [self.encoder.count_tokens(item.text) for item in texts]
@@ -205,23 +211,31 @@ class BatchedClip:
             raise TextRefused(list(faults.values())[:100])
         return sum(counts)
 
-    def _encode_images(self, batch: list[Pixels]) -> list[Embeddings]:
-        return list(self.encoder.encode_images(np.stack(batch)))
-
-    def _encode_texts(self, batch: list[str]) -> list[Embeddings]:
-        # an earlier batch may have had the same text since it was asked for
-        found = {text: self._text_rows.get(text) for text in batch}
-        missing = [text for text, rows in found.items() if rows is None]
-        if missing:
-            for text, row in zip(missing, self.encoder.encode_texts(missing), strict=True):
-                found[text] = rows = row[None].copy()
-                # kept here, on the device's thread, so that the work of callers who left is not lost
-                self._text_rows.put(text, rows)
-        return [rows[0] for rows in map(found.__getitem__, batch) if rows is not None]
-
-    def _observe(self, tower: str, size: int, seconds: float) -> None:
-        self._metrics.batch_size.labels(tower).observe(size)
-        self._metrics.batch_seconds.labels(tower).observe(seconds)
-
     def _no_rows(self) -> Embeddings:
         return np.zeros((0, self.encoder.dimension), np.float32)
+
+
+def _prepare(encoder: ClipEncoder, limits: EncoderLimits, data: bytes) -> Pixels:
+    draft_side = None if limits.exact_decode else encoder.draft_size
+    return encoder.preprocess(decode(data, limits.image, draft_side), exact=limits.exact_decode)
+
+
+def _encode_images(encoder: ClipEncoder, batch: list[Pixels]) -> list[Embeddings]:
+    return list(encoder.encode_images(np.stack(batch)))
+
+
+def _encode_texts(encoder: ClipEncoder, kept: EmbeddingCache[str], batch: list[str]) -> list[Embeddings]:
+    # an earlier batch may have had the same text since it was asked for
+    found = {text: kept.get(text) for text in batch}
+    missing = [text for text, rows in found.items() if rows is None]
+    if missing:
+        for text, row in zip(missing, encoder.encode_texts(missing), strict=True):
+            found[text] = rows = row[None].copy()
+            # kept here, on the device's thread, so that the work of callers who left is not lost
+            kept.put(text, rows)
+    return [rows[0] for rows in map(found.__getitem__, batch) if rows is not None]
+
+
+def _observe(metrics: Metrics, tower: str, size: int, seconds: float) -> None:
+    metrics.batch_size.labels(tower).observe(size)
+    metrics.batch_seconds.labels(tower).observe(seconds)

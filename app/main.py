@@ -44,14 +44,14 @@ def create_app(
     *,
     stopping: asyncio.Event | None = None,
     load_clip: LoadClip | None = None,
-    on_load: Callable[[], None] = lambda: None,
+    clips_changed: Callable[[], None] = lambda: None,
 ) -> FastAPI:
     """The API.
 
     Args:
         stopping: set it when the process has been asked to end: streams end, and `/readyz` says so.
         load_clip: name -> CLIP; else `models.clip.load`, as the settings have it.
-        on_load: called when a CLIP has been loaded.
+        clips_changed: called when a CLIP has been loaded or put out.
     """
     metrics = Metrics()
     load = load_clip or partial(
@@ -71,7 +71,7 @@ def create_app(
             stack.push_async_callback(events.aclose)
             pool = open_pool(settings)
             stack.callback(pool.shutdown, wait=False, cancel_futures=True)
-            clips = await stack.enter_async_context(open_clips(settings, metrics, load, pool, on_load))
+            clips = await stack.enter_async_context(open_clips(settings, metrics, load, pool, clips_changed))
             yield State(
                 resources=Resources(
                     settings=settings,

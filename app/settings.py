@@ -1,8 +1,8 @@
 """The settings of the API: where it listens, which CLIPs it serves, and every limit of the contract."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints, model_validator
 
 from jobs.settings import JobSettings
 
@@ -43,8 +43,24 @@ class ApiSettings(JobSettings):
         description="precision of the CLIPs to serve; auto: 16 bits where the device computes in them and "
         "the model's card allows it, else fp32; int8: on a CPU only",
     )
-    max_batch_images: int = Field(32, ge=1, description="pictures encoded in one call; 1 turns batching off")
-    max_batch_texts: int = Field(128, ge=1, description="texts encoded in one call; 1 turns batching off")
+    clip_preload: tuple[str, ...] | None = Field(
+        None,
+        description="CLIPs to load at the start, as a JSON list, others when they are first asked for; "
+        "not said: all, or only the first if CLIP_MEMORY bounds them",
+    )
+    clip_memory: int = Field(
+        0,
+        ge=0,
+        description="bytes that CLIPs may take together, as their cards predict; "
+        "the least recently used is put out for one that is wanted; 0: no bound",
+    )
+    clip_warm_up_s: float = Field(
+        2,
+        ge=0,
+        description="longest time to measure which batches suit a CLIP when it is loaded; 0: the largest",
+    )
+    max_batch_images: int = Field(256, ge=1, description="pictures encoded in one call; 1 turns batching off")
+    max_batch_texts: int = Field(256, ge=1, description="texts encoded in one call; 1 turns batching off")
     max_waiting_images: int = Field(
         512, ge=1, description="pictures in work or waiting, per model; more is 503"
     )
@@ -123,3 +139,16 @@ class ApiSettings(JobSettings):
         ge=1,
         description="images of a collection that is searched exactly, or classified: both look at each",
     )
+
+    @property
+    def preloaded_clips(self) -> tuple[str, ...]:
+        """The CLIPs that are loaded at the start."""
+        if self.clip_preload is not None:
+            return self.clip_preload
+        return self.clip_models[:1] if self.clip_memory else self.clip_models
+
+    @model_validator(mode="after")
+    def _preload_what_is_served(self) -> Self:
+        if not set(self.preloaded_clips) <= set(self.clip_models):
+            raise ValueError("clip_preload names a CLIP that clip_models lacks")
+        return self

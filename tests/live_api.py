@@ -121,7 +121,7 @@ def live_api(
     redis_url: str, store: str, load_clip: Callable[[str], ClipEncoder] | None, **settings: Any
 ) -> Iterator[LiveApi]:
     """An API with these settings."""
-    values = {"redis_url": redis_url, "store": store, **settings}
+    values = {"redis_url": redis_url, "store": store, "clip_warm_up_s": 0, **settings}
     api = LiveApi(ApiSettings(**values), load_clip)
     api.start()
     try:

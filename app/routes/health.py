@@ -44,8 +44,11 @@ async def livez() -> Response:
 
 @router.get("/readyz", responses={503: {"description": "some part is not ready; each says why"}})
 async def readyz(resources: InUse) -> JSONResponse:
-    """200 if every part is ready, else 503; either way each part says how it is."""
-    parts = {f"clip:{name}": resources.clips.status(name) for name in resources.clips.cards}
+    """200 if every part is ready, else 503; either way each part says how it is.
+
+    CLIPs that are not loaded at the start do not count.
+    """
+    parts: dict[str, str] = {}
     try:
         await resources.ask(resources.queue.ping)
         parts["queue"] = "ready"
@@ -60,7 +63,8 @@ async def readyz(resources: InUse) -> JSONResponse:
     parts["store"] = await asyncio.to_thread(_store_state, resources.store)
     if resources.stopping.is_set():
         parts["api"] = "stopping"
-    ready = all(state == "ready" for state in parts.values())
+    ready = resources.clips.preloaded and all(state == "ready" for state in parts.values())
+    parts = {f"clip:{name}": resources.clips.status(name) for name in resources.clips.cards} | parts
     return JSONResponse(
         {"status": "ready" if ready else "not ready", "parts": parts},
         200 if ready else 503,
@@ -111,8 +115,9 @@ def _model(name: str, resources: Resources) -> ModelAnswer:
         "image_size": card.image_size,
         "context_length": card.context_length,
     }
-    if status == "ready":
-        encoder = resources.clips.get(name).encoder
+    clip = resources.clips.peek(name)
+    if clip is not None:
+        encoder = clip.encoder
         sizes = {
             "embedding_dim": encoder.dimension,
             "image_size": encoder.image_size,

@@ -10,7 +10,7 @@ import pytest
 from jobs.settings import JobSettings
 from models.clip import cards
 from models.generators import complete
-from models.memory import GIB, guide_memory, largest_size, predict
+from models.memory import GIB, guide_memory, largest_size, predict, serving_memory
 from models.networks import WEIGHTS, NetworkNames
 from models.requests import GenerationRequest, Prompt
 from models.vqgan import available as vqgans
@@ -178,3 +178,11 @@ def test_the_setting_takes_bytes_and_units(said: str | int, bytes_: int) -> None
 def test_the_setting_takes_no_nonsense(said: str) -> None:
     with pytest.raises(ValueError, match="device_memory"):
         JobSettings(device_memory=said)  # type: ignore[arg-type]
+
+
+def test_a_clip_that_serves_takes_its_weights_and_not_much_more() -> None:
+    for name in cards.available():
+        card = cards.find_card(name, WEIGHTS)
+        weights = guide_memory(card, WEIGHTS)[0]
+        assert weights < serving_memory(card, WEIGHTS, "fp32") < 3 * weights
+        assert serving_memory(card, WEIGHTS, "bf16") < serving_memory(card, WEIGHTS, "auto")

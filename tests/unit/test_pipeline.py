@@ -77,14 +77,21 @@ async def test_rows_are_in_order_and_a_lone_picture_is_its_own(desk: Desk) -> No
         assert numbers(await pictures.embed(sources("7"))) == [7]
 
 
-async def test_a_picture_is_encoded_while_the_next_is_read(desk: Desk) -> None:
-    async with pipeline(desk, threads=1) as pictures:
-        desk.may_encode.clear()
-        asking = asyncio.create_task(pictures.embed(sources("1", "2", "3")))
-        await soon(lambda: len(desk.read) == 3 and bool(desk.encoded))
-        assert len(desk.encoded[0]) < 3, "it did not wait for all"
-        desk.may_encode.set()
-        assert numbers(await asking) == [1, 2, 3]
+async def test_a_picture_is_encoded_while_the_next_is_read() -> None:
+    class Patient(Desk):
+        encoding = threading.Event()
+
+        def prepare(self, data: bytes) -> Pixels:
+            if data == b"3":
+                assert self.encoding.wait(5), "nothing is encoded before all are read"
+            return super().prepare(data)
+
+        def encode(self, batch: list[Pixels]) -> list[Embeddings]:
+            self.encoding.set()
+            return super().encode(batch)
+
+    async with pipeline(Patient(), threads=1) as pictures:
+        assert numbers(await pictures.embed(sources("1", "2", "3"))) == [1, 2, 3]
 
 
 async def test_the_same_file_at_once_is_read_and_encoded_once(desk: Desk) -> None:
