@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import gc
+import os
 import sys
 
 from pydantic import ValidationError
@@ -12,6 +13,7 @@ from app.main import create_app
 from app.server import Server, configure
 from app.settings import ApiSettings
 from jobs import logs
+from models.machine import keep_freed_memory
 
 
 def main() -> None:
@@ -42,6 +44,8 @@ def serve() -> None:
     except ValidationError as error:
         sys.exit(f"the settings are not valid:\n{error}")
     logs.configure(settings.log_level)
+    keep_freed_memory(one_heap=True)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's threads do not spin while they wait
     stopping = asyncio.Event()
     app = create_app(settings, stopping=stopping, clips_changed=gc.freeze)
     Server(configure(app, settings), stopping).run()

@@ -27,10 +27,10 @@ from models.clip.encoder import ClipNetwork
 from models.clip.precision import pick_precision
 from models.generators import complete
 from models.generators.vqgan_clip import VqganClip
+from models.machine import keep_freed_memory
 from models.networks import WEIGHTS, NetworkNames, Networks
 from models.prompts import parse
 from models.vqgan.network import Vqgan
-from workers.device import keep_freed_memory
 
 PROMPT = "a red heart"
 PLAIN = {

@@ -21,8 +21,8 @@ from jobs.lines import JobType, queue_names
 from jobs.queue import RUN_JOB
 from jobs.stores import open_store
 from models import generators
+from models.machine import keep_freed_memory
 from models.networks import Networks
-from workers import device
 from workers.attempt import HARD_GRACE_S, Attempts
 from workers.drawing import Drawing
 from workers.indexing import Indexing
@@ -85,7 +85,7 @@ async def send(settings: WorkerSettings) -> int:
 
 def draw(settings: WorkerSettings) -> int:
     """Be a worker."""
-    device.keep_freed_memory()
+    keep_freed_memory()
     name = _name()
     pulse = Pulse(
         connect(settings.redis_url, patience_s=0.5),

@@ -1,27 +1,9 @@
 """The device: its memory, and what torch's errors say of it. A worker without torch need not load it."""
 
-import ctypes
 import gc
-import os
 import sys
-from pathlib import Path
 
-_CGROUPS = Path("/sys/fs/cgroup")
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep what tensors free for the next ones, where it is glibc.
-
-    It would hand blocks of some MiB back to the system, which clears each page anew for every operation: a
-    sixth of a step on a CPU.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-    mallopt(_M_MMAP_THRESHOLD, 2**30) or mallopt(_M_MMAP_THRESHOLD, 2**25)  # the most that older ones take
+from models import machine
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -62,26 +44,4 @@ def memory(name: str) -> int:
         device = pick_device(name)
         if device.type == "cuda":
             return int(torch.cuda.mem_get_info(device)[1])
-    return host_memory()
-
-
-def host_memory(cgroups: Path = _CGROUPS, own: Path = Path("/proc/self/cgroup")) -> int:
-    """Bytes of memory that this process may have: the machine's, or the least limit of its control groups."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for group in _groups(cgroups, own):
-        try:
-            limits.append(int(group.read_text()))
-        except (OSError, ValueError):  # not there, or "max"
-            continue
-    return min(limits)
-
-
-def _groups(cgroups: Path, own: Path) -> list[Path]:
-    """The files that may hold a limit: version 2 has one for each group above ours, version 1 one in all."""
-    try:
-        lines = own.read_text().splitlines()
-    except OSError:  # not Linux
-        return []
-    group = next((Path(line[3:].lstrip("/")) for line in lines if line.startswith("0::")), Path())
-    folders = [cgroups / folder for folder in (group, *group.parents)]
-    return [*(folder / "memory.max" for folder in folders), cgroups / "memory/memory.limit_in_bytes"]
+    return machine.memory()

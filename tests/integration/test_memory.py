@@ -14,6 +14,7 @@ import pytest
 from jobs.connection import connect
 from jobs.queue import JobQueue
 from jobs.record import Status, call
+from models import machine
 from models.generators import Step
 from models.memory import GIB
 from models.requests import GenerationRequest
@@ -21,7 +22,6 @@ from tests.conftest import RedisServer
 from tests.integration.conftest import StartApi
 from tests.integration.test_worker import Generates, Worker, create
 from tests.live_api import LiveApi
-from workers.device import host_memory
 from workers.settings import WorkerSettings
 
 LARGE: dict[str, Any] = {
@@ -93,7 +93,7 @@ def test_the_largest_of_the_workers_that_are_there_counts(
 
 
 @pytest.mark.parametrize(
-    ("said", "told"), [({}, host_memory()), ({"CLIPCANVAS_DEVICE_MEMORY": "2GiB"}, 2 * GIB)]
+    ("said", "told"), [({}, machine.memory()), ({"CLIPCANVAS_DEVICE_MEMORY": "2GiB"}, 2 * GIB)]
 )
 def test_a_worker_tells_its_memory(
     settings: WorkerSettings, queue: JobQueue, said: dict[str, str], told: int

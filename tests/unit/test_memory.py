@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ from models.memory import GIB, guide_memory, largest_size, predict, serving_memo
 from models.networks import WEIGHTS, NetworkNames
 from models.requests import GenerationRequest, Prompt
 from models.vqgan import available as vqgans
-from workers.device import host_memory
 
 IMAGENET = NetworkNames(vqgan="imagenet-f16-16384", clips=("ViT-B-32",))
 
@@ -152,21 +150,6 @@ def test_a_clip_of_which_nothing_is_known_is_taken_to_be_large() -> None:
     weights, view, _ = guide_memory(cards.find_card("hf-hub:nobody/knows"), WEIGHTS)
     assert known.view_bytes
     assert (weights, view >= known.view_bytes) == (known.weight_bytes, True)
-
-
-def test_the_least_of_the_control_groups_limits_counts(tmp_path: Path) -> None:
-    own = tmp_path / "cgroup"
-    own.write_text("0::/service/worker\n")
-    (tmp_path / "service/worker").mkdir(parents=True)
-    whole = host_memory(tmp_path, own)
-    assert whole > GIB // 4, "the machine's own"
-    (tmp_path / "service/worker/memory.max").write_text("max\n")
-    assert host_memory(tmp_path, own) == whole
-    (tmp_path / "service/memory.max").write_text("123000000\n")
-    assert host_memory(tmp_path, own) == 123_000_000, "a group above ours bounds us, too"
-    (tmp_path / "memory").mkdir()
-    (tmp_path / "memory/memory.limit_in_bytes").write_text("99000000\n")
-    assert host_memory(tmp_path, own) == 99_000_000, "version 1"
 
 
 @pytest.mark.parametrize(("said", "bytes_"), [("8GiB", 8 * GIB), ("1073741824", GIB), (2048, 2048)])
