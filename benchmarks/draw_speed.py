@@ -25,6 +25,7 @@ from models import vqgan
 from models.clip.cards import find_card
 from models.clip.encoder import ClipNetwork
 from models.clip.precision import pick_precision
+from models.company import Alternating
 from models.generators import complete
 from models.generators.vqgan_clip import VqganClip
 from models.machine import keep_freed_memory
@@ -201,6 +202,7 @@ class _Given:
         clip = ClipNetwork("random", *_random_clip(), self.device, precision)
         self.vqgan, self.guides = lambda: network, lambda: [clip]
         self.prior = self.judge = lambda: None
+        self.company = Alternating()
 
 
 def _clip(name: str) -> tuple[Any, Any]:

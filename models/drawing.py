@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models import snapshots
+from models.company import Company
 from models.generators import GenerationError, Step
 from models.motion import Motion
 from models.requests import GenerationRequest
@@ -80,12 +81,14 @@ class Descent:
 
     Attributes:
         rng: draws all that is random in the scene; its state goes into checkpoints.
+        company: the drawings that this one shares a device with.
     """
 
     request: GenerationRequest
     seed: int
     rng: torch.Generator
     schedule: Schedule
+    company: Company
 
 
 def descend(
@@ -127,35 +130,42 @@ class _Run:
             self._restore(restored[1])
 
     def steps(self) -> Iterator[Step]:
-        drawer, request = self._drawer, self._descent.request
-        for index in range(self._done + 1, request.steps + 1):
-            self._prepare(index)
-            loss = self._scene.loss(drawer.render(), index)
-            self._optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            self._optimizer.step()
-            with torch.no_grad():
-                drawer.project()
-                value = loss.detach()
-                self._finite &= value.isfinite()
-                if not self._schedule.is_coarse(index):  # a loss of another scale, and none to end with
-                    self._plateau.add(value, index)
-            ends_early = index < request.steps and self._plateau.is_reached(index)
-            if ends_early or index == request.steps:
-                self._check()
-            yield Step(
-                index=index,
-                total=request.steps,
-                render=self._pixels,
-                checkpoint=partial(self._save, index),
-                loss=partial(self._checked, value),
-                score=self._score,
-                held_out_score=self._held_out_score,
-                svg=self._svg if isinstance(drawer, VectorDrawer) else None,
-                ends_early=ends_early,
-            )
-            if ends_early:
-                return
+        drawer, request, company = self._drawer, self._descent.request, self._descent.company
+        with company.member():
+            for index in range(self._done + 1, request.steps + 1):
+                with company.step():
+                    value = self._step(index)
+                ends_early = index < request.steps and self._plateau.is_reached(index)
+                if ends_early or index == request.steps:
+                    self._check()
+                yield Step(
+                    index=index,
+                    total=request.steps,
+                    render=self._pixels,
+                    checkpoint=partial(self._save, index),
+                    loss=partial(self._checked, value),
+                    score=self._score,
+                    held_out_score=self._held_out_score,
+                    svg=self._svg if isinstance(drawer, VectorDrawer) else None,
+                    ends_early=ends_early,
+                )
+                if ends_early:
+                    return
+
+    def _step(self, index: int) -> Tensor:
+        """The loss of step `index`: a scalar."""
+        self._prepare(index)
+        loss = self._scene.loss(self._drawer.render(), index)
+        self._optimizer.zero_grad(set_to_none=True)
+        self._descent.company.descend(loss)
+        self._optimizer.step()
+        with torch.no_grad():
+            self._drawer.project()
+            value = loss.detach()
+            self._finite &= value.isfinite()
+            if not self._schedule.is_coarse(index):  # a loss of another scale, and none to end with
+                self._plateau.add(value, index)
+        return value
 
     def _prepare(self, index: int) -> None:
         refined = self._schedule.is_coarse(index - 1) and not self._schedule.is_coarse(index)

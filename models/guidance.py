@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
+from models.company import Company
 from models.cutouts import Cutouts
 from models.drawing import straight_through
 from models.generators import GenerationError
@@ -109,10 +110,15 @@ class ClipGuidance:
     """
 
     def __init__(
-        self, guides: Sequence[Guide], cutouts: Cutouts, *, contrast: float = 0.0, frugal: bool = False
+        self,
+        guides: Sequence[Guide],
+        cutouts: Cutouts,
+        company: Company,
+        *,
+        contrast: float = 0.0,
+        frugal: bool = False,
     ) -> None:
-        self._guides = guides
-        self._cutouts = cutouts
+        self._guides, self._cutouts, self._company = guides, cutouts, company
         self._contrast = contrast
         self._frugal = frugal
 
@@ -146,7 +152,7 @@ class ClipGuidance:
 
     def _encode(self, clip: Clip, views: Tensor) -> Tensor:
         if not self._frugal:
-            return clip.encode_image(views)
+            return self._company.answer(("encode", clip.name), clip.encode_image, views)
         pieces = torch.split(views, FRUGAL_VIEWS)
         return torch.cat(
             [torch_checkpoint(clip.encode_image, piece, use_reentrant=False) for piece in pieces]

@@ -68,7 +68,7 @@ def draw(
         latent_loss=latent_loss,
         restarts=restarts,
     )
-    descent = Descent(request, seed, rng, Schedule(options, request.steps))
+    descent = Descent(request, seed, rng, Schedule(options, request.steps), networks.company)
     return descend(drawer, scene, descent, checkpoint=checkpoint)
 
 
@@ -123,6 +123,7 @@ class GuidedScene:
         self._guidance = ClipGuidance(
             guides_of(request, options, networks, pictures),
             _cutouts_of(options, rng),
+            networks.company,
             contrast=options.contrast,
             frugal=frugal,
         )

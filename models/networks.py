@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import torch
 
     from models.clip.encoder import ClipNetwork
+    from models.company import Company
     from models.prior import Prior
     from models.vqgan.network import Vqgan
 
@@ -30,10 +31,15 @@ class NetworkNames:
 
 
 class Networks:
-    """Networks by name, each loaded at its first use and kept: one object for all generators of a worker."""
+    """Networks by name, each loaded at its first use and kept: one object for all generators of a worker.
 
-    def __init__(self, names: NetworkNames) -> None:
+    Args:
+        joined: drawings of several threads share passes of the networks on a GPU, see `models.company`.
+    """
+
+    def __init__(self, names: NetworkNames, *, joined: bool = False) -> None:
         self.names = names
+        self._joined = joined
         self._lock = threading.RLock()
         self._clips: dict[str, ClipNetwork] = {}
 
@@ -43,6 +49,13 @@ class Networks:
         from models.clip.encoder import pick_device
 
         return pick_device(self.names.device)
+
+    @cached_property
+    def company(self) -> "Company":
+        """The drawings that share the device."""
+        from models.company import Alternating, Joined
+
+        return Joined() if self._joined and self.device.type != "cpu" else Alternating()
 
     def clip(self, name: str) -> "ClipNetwork":
         """A CLIP.

@@ -1,6 +1,7 @@
 """VQGAN+CLIP: a VQGAN's latents, moved until CLIP finds the prompts in the picture they decode to."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from PIL import Image
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from models.company import Company
     from models.motion import Motion
     from models.networks import NetworkNames, Networks
     from models.vqgan.network import Vqgan
@@ -134,7 +136,7 @@ class VqganClip:
                 start = vqgan.decode(latents).clamp(0, 1)  # what the prior gives lies between the codes
         if vqgan.encoder is None and (options.moves or options.overlay_image is not None):
             raise GenerationError(_NO_ENCODER)
-        drawer = CodedPicture(vqgan, latents, options)
+        drawer = CodedPicture(vqgan, latents, options, self._networks.company)
         held_by_itself = options.init_method != "square"
         return draw(
             drawer,
@@ -182,8 +184,8 @@ class VqganClip:
 class CodedPicture:
     """A drawer of latents (1, D, h, w): each place shows its nearest code and moves as if not rounded."""
 
-    def __init__(self, vqgan: "Vqgan", latents: "Tensor", options: Options) -> None:
-        self._vqgan, self._options = vqgan, options
+    def __init__(self, vqgan: "Vqgan", latents: "Tensor", options: Options, company: "Company") -> None:
+        self._vqgan, self._options, self._company = vqgan, options, company
         self._low, self._high = vqgan.low, vqgan.high
         self._whole = self._grid = latents.shape[2:]  # of the start, and of the scale it is drawn at
         self._start = latents.clone()
@@ -197,7 +199,9 @@ class CodedPicture:
         latents = self.latents["z"]
         self.quantized = self._vqgan.lookup(self._vqgan.nearest(latents.detach()))
         shown = straight_through(self.quantized, latents)
-        return clamp_to_range(self._vqgan.decode(shown, seamless=self._options.tile))
+        tile = self._options.tile
+        decode = partial(self._vqgan.decode, seamless=tile)
+        return clamp_to_range(self._company.answer(("decode", tile), decode, shown))
 
     def project(self) -> None:
         if self._options.clamp:

@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks import reference
+from models.company import Alternating
 from models.generators import complete
 from models.generators.vqgan_clip import VqganClip
 from models.networks import NetworkNames, Networks
@@ -41,6 +42,7 @@ class Given:
     """Networks that are at hand already."""
 
     device = torch.device("cpu")
+    company = Alternating()
 
     def __init__(self, vqgan: Vqgan, clip) -> None:
         self.vqgan, self.guides = lambda: vqgan, lambda: [clip]

@@ -5,6 +5,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from models.company import Alternating
 from models.cutouts import random_crops, random_views
 from models.drawing import clamp_to_range, straight_through
 from models.generators import GenerationError, complete, find
@@ -169,7 +170,7 @@ def test_latents_stay_in_their_codes_range_unless_they_need_not(demo):
 
 def drawer_of(demo, **options):
     latents = demo.lookup(torch.randint(1024, (1, 4, 6), generator=generator()))
-    return CodedPicture(demo, latents, Options.model_validate(options))
+    return CodedPicture(demo, latents, Options.model_validate(options), Alternating())
 
 
 def test_latents_at_half_the_scale_are_held_to_the_start_likewise(demo):

@@ -10,6 +10,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from models.clip import TextTooLong
+from models.company import Alternating
 from models.generators import GenerationError, complete, find
 from models.guidance import ClipGuidance, Guide, guides_of, judge_of, score, spherical_distance
 from models.networks import NetworkNames, Networks
@@ -79,7 +80,7 @@ def squares(images, size):
 def guidance_of(*prompts, clip=None, pictures=(), steps=STEPS, cutouts=squares, **changes):
     clip = clip or LinearClip()
     targets = targets_of(clip, prompts, dict(pictures), steps=steps, size=SIZE, device=CPU)
-    return ClipGuidance([Guide(clip, targets)], cutouts, **changes)
+    return ClipGuidance([Guide(clip, targets)], cutouts, Alternating(), **changes)
 
 
 def loss_and_gradient(guidance, index=1, seed=0):
@@ -238,7 +239,7 @@ def test_contrast_follows_the_weight_of_its_prompt():
     clip, prompt = LinearClip(), Prompt(text="red cat", begin=0.5)
     targets = targets_of(clip, [prompt], {}, steps=STEPS, size=SIZE, device=CPU, contrasted=True)
     plain, contrasted = (
-        ClipGuidance([Guide(clip, targets)], squares, contrast=weight) for weight in (0.0, 1.0)
+        ClipGuidance([Guide(clip, targets)], squares, Alternating(), contrast=weight) for weight in (0.0, 1.0)
     )
     assert loss_and_gradient(contrasted, 1)[0] == 0
     assert loss_and_gradient(contrasted, STEPS)[0] > loss_and_gradient(plain, STEPS)[0] + 0.1
@@ -249,7 +250,7 @@ def test_several_clips_count_by_their_weights_each_at_its_own_size():
     request = request_of(Prompt(text="a cat"), Prompt(image="photo"))
     options = DrawingOptions(guide_weights={"second": 3})
     guides = guides_of(request, options, LinearClips(*clips), {"photo": photo()})
-    both, *alone = (ClipGuidance(some, squares) for some in (guides, guides[:1], guides[1:]))
+    both, *alone = (ClipGuidance(some, squares, Alternating()) for some in (guides, guides[:1], guides[1:]))
     first, second = (loss_and_gradient(one)[0] for one in alone)
     assert loss_and_gradient(both)[0] == pytest.approx((first + 3 * second) / 4)
     scores = [one.score(picture(), 1).item() for one in (both, *alone)]
@@ -260,7 +261,7 @@ def test_a_clip_of_weight_0_is_not_run():
     clips = [LinearClip("first", 8, 5), LinearClip("second", 6, 7)]
     options = DrawingOptions(guide_weights={"first": 0})
     guides = guides_of(request_of(Prompt(text="a cat")), options, LinearClips(*clips), {})
-    guidance = ClipGuidance(guides, squares)
+    guidance = ClipGuidance(guides, squares, Alternating())
     loss_and_gradient(guidance)
     guidance.score(picture(), 1)
     assert [len(clip.shown) for clip in clips] == [0, 2]

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from models.company import Alternating
 from models.cutouts import cutouts_of
 from models.drawing import Descent, descend
 from models.generators import GenerationError, available, complete, find
@@ -69,7 +70,7 @@ def steps_of(steps, checkpoint=None, ask=None, sheet=None, **options):
         options=options.model_dump(mode="json"),
     )
     rng = torch.Generator().manual_seed(1)
-    descent = Descent(request, 1, rng, Schedule(options, steps))
+    descent = Descent(request, 1, rng, Schedule(options, steps), Alternating())
     return descend(sheet or Sheet(), Field(rng, ask), descent, checkpoint=checkpoint)
 
 
