@@ -2,7 +2,7 @@
 
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -39,12 +39,21 @@ class Lease:
 
     @staticmethod
     def start_next(
-        connection: redis.Redis, worker: str, seconds: float, job_type: JobType = "draw"
+        connection: redis.Redis,
+        worker: str,
+        seconds: float,
+        job_type: JobType = "draw",
+        *,
+        accepts: Callable[[str], bool] = lambda job_id: True,
     ) -> "Lease | None":
-        """Take the job of that type whose turn it is, if one waits."""
+        """Take the job of that type whose turn it is, if one waits.
+
+        Args:
+            accepts: looks at its id; where it says no, none is taken.
+        """
         for _ in range(TRIES):
             job_id = call(connection, "next", first_rank(job_type))
-            if job_id is None:
+            if job_id is None or not accepts(job_id):
                 return None
             lease = Lease.start(connection, job_id, worker, seconds)
             if isinstance(lease, Lease):

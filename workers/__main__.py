@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 
 import redis
@@ -24,6 +25,7 @@ from models import generators
 from models.machine import keep_freed_memory
 from models.networks import Networks
 from workers.attempt import HARD_GRACE_S, Attempts
+from workers.crew import run_job_of
 from workers.drawing import Drawing
 from workers.indexing import Indexing
 from workers.janitor import Janitor
@@ -111,7 +113,8 @@ def draw(settings: WorkerSettings) -> int:
     studio = Studio(loaded, open_store(settings.store), about)
     work = Drawing(settings, studio)
     pulse.show("idle", memory=work.memory)
-    _serve(settings, name, work.type, Attempts(settings, work, pulse, name, drain), drain)
+    attempts = Attempts(settings, work, pulse, name, drain)
+    _serve(settings, name, work.type, run_job_of(settings, attempts, work, drain), drain)
     pulse.stop()
     return 0
 
@@ -129,7 +132,7 @@ def index(settings: WorkerSettings) -> int:
     drain = threading.Event()
     work = Indexing(settings, open_store(settings.store))
     pulse.show("idle")
-    _serve(settings, name, work.type, Attempts(settings, work, pulse, name, drain), drain)
+    _serve(settings, name, work.type, Attempts(settings, work, pulse, name, drain).run_job, drain)
     pulse.stop()
     return 0
 
@@ -141,7 +144,11 @@ def _name() -> str:
 
 
 def _serve(
-    settings: WorkerSettings, name: str, job_type: JobType, attempts: Attempts, drain: threading.Event
+    settings: WorkerSettings,
+    name: str,
+    job_type: JobType,
+    run_job: Callable[[str], None],
+    drain: threading.Event,
 ) -> None:
     """RQ's loop ends when Redis refuses a write; until we are asked to stop, another one begins."""
     while not drain.is_set():
@@ -149,7 +156,7 @@ def _serve(
             connect_rq(settings.redis_url, patience_s=settings.redis_patience_s),
             f"{name}-{secrets.token_hex(2)}",  # RQ takes no name twice
             queues=queue_names(job_type),
-            functions={RUN_JOB: attempts.run_job},
+            functions={RUN_JOB: run_job},
             drain=drain,
             longest_job_s=settings.longest_run_s(job_type) + 2 * HARD_GRACE_S,
         )
@@ -165,7 +172,8 @@ def _load(settings: WorkerSettings) -> dict[str, generators.ImageGenerator]:
         import torch
 
         torch.set_num_threads(settings.threads)
-    networks = Networks(settings.network_names)
+    joined = settings.jobs_at_once > 1 and not settings.deterministic
+    networks = Networks(settings.network_names, joined=joined)
     started_s = time.monotonic()
     loaded = {name: generators.find(name).load(networks) for name in settings.generators}
     networks.judge()

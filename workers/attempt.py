@@ -54,7 +54,7 @@ class Work(Protocol):
 
 
 class Attempts:
-    """Runs jobs one after the other.
+    """Runs jobs.
 
     Args:
         drain: set when this worker is to stop; the running job is handed back.
@@ -64,6 +64,7 @@ class Attempts:
         self, settings: WorkerSettings, work: Work, pulse: Pulse, name: str, drain: threading.Event
     ) -> None:
         self._settings, self._work, self._pulse, self._name, self._drain = settings, work, pulse, name, drain
+        self._limits = HardLimits()
         self._queue = JobQueue(settings, patience_s=settings.redis_patience_s)
         self._patient = connect(settings.redis_url, patience_s=settings.redis_patience_s)
         self._hurried = connect(settings.redis_url, patience_s=0.5)
@@ -76,10 +77,21 @@ class Attempts:
         Args:
             ticket: a job that RQ was told of. There is one for each that waits; whose turn it is may differ.
         """
-        lease = Lease.start_next(self._patient, self._name, self._settings.lease_s, self._work.type)
-        if lease is None:
+        lease = self.take(ticket)
+        if lease is not None:
+            self.run(lease)
+
+    def take(self, ticket: str, accepts: Callable[[str], bool] = lambda job_id: True) -> Lease | None:
+        """The lease of the job whose turn it is; none: no job waits, or that one is not accepted."""
+        lease = Lease.start_next(
+            self._patient, self._name, self._settings.lease_s, self._work.type, accepts=accepts
+        )
+        if lease is None and ticket:
             log.info("nothing waits", ticket=ticket)
-            return
+        return lease
+
+    def run(self, lease: Lease) -> None:
+        """Run a job that was taken. Several threads may, each with a job of its own."""
         with structlog.contextvars.bound_contextvars(job_id=lease.job_id, attempt=lease.attempt):
             log.info("job started")
             started_s = time.monotonic()
@@ -95,8 +107,8 @@ class Attempts:
             self._tidy(lease)
             return "lease lost"
         finally:
-            faulthandler.cancel_dump_traceback_later()
-            self._pulse.release()
+            self._limits.release(lease.token)
+            self._pulse.release(lease)
 
     def _carry_out(self, lease: Lease, signals: Signals) -> str:
         def report(
@@ -134,7 +146,7 @@ class Attempts:
     def _run(self, job: Job, lease: Lease, report: Report, signals: Signals) -> tuple[Output, ...]:
         folder, pace = f"{job.id}/{lease.token}", self._pace(job)
         left_s = max(0.0, pace.run_timeout_s - job.ran_s)
-        faulthandler.dump_traceback_later(left_s + HARD_GRACE_S, exit=True)
+        self._limits.hold(lease.token, left_s + HARD_GRACE_S)
         frugal = self._work.is_tight(job)
         try:
             return self._work.run(job, folder, report, signals, pace, frugal=frugal)
@@ -197,6 +209,32 @@ class Attempts:
             self._work.store.delete(prefix)
         except StoreUnavailable:
             log.warning("files left behind", prefix=prefix)  # they go with the job
+
+
+class HardLimits:
+    """Ends the process at the first of several times, however it hangs. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ends_s: dict[str, float] = {}
+
+    def hold(self, name: str, seconds: float) -> None:
+        """End the process in so many seconds, unless the name is released before."""
+        with self._lock:
+            self._ends_s[name] = time.monotonic() + seconds
+            self._arm()
+
+    def release(self, name: str) -> None:
+        """It did not hang."""
+        with self._lock:
+            self._ends_s.pop(name, None)
+            self._arm()
+
+    def _arm(self) -> None:
+        faulthandler.cancel_dump_traceback_later()
+        if self._ends_s:
+            left_s = max(0.001, min(self._ends_s.values()) - time.monotonic())
+            faulthandler.dump_traceback_later(left_s, exit=True)
 
 
 def _why(error: Exception) -> JobError:

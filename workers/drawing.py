@@ -25,6 +25,16 @@ class Drawing:
             return False  # which is told as it is run
         return predict(request, self._settings.network_names, frugal=False) > self.memory
 
+    def goes_with(self, job: Job, others: list[Job]) -> bool:
+        """Of the same generator, size and number of cutouts, and all of them fit into the memory at once."""
+        jobs = [job, *others]
+        kinds = {
+            (job.drawing.generator, job.drawing.width, job.drawing.height, job.drawing.options.get("cutouts"))
+            for job in jobs
+        }
+        need = sum(predict(job.drawing, self._settings.network_names, frugal=False) for job in jobs)
+        return len(kinds) == 1 and need <= self.memory
+
     def run(
         self, job: Job, folder: str, report: Report, signals: Signals, pace: Pace, *, frugal: bool
     ) -> tuple[Output, ...]:

@@ -1,4 +1,4 @@
-"""A worker's signs of life: one thread that shows it to the others and renews the lease of its job."""
+"""A worker's signs of life: one thread that shows it to the others and renews the leases of its jobs."""
 
 import json
 import os
@@ -34,8 +34,7 @@ class Pulse(threading.Thread):
         self._details = {**details, "host": socket.gethostname(), "pid": os.getpid()}
         self._state = "loading"
         self._since = time.time()
-        self._lease: Lease | None = None
-        self._signals: Signals | None = None
+        self._held: dict[Lease, Signals] = {}
         self._changed = threading.Event()
         self._stopped = False
         self._lock = threading.Lock()
@@ -52,14 +51,19 @@ class Pulse(threading.Thread):
     def hold(self, lease: Lease, signals: Signals) -> None:
         """Renew this lease from now on; if it is lost, `signals.cancel` is set: nobody wants the result."""
         with self._lock:
-            self._lease, self._signals = lease, signals
-        self.show("busy", job=lease.job_id)
+            self._held[lease] = signals
+        self._show_jobs()
 
-    def release(self) -> None:
+    def release(self, lease: Lease) -> None:
         """The job is over."""
         with self._lock:
-            self._lease = self._signals = None
-        self.show("idle", job="")
+            self._held.pop(lease, None)
+        self._show_jobs()
+
+    def _show_jobs(self) -> None:
+        with self._lock:
+            jobs = " ".join(lease.job_id for lease in self._held)
+        self.show("busy" if jobs else "idle", job=jobs)
 
     def stop(self) -> None:
         """Say good-bye."""
@@ -82,15 +86,14 @@ class Pulse(threading.Thread):
 
     def _beat(self) -> None:
         with self._lock:
-            lease, signals = self._lease, self._signals
+            held = dict(self._held)
             details = {"state": self._state, "since": self._since, **self._details}
         call(self._connection, "worker", self._worker, json.dumps(details), round(self._period_s * 5000))
-        if lease is None or signals is None:
-            return
-        try:
-            if lease.report():
-                signals.cancel.set()
-        except LeaseLost:
-            if self._lease is lease:
-                log.warning("lease lost", job_id=lease.job_id)
-                signals.cancel.set()
+        for lease, signals in held.items():
+            try:
+                if lease.report():
+                    signals.cancel.set()
+            except LeaseLost:
+                if lease in self._held:
+                    log.warning("lease lost", job_id=lease.job_id)
+                    signals.cancel.set()

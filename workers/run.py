@@ -1,6 +1,7 @@
 """One generation, from a job's request to pictures in the store. Knows no queue and no Redis."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -66,16 +67,17 @@ def run(
             generator.generate, request, seed=request.seed_of(image), pictures=pictures, frugal=frugal
         )
         last: Step | None = None
-        for last in _steps(draw, state):
-            film.after(last)
-            speaker.after(last)
+        with closing(_steps(draw, state)) as steps:  # at once, so that nobody waits for one that stopped
+            for last in steps:
+                film.after(last)
+                speaker.after(last)
         if last is None:
             raise GenerationError("the generator made no picture")
         outputs = (*outputs, *keeper.picture(last, image, film))
     return keeper.all_of(outputs)
 
 
-def _steps(draw: Callable[..., Iterator[Step]], state: bytes | None) -> Iterator[Step]:
+def _steps(draw: Callable[..., Iterator[Step]], state: bytes | None) -> Generator[Step]:
     try:
         yield from draw(checkpoint=state)
     except CheckpointUnusable:

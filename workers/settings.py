@@ -11,6 +11,14 @@ class WorkerSettings(JobSettings):
     """How a worker draws and how often it speaks. Times are in seconds."""
 
     threads: int = Field(0, ge=0, description="CPU threads of torch; 0 leaves the choice to torch")
+    jobs_at_once: int = Field(
+        1, ge=1, le=64, description="drawings of one generator, size and number of cutouts in one worker"
+    )
+    deterministic: bool = Field(
+        False,
+        description="drawings at once take turns on a GPU, too, each with the bytes that it has alone; else "
+        "they share passes of the networks and differ by rounding",
+    )
     heartbeat_s: float = Field(2, gt=0, description="how often a worker renews its lease")
     progress_every_s: float = Field(0.5, gt=0, description="progress is told at most this often")
     preview_every: int = Field(10, ge=1, description="steps between two previews, at the least")

@@ -25,6 +25,7 @@ from models.requests import GenerationRequest, Prompt
 from tests.conftest import RedisServer
 from workers import janitor
 from workers.attempt import Attempts
+from workers.crew import run_job_of
 from workers.drawing import Drawing
 from workers.janitor import Janitor
 from workers.pulse import Pulse
@@ -80,12 +81,14 @@ class Worker:
             {"gradient": generator or gradient.load(None)},  # type: ignore[arg-type]
             open_store(settings.store),
         )
-        self.attempts = Attempts(settings, Drawing(settings, studio), self.pulse, "w", self.drain)
+        work = Drawing(settings, studio)
+        self.attempts = Attempts(settings, work, self.pulse, "w", self.drain)
+        self.run_job = run_job_of(settings, self.attempts, work, self.drain)
         self.rq = WarmWorker(
             connect_rq(settings.redis_url, patience_s=5),
             new_id(),
             queues=queue_names("draw"),
-            functions={RUN_JOB: self.attempts.run_job},
+            functions={RUN_JOB: self.run_job},
             drain=self.drain,
             longest_job_s=settings.run_timeout_s,
         )
