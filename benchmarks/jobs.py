@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ SLOW = {**QUICK, "steps": 5000, "options": {"delay_s": 0.02}}
 class Service:
     """A running service and what a benchmark asks of it."""
 
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
+    def __init__(self, folder: Path, stack: ExitStack, settings: Mapping[str, str] = SETTINGS) -> None:
         self._folder, self._stack = folder, stack
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -51,7 +51,7 @@ class Service:
         path = folder / "redis.sock"
         self._environment = {
             **os.environ,
-            **SETTINGS,
+            **settings,
             "CLIPCANVAS_REDIS_URL": redis_server.url(path),
             "CLIPCANVAS_STORE": (folder / "store").as_uri(),
             "CLIPCANVAS_PORT": str(port),
@@ -70,8 +70,9 @@ class Service:
         """A process that ends with the benchmark."""
         return self._stack.enter_context(started(command, self._folder / "log", self._environment))
 
-    def start_worker(self) -> subprocess.Popen[bytes]:
-        """A worker, once it is idle."""
+    def start_worker(self, **settings: str) -> subprocess.Popen[bytes]:
+        """A worker, once it is idle; with settings of its own."""
+        self._environment |= settings
         process = self.start([sys.executable, "-m", "workers"])
         wait_for(lambda: self.worker(process)["state"] == "idle")
         return process

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from jobs.filenames import CONTACT_SHEET, PICTURE, PREVIEW, SIDECAR, SUFFIX, SVG, THUMBNAIL, video_name
@@ -100,9 +102,9 @@ class Keeper:
             rest.append(self._picture(CONTACT_SHEET.format(SUFFIX[save.format]), sheet, "contact_sheet"))
         return (*pictures, *rest)
 
-    def preview(self, step: Step, image: int) -> Output:
-        """How a picture looks by now."""
-        picture = Image.fromarray(step.render())
+    def preview(self, pixels: NDArray[np.uint8], image: int) -> Output:
+        """How a picture looks by now: (H, W, 3)"""
+        picture = Image.fromarray(pixels)
         buffer = io.BytesIO()
         picture.save(buffer, "JPEG", quality=85)
         size = {"width": picture.width, "height": picture.height}

@@ -1,5 +1,6 @@
 """One generation, from a job's request to pictures in the store. Knows no queue and no Redis."""
 
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -58,23 +59,46 @@ def run(
     start = resume.load(studio.store, job.checkpoint)
     keeper = Keeper(job, folder, studio.store, studio.about)
     speaker = Speaker(keeper, report, signals, pace, drawn=start.drawn)
-    outputs = start.outputs
-    for image in range(start.image, request.num_images):
-        state, frames = (start.state, start.frames) if image == start.image else (None, ())
-        film = Film(image, request.save, folder, studio.store, speaker.tell_frame, frames)
-        speaker.begin(image, film, outputs)
-        draw = partial(
-            generator.generate, request, seed=request.seed_of(image), pictures=pictures, frugal=frugal
-        )
-        last: Step | None = None
-        with closing(_steps(draw, state)) as steps:  # at once, so that nobody waits for one that stopped
-            for last in steps:
-                film.after(last)
-                speaker.after(last)
-        if last is None:
-            raise GenerationError("the generator made no picture")
-        outputs = (*outputs, *keeper.picture(last, image, film))
-    return keeper.all_of(outputs)
+    with closing(speaker):
+        outputs = start.outputs
+        for image in range(start.image, request.num_images):
+            state, frames = (start.state, start.frames) if image == start.image else (None, ())
+            film = Film(image, request.save, folder, studio.store, speaker.tell_frame, frames)
+            speaker.begin(image, film, outputs)
+            draw = partial(
+                generator.generate, request, seed=request.seed_of(image), pictures=pictures, frugal=frugal
+            )
+            last: Step | None = None
+            with closing(_steps(draw, state)) as steps:  # at once, so that nobody waits for one that stopped
+                watch = _Watch(steps)
+                for last in watch:
+                    film.after(last)
+                    speaker.after(last)
+            if last is None:
+                raise GenerationError("the generator made no picture")
+            log.info(
+                "picture drawn", image=image, steps=watch.count, seconds_in_steps=round(watch.seconds, 3)
+            )
+            outputs = (*outputs, *keeper.picture(last, image, film))
+        return keeper.all_of(outputs)
+
+
+class _Watch:
+    """Counts steps, and the seconds until each is made: the rest of a job's time is what surrounds them."""
+
+    def __init__(self, steps: Iterator[Step]) -> None:
+        self._steps = steps
+        self.count, self.seconds = 0, 0.0
+
+    def __iter__(self) -> Iterator[Step]:
+        while True:
+            started_s = time.monotonic()
+            step = next(self._steps, None)
+            self.seconds += time.monotonic() - started_s
+            if step is None:
+                return
+            self.count += 1
+            yield step
 
 
 def _steps(draw: Callable[..., Iterator[Step]], state: bytes | None) -> Generator[Step]:

@@ -1,5 +1,6 @@
 """How a drawing speaks: its progress, previews, frames and checkpoints."""
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 import structlog
@@ -29,7 +30,13 @@ class Speaker:
         self._drawn = drawn
         self._progress = Progress(step=0, steps=0)
         self._previewed_step = 0
+        self._files = ThreadPoolExecutor(1, "previews")  # steps go on while a preview is encoded and saved
+        self._saving: Future[Output] | None = None
         self._rate = Rate()
+
+    def close(self) -> None:
+        """Wait until no file is being written."""
+        self._files.shutdown()
 
     def begin(self, image: int, film: Film, outputs: tuple[Output, ...]) -> None:
         """The steps that follow are of this picture; these are finished."""
@@ -55,10 +62,11 @@ class Speaker:
             self._drawn = done
 
     def _speak(self, step: Step, done: int, total: int) -> None:
-        preview = None
-        if done - self._previewed_step >= self._pace.preview_every and done < total:
+        is_due = done - self._previewed_step >= self._pace.preview_every and done < total
+        preview = self._saved_preview(wait=is_due or done == total)
+        if is_due:
             self._previewed_step = done
-            preview = self._keeper.preview(step, self._image)
+            self._saving = self._files.submit(self._keeper.preview, step.render(), self._image)
         steps_per_s = self._rate.per_s
         self._progress = replace(
             self._progress,
@@ -70,6 +78,13 @@ class Speaker:
             preview=preview or self._progress.preview,
         )
         self._report(progress=self._progress, previewed=preview is not None)
+
+    def _saved_preview(self, *, wait: bool) -> Output | None:
+        """One that was not told of yet, once it is saved."""
+        if self._saving is None or not (wait or self._saving.done()):
+            return None
+        preview, self._saving = self._saving.result(), None
+        return preview
 
     def _keep_checkpoint(self, step: Step) -> None:
         state = step.checkpoint()
