@@ -56,7 +56,7 @@ class LinearClip:
 class LinearClips:
     """Networks of such."""
 
-    device = CPU
+    device, company = CPU, Alternating()
 
     def __init__(self, *clips, judge=None):
         self.guides, self.judge = lambda: list(clips), lambda: judge
