@@ -87,7 +87,7 @@ async def send(settings: WorkerSettings) -> int:
 
 def draw(settings: WorkerSettings) -> int:
     """Be a worker."""
-    keep_freed_memory()
+    keep_freed_memory(one_heap=settings.jobs_at_once > 1)
     name = _name()
     pulse = Pulse(
         connect(settings.redis_url, patience_s=0.5),
