@@ -4,14 +4,14 @@ from clipcanvas import Client
 
 with Client("http://127.0.0.1:8000") as client:
     print(client.classify("cat.jpg", ["cat", "dog"]).best)
-    job = client.draw("a red heart")
-    client.save(job, "heart.png")
+    client.draw("a red heart").save("heart.png")
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from clipcanvas.batches import Many
     from clipcanvas.client import AsyncClient, Client
     from clipcanvas.collection_results import NewImage, QueryPart
     from clipcanvas.errors import (
@@ -24,9 +24,11 @@ if TYPE_CHECKING:
         Unreachable,
         WaitTimeout,
     )
+    from clipcanvas.job import AsyncClientJob, ClientJob
     from clipcanvas.results import Event, Job, Prompt
 
 _HOMES = {
+    "clipcanvas.batches": ("Many",),
     "clipcanvas.client": ("AsyncClient", "Client"),
     "clipcanvas.collection_results": ("NewImage", "QueryPart"),
     "clipcanvas.errors": (
@@ -39,13 +41,16 @@ _HOMES = {
         "Unreachable",
         "WaitTimeout",
     ),
+    "clipcanvas.job": ("AsyncClientJob", "ClientJob"),
     "clipcanvas.results": ("Event", "Job", "Prompt"),
 }
 
 __all__ = [
     "ApiError",
     "AsyncClient",
+    "AsyncClientJob",
     "Client",
+    "ClientJob",
     "ClipcanvasError",
     "Event",
     "Job",
@@ -53,6 +58,7 @@ __all__ = [
     "JobExpired",
     "JobFailed",
     "JobUnsuccessful",
+    "Many",
     "NewImage",
     "Prompt",
     "QueryPart",

@@ -10,7 +10,7 @@ from clipcanvas import terminal
 from clipcanvas.terminal import DEFAULT_URL, ApiKey, AsJson, Url
 
 if TYPE_CHECKING:
-    from clipcanvas.client import Client
+    from clipcanvas.job import ClientJob
     from clipcanvas.results import Job
 
 JobId = Annotated[str, typer.Argument(metavar="ID", help="Id of the job, such as job_01...")]
@@ -108,20 +108,24 @@ def draw(
             terminal.print_json(job.model_dump(mode="json")) if as_json else print(job.id)
             return
         try:
-            job, saved = follow(client, job, output or Path(f"{job.id}.{SUFFIXES.get(format or 'png')}"))
+            ended, saved = follow(job, output or Path(f"{job.id}.{SUFFIXES.get(format or 'png')}"))
         except KeyboardInterrupt:
             _cancel_interrupted(job.id, url, api_key)
             raise typer.Exit(terminal.INTERRUPTED) from None
     if as_json:
-        terminal.print_json(job.model_dump(mode="json") | {"saved": [str(path) for path in saved]})
+        terminal.print_json(ended.model_dump(mode="json") | {"saved": [str(path) for path in saved]})
         return
     for path in saved:
         print(path)
-    seconds = (job.finished_at - job.started_at).total_seconds() if job.finished_at and job.started_at else 0
-    terminal.note(f"{job.id} took {seconds:.1f} s with seed {job.request.get('seed')}")
+    seconds = (
+        (ended.finished_at - ended.started_at).total_seconds()
+        if ended.finished_at and ended.started_at
+        else 0
+    )
+    terminal.note(f"{ended.id} took {seconds:.1f} s with seed {ended.request.get('seed')}")
 
 
-def follow(client: "Client", job: "Job", output: Path) -> "tuple[Job, list[Path]]":
+def follow(job: "ClientJob", output: Path) -> "tuple[ClientJob, list[Path]]":
     """Show a job's progress until it succeeded, and save its pictures, films and what else was asked for.
 
     Args:
@@ -133,25 +137,24 @@ def follow(client: "Client", job: "Job", output: Path) -> "tuple[Job, list[Path]
     """
     from clipcanvas.client import write_whole
     from clipcanvas.progress import ProgressDisplay
-    from clipcanvas.waiting import successful
 
     preview_path = output.with_name(f"{output.stem}.preview.jpg")
     previewed = False
     try:
         with ProgressDisplay(job) as display:
-            for event in client.events(job.id):
+            for event in job.events():
                 display.show(event)
                 if event.preview:
-                    display.previewed(write_whole(preview_path, client.output(job.id, event.preview.name)))
+                    display.previewed(write_whole(preview_path, job.output(event.preview.name)))
                     previewed = True
-                job = event.job or job
-        saved = _save(client, successful(job), output)
+        ended = job.wait()
+        saved = _save(ended, output)
     except BaseException:
         if previewed:
             terminal.note(f"the last preview is {preview_path}")
         raise
     preview_path.unlink(missing_ok=True)
-    return job, saved
+    return ended, saved
 
 
 @jobs.command("list")
@@ -240,7 +243,7 @@ def wait(
         except KeyboardInterrupt:
             terminal.note(f"{job_id} goes on")
             raise typer.Exit(terminal.INTERRUPTED) from None
-        saved = _save(client, job, output) if output else []
+        saved = _save(job, output) if output else []
     if as_json:
         terminal.print_json(job.model_dump(mode="json"))
         return
@@ -249,7 +252,7 @@ def wait(
         print(path)
 
 
-def _save(client: "Client", job: "Job", output: Path) -> list[Path]:
+def _save(job: "ClientJob", output: Path) -> list[Path]:
     from clipcanvas.client import write_whole
 
     saved: list[Path] = []
@@ -259,7 +262,7 @@ def _save(client: "Client", job: "Job", output: Path) -> list[Path]:
             path = output.with_name(f"{output.stem}-{item.name}")
         elif saved:
             path = output.with_name(f"{output.stem}-{len(saved)}{output.suffix}")
-        saved.append(write_whole(path, client.output(job.id, item.name)))
+        saved.append(write_whole(path, job.output(item.name)))
     return saved
 
 

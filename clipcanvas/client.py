@@ -1,44 +1,65 @@
 """The typed clients: `Client` blocks, `AsyncClient` is awaited; both have the methods of `calls`."""
 
 import asyncio
-import random
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import httpx
 
-from clipcanvas import calls, collection_calls
+from clipcanvas import batches, calls, collection_calls
+from clipcanvas.batches import Batch, Many
 from clipcanvas.calls import Call, problem
 from clipcanvas.collection import AsyncCollection, Collection
-from clipcanvas.errors import ApiError, ClipcanvasError, Unreachable
+from clipcanvas.errors import ApiError
+from clipcanvas.job import AsyncClientJob, ClientJob
 from clipcanvas.results import Event, Job
+from clipcanvas.retries import Attempts
 from clipcanvas.sse import EventFeed
 from clipcanvas.waiting import Deadline, successful
 
 P = ParamSpec("P")
 T = TypeVar("T")
+R = TypeVar("R")
+C = TypeVar("C")
 
 DEFAULT_URL = "http://127.0.0.1:8000"
-FIRST_PAUSE_S = 0.5  # before the first retry; each next one waits twice as long
 
 
-def _blocking(build: Callable[P, Call[T]]) -> "Callable[Concatenate[Client, P], T]":
+def _method(build: Callable[P, R], do: Callable[[C, R], T]) -> Callable[Concatenate[C, P], T]:
+    """A method with the arguments of `build`; what that makes is given to `do`."""
+
     @wraps(build)
-    def method(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._send(build(*args, **kwargs))
+    def method(self: C, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return do(self, build(*args, **kwargs))
 
     return method
 
 
-def _awaited(build: Callable[P, Call[T]]) -> "Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]]":
-    @wraps(build)
-    async def method(self: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._send(build(*args, **kwargs))
+def _send(client: "Client", call: Call[T]) -> T:
+    return client._send(call)
 
-    return method
+
+def _job(client: "Client", call: Call[Job]) -> ClientJob:
+    return ClientJob.of(client, client._send(call))
+
+
+def _many(client: "Client", batch: Batch[T]) -> Many[T]:
+    return client._send_all(batch)
+
+
+async def _send_async(client: "AsyncClient", call: Call[T]) -> T:
+    return await client._send(call)
+
+
+async def _job_async(client: "AsyncClient", call: Call[Job]) -> AsyncClientJob:
+    return AsyncClientJob.of(client, await client._send(call))
+
+
+async def _many_async(client: "AsyncClient", batch: Batch[T]) -> Many[T]:
+    return await client._send_all(batch)
 
 
 class Client:
@@ -68,30 +89,32 @@ class Client:
         self._retries = retries
         self._max_pause_s = max_pause_s
 
-    classify = _blocking(calls.classify)
-    embed = _blocking(calls.embed)
-    rank = _blocking(calls.rank)
-    create_job = _blocking(calls.create_job)
-    job = _blocking(calls.job)
-    jobs = _blocking(calls.jobs)
-    cancel = _blocking(calls.cancel)
-    delete = _blocking(calls.delete)
-    output = _blocking(calls.output)
-    models = _blocking(calls.models)
-    generators = _blocking(calls.generators)
-    queue = _blocking(calls.queue)
-    ready = _blocking(calls.ready)
-    collections = _blocking(collection_calls.collections)
+    classify = _method(calls.classify, _send)
+    embed = _method(calls.embed, _send)
+    rank = _method(calls.rank, _send)
+    classify_many = _method(batches.classification, _many)
+    embed_many = _method(batches.embedding, _many)
+    create_job = _method(calls.create_job, _job)
+    job = _method(calls.job, _job)
+    jobs = _method(calls.jobs, _send)
+    cancel = _method(calls.cancel, _job)
+    delete = _method(calls.delete, _send)
+    output = _method(calls.output, _send)
+    models = _method(calls.models, _send)
+    generators = _method(calls.generators, _send)
+    queue = _method(calls.queue, _send)
+    ready = _method(calls.ready, _send)
+    collections = _method(collection_calls.collections, _send)
 
     def collection(self, name: str) -> Collection:
         """The collection of that name, which need not be there yet."""
         return Collection(self, name)
 
-    def draw(self, prompt: Any, *, timeout_s: float | None = None, **request: Any) -> Job:
+    def draw(self, prompt: Any, *, timeout_s: float | None = None, **request: Any) -> ClientJob:
         """Create a job as `create_job` does, and wait for it as `wait` does."""
-        return self.wait(self.create_job(prompt, **request).id, timeout_s=timeout_s)
+        return self.create_job(prompt, **request).wait(timeout_s=timeout_s)
 
-    def wait(self, job_id: str, *, timeout_s: float | None = None) -> Job:
+    def wait(self, job_id: str, *, timeout_s: float | None = None) -> ClientJob:
         """The job, once it has succeeded.
 
         Raises:
@@ -107,14 +130,14 @@ class Client:
 
     def save(self, job: Job, path: str | Path, *, image: int = 0) -> Path:
         """Write a picture of a job to a file, whole or not at all; `image` says which of several."""
-        return write_whole(Path(path), self.output(job.id, job.pictures[image].name))
+        return write_whole(Path(path), self.output(job.id, job.picture(image).name))
 
-    def every_job(self, *, status: str | None = None) -> Iterator[Job]:
+    def every_job(self, *, status: str | None = None) -> Iterator[ClientJob]:
         """All jobs, newest first, fetched page by page."""
         after: str | None = None
         while True:
             page = self.jobs(status=status, limit=100, after=after)
-            yield from page.data
+            yield from (ClientJob.of(self, job) for job in page.data)
             if not page.has_more:
                 return
             after = page.last_id
@@ -157,12 +180,20 @@ class Client:
         self.close()
 
     def _send(self, call: Call[T]) -> T:
-        attempts = _Attempts(str(self._http.base_url), self._retries, self._max_pause_s)
+        attempts = Attempts(str(self._http.base_url), self._retries, self._max_pause_s)
         while True:
             try:
                 return call.result(self._http.send(call.request(self._http)))
             except (httpx.HTTPError, ApiError) as error:
                 time.sleep(attempts.pause_after(error))
+
+    def _send_all(self, batch: Batch[T]) -> Many[T]:
+        for call in batch.calls():
+            try:
+                batch.take(self._send(call))
+            except ApiError as error:
+                batch.refuse(error)
+        return batch.outcome
 
 
 class AsyncClient:
@@ -180,30 +211,32 @@ class AsyncClient:
         self._retries = retries
         self._max_pause_s = max_pause_s
 
-    classify = _awaited(calls.classify)
-    embed = _awaited(calls.embed)
-    rank = _awaited(calls.rank)
-    create_job = _awaited(calls.create_job)
-    job = _awaited(calls.job)
-    jobs = _awaited(calls.jobs)
-    cancel = _awaited(calls.cancel)
-    delete = _awaited(calls.delete)
-    output = _awaited(calls.output)
-    models = _awaited(calls.models)
-    generators = _awaited(calls.generators)
-    queue = _awaited(calls.queue)
-    ready = _awaited(calls.ready)
-    collections = _awaited(collection_calls.collections)
+    classify = _method(calls.classify, _send_async)
+    embed = _method(calls.embed, _send_async)
+    rank = _method(calls.rank, _send_async)
+    classify_many = _method(batches.classification, _many_async)
+    embed_many = _method(batches.embedding, _many_async)
+    create_job = _method(calls.create_job, _job_async)
+    job = _method(calls.job, _job_async)
+    jobs = _method(calls.jobs, _send_async)
+    cancel = _method(calls.cancel, _job_async)
+    delete = _method(calls.delete, _send_async)
+    output = _method(calls.output, _send_async)
+    models = _method(calls.models, _send_async)
+    generators = _method(calls.generators, _send_async)
+    queue = _method(calls.queue, _send_async)
+    ready = _method(calls.ready, _send_async)
+    collections = _method(collection_calls.collections, _send_async)
 
     def collection(self, name: str) -> AsyncCollection:
         """As `Client.collection`."""
         return AsyncCollection(self, name)
 
-    async def draw(self, prompt: Any, *, timeout_s: float | None = None, **request: Any) -> Job:
+    async def draw(self, prompt: Any, *, timeout_s: float | None = None, **request: Any) -> AsyncClientJob:
         """As `Client.draw`."""
-        return await self.wait((await self.create_job(prompt, **request)).id, timeout_s=timeout_s)
+        return await (await self.create_job(prompt, **request)).wait(timeout_s=timeout_s)
 
-    async def wait(self, job_id: str, *, timeout_s: float | None = None) -> Job:
+    async def wait(self, job_id: str, *, timeout_s: float | None = None) -> AsyncClientJob:
         """As `Client.wait`."""
         deadline = Deadline(timeout_s)
         while True:
@@ -214,16 +247,16 @@ class AsyncClient:
 
     async def save(self, job: Job, path: str | Path, *, image: int = 0) -> Path:
         """As `Client.save`."""
-        content = await self.output(job.id, job.pictures[image].name)
+        content = await self.output(job.id, job.picture(image).name)
         return await asyncio.to_thread(write_whole, Path(path), content)
 
-    async def every_job(self, *, status: str | None = None) -> AsyncIterator[Job]:
+    async def every_job(self, *, status: str | None = None) -> AsyncIterator[AsyncClientJob]:
         """As `Client.every_job`."""
         after: str | None = None
         while True:
             page = await self.jobs(status=status, limit=100, after=after)
             for job in page.data:
-                yield job
+                yield AsyncClientJob.of(self, job)
             if not page.has_more:
                 return
             after = page.last_id
@@ -263,12 +296,20 @@ class AsyncClient:
         await self.close()
 
     async def _send(self, call: Call[T]) -> T:
-        attempts = _Attempts(str(self._http.base_url), self._retries, self._max_pause_s)
+        attempts = Attempts(str(self._http.base_url), self._retries, self._max_pause_s)
         while True:
             try:
                 return call.result(await self._http.send(call.request(self._http)))
             except (httpx.HTTPError, ApiError) as error:
                 await asyncio.sleep(attempts.pause_after(error))
+
+    async def _send_all(self, batch: Batch[T]) -> Many[T]:
+        for call in batch.calls():
+            try:
+                batch.take(await self._send(call))
+            except ApiError as error:
+                batch.refuse(error)
+        return batch.outcome
 
 
 def write_whole(path: Path, content: bytes) -> Path:
@@ -276,33 +317,6 @@ def write_whole(path: Path, content: bytes) -> Path:
     part = path.with_name(f".{path.name}.part")
     part.write_bytes(content)
     return part.replace(path)
-
-
-class _Attempts:
-    def __init__(self, url: str, retries: int, max_pause_s: float) -> None:
-        self._url = url
-        self._left = retries
-        self._pause_s = FIRST_PAUSE_S
-        self._max_pause_s = max_pause_s
-
-    def pause_after(self, error: httpx.HTTPError | ApiError) -> float:
-        told: ClipcanvasError = (
-            error if isinstance(error, ApiError) else Unreachable(self._url, _reason(error))
-        )
-        asked = error.retry_after_s if isinstance(error, ApiError) else None
-        hopeless = isinstance(error, ApiError) and not error.retryable
-        if hopeless or self._left == 0 or (asked or 0) > self._max_pause_s:
-            raise told from (error if told is not error else None)
-        self._left -= 1
-        pause_s = min(self._pause_s, self._max_pause_s) * random.uniform(0.8, 1.2)  # so that callers spread
-        self._pause_s *= 2
-        return max(pause_s, asked or 0)
-
-
-def _reason(error: httpx.HTTPError) -> str:
-    if isinstance(error, httpx.TimeoutException):
-        return "it took too long"
-    return str(error) or type(error).__name__
 
 
 def _http_arguments(base_url: str, api_key: str | None) -> dict[str, Any]:

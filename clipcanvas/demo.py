@@ -127,7 +127,7 @@ def _classify(client: Client) -> str:
 def _draw(client: Client, data: Path, seed: int) -> Path:
     started = time.monotonic()
     picture = data / "heart.png"
-    job, _ = follow(client, client.create_job(PROMPT, seed=seed), picture)
+    job, _ = follow(client.create_job(PROMPT, seed=seed), picture)
     print(f"drawn in {time.monotonic() - started:.1f} s")
     print(f"  picture  {picture}")
     print(f"  job      {job.id}, kept in {data}")

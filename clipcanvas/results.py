@@ -150,6 +150,18 @@ class Job(_Answer):
         """The outputs that are pictures of their own, in order."""
         return tuple(output for output in self.outputs if output.kind == "image")
 
+    def picture(self, index: int = 0) -> Output:
+        """One of the pictures.
+
+        Raises:
+            IndexError: there is no such picture, or none yet.
+        """
+        if not 0 <= index < len(self.pictures):
+            raise IndexError(
+                f"no picture {index}: job {self.id} is {self.status} and has {len(self.pictures)}"
+            )
+        return self.pictures[index]
+
 
 class JobPage(_Answer):
     """Some jobs, newest first; pass `last_id` as `after` for the next ones."""

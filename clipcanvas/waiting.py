@@ -1,13 +1,16 @@
 """Waiting for a job: until when, and what its end means."""
 
 import time
+from typing import TypeVar
 
 from clipcanvas.calls import MAX_WAIT_S
 from clipcanvas.errors import JobCanceled, JobExpired, JobFailed, WaitTimeout
 from clipcanvas.results import Job
 
+AnyJob = TypeVar("AnyJob", bound=Job)
 
-def successful(job: Job) -> Job:
+
+def successful(job: AnyJob) -> AnyJob:
     """The job itself, if it succeeded.
 
     Raises:
