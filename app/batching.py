@@ -19,15 +19,38 @@ class Overloaded(RuntimeError):
 
 
 class Device:
-    """The one thread that touches a device, lent to one batch at a time, in the order of asking."""
+    """The threads that compute, each lent to one batch at a time, in the order of asking.
 
-    def __init__(self, name: str = "device") -> None:
-        self.thread = ThreadPoolExecutor(1, thread_name_prefix=name)
-        self.turn = asyncio.Lock()
+    Args:
+        threads: batches that run at once: one on a GPU; on a CPU one per core, and none waits for another.
+        use_cores: called on a batch's thread with how many cores it may use: its share of `threads`.
+    """
+
+    def __init__(self, threads: int = 1, use_cores: Callable[[int], None] = lambda count: None) -> None:
+        self.threads = threads
+        self.turn = asyncio.Semaphore(threads)
+        self._use_cores = use_cores
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="device")
+        self._running = 0
+
+    async def run(self, function: Callable[[list[Item]], Result], items: list[Item]) -> Result:
+        """Call a function on one of the threads; to be asked within a `turn`."""
+        self._running += 1
+        cores = max(1, self.threads // self._running)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(
+                self._pool, self._call, cores, function, items
+            )
+        finally:
+            self._running -= 1
 
     def close(self) -> None:
-        """Take no more work; what runs on the thread ends by itself."""
-        self.thread.shutdown(wait=False, cancel_futures=True)
+        """Take no more work; what runs on the threads ends by itself."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _call(self, cores: int, function: Callable[[list[Item]], Result], items: list[Item]) -> Result:
+        self._use_cores(cores)
+        return function(items)
 
 
 @dataclass(frozen=True)
@@ -73,9 +96,10 @@ class Batcher(Generic[Item, Result]):
     Use as an async context manager; leaving it cancels the callers that still wait.
 
     Args:
-        function: items -> one result each, in order; runs on the device's thread.
+        function: items -> one result each, in order; runs on the device's threads.
         max_reserved: so many items may be in work in all, from `reserve` to their results.
         max_wait_s: nor are more taken than can be done in this time, as fast as it went lately.
+        at_once: so many batches may run at once, if the device has as many threads.
         observe: is told the size of each batch and the seconds it took.
     """
 
@@ -87,6 +111,7 @@ class Batcher(Generic[Item, Result]):
         max_batch: int,
         max_reserved: int,
         max_wait_s: float = math.inf,
+        at_once: int = 1,
         observe: Callable[[int, float], None] = lambda size, seconds: None,
     ) -> None:
         self._function = function
@@ -94,6 +119,7 @@ class Batcher(Generic[Item, Result]):
         self.max_batch = max_batch  # may be changed at any time
         self._max_reserved = max_reserved
         self._max_wait_s = max_wait_s
+        self._at_once = min(at_once, device.threads)
         self._observe = observe
         self._closed = False
         self._reserved = 0
@@ -102,18 +128,18 @@ class Batcher(Generic[Item, Result]):
         self._waiting: deque[Lane] = deque()  # those with calls, in the order of their turns
         self._open: set[_Call[Item, Result]] = set()  # all that wait or run
         self._work_came = asyncio.Event()
-        self._server: asyncio.Task[None] | None = None
+        self._servers: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        self._server = asyncio.create_task(self._serve())
+        self._servers = [asyncio.create_task(self._serve()) for _ in range(self._at_once)]
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        assert self._server is not None
         self._closed = True
-        self._server.cancel()
-        await asyncio.wait([self._server])
-        self._server = None  # it knows this object: a cycle would keep it
+        for server in self._servers:
+            server.cancel()
+        await asyncio.wait(self._servers)
+        self._servers.clear()  # they know this object: a cycle would keep it
         for call in self._open:
             call.done.cancel()
 
@@ -135,7 +161,8 @@ class Batcher(Generic[Item, Result]):
             raise Overloaded(
                 f"{self._reserved} of {self._max_reserved} places are taken, {count} were asked for"
             )
-        wait_s = self._item_s * sum(min(lane.left, count) for lane in self._lanes)
+        before = sum(min(lane.left, count) for lane in self._lanes)
+        wait_s = self._item_s * before / self._at_once
         if wait_s > self._max_wait_s:
             raise Overloaded(f"it would take about {wait_s:.0f} s; at most {self._max_wait_s:g} are waited")
         lane = Lane(count)
@@ -201,10 +228,8 @@ class Batcher(Generic[Item, Result]):
             return
         began = time.perf_counter()
         try:
-            loop = asyncio.get_running_loop()
-            results = await loop.run_in_executor(
-                self._device.thread, self._call_function, [call.items[index] for call, index in batch]
-            )
+            items = [call.items[index] for call, index in batch]
+            results = await self._device.run(self._call_function, items)
         except Exception as error:
             if len(batch) == 1:
                 if not batch[0][0].done.done():

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from os import cpu_count
 
 import numpy as np
 import structlog
@@ -15,9 +14,10 @@ from app.batching import Device
 from app.encoder import BatchedClip, EncoderLimits
 from app.metrics import Metrics
 from app.settings import ApiSettings
-from models.clip import ClipEncoder
+from models.clip import ClipEncoder, use_cores
 from models.clip.cards import ClipCard, find_card
 from models.clip.warmup import best_batch
+from models.machine import cores
 from models.memory import GIB, serving_memory
 
 log = structlog.stdlib.get_logger(__name__)
@@ -31,6 +31,7 @@ QUIET_S = 5.0
 PATIENCE_S = 30.0
 RETRY_S = 60.0  # after a load failed, and somebody asks again
 _POLL_S = 0.1
+_LONG_S = 0.01  # of one item: with shorter ones two threads wait for Python's lock more than they compute
 
 # what a client may know of a failed load; the log has the rest
 _REASONS = {
@@ -193,6 +194,8 @@ async def open_clips(
     limits = EncoderLimits(
         max_batch_images=settings.max_batch_images,
         max_batch_texts=settings.max_batch_texts,
+        batches_at_once_images=1,
+        batches_at_once_texts=1,
         max_waiting_images=settings.max_waiting_images,
         max_waiting_texts=settings.max_waiting_texts,
         max_wait_s=settings.clip_timeout_s,
@@ -206,11 +209,14 @@ async def open_clips(
     memory = {
         name: serving_memory(card, settings.weights, settings.clip_dtype) for name, card in cards.items()
     }
-    device = Device()
+    cpu, gpu = Device(settings.clip_threads or cores(), use_cores), Device()
 
     def start(name: str) -> BatchedClip:
         encoder = load(name)
-        fitted = fit_batches(encoder, limits, settings.clip_warm_up_s)
+        device = cpu if encoder.on_cpu else gpu
+        if encoder.on_cpu:
+            use_cores(1)  # as under load: its batches are fitted to that
+        fitted = fit_batches(encoder, limits, settings.clip_warm_up_s, device.threads)
         return BatchedClip(encoder, cards[name].templates, device, pool, fitted, metrics)
 
     clips = Clips(cards, settings.preloaded_clips, start, memory, settings.clip_memory, changed)
@@ -220,11 +226,17 @@ async def open_clips(
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-        device.close()
+        cpu.close()
+        gpu.close()
 
 
-def fit_batches(encoder: ClipEncoder, limits: EncoderLimits, budget_s: float) -> EncoderLimits:
-    """The limits with the batches that suit the model on this device; also makes its slow first calls."""
+def fit_batches(encoder: ClipEncoder, limits: EncoderLimits, budget_s: float, threads: int) -> EncoderLimits:
+    """The limits with the batches that suit the model on this device; also makes its slow first calls.
+
+    Args:
+        budget_s: seconds to look for the best size of a batch.
+        threads: of the device.
+    """
     side = encoder.image_size
 
     def images(size: int) -> None:
@@ -233,8 +245,11 @@ def fit_batches(encoder: ClipEncoder, limits: EncoderLimits, budget_s: float) ->
     def texts(size: int) -> None:
         encoder.encode_texts(["a photo of a cat, number one"] * size)
 
-    images(1)
-    texts(1)
+    limits = replace(
+        limits,
+        batches_at_once_images=threads if _is_long(images) else 1,
+        batches_at_once_texts=threads if _is_long(texts) else 1,
+    )
     if not budget_s:
         return limits
     return replace(
@@ -244,6 +259,14 @@ def fit_batches(encoder: ClipEncoder, limits: EncoderLimits, budget_s: float) ->
     )
 
 
+def _is_long(encode: Callable[[int], None]) -> bool:
+    """Whether one item takes so long that a second thread for the next ones is worth its turns of Python."""
+    encode(1)  # the first call is slow
+    began = time.perf_counter()
+    encode(1)
+    return time.perf_counter() - began > _LONG_S
+
+
 def open_pool(settings: ApiSettings) -> ThreadPoolExecutor:
     """The threads that decode pictures."""
     return ThreadPoolExecutor(decode_threads(settings), thread_name_prefix="decode")
@@ -251,4 +274,4 @@ def open_pool(settings: ApiSettings) -> ThreadPoolExecutor:
 
 def decode_threads(settings: ApiSettings) -> int:
     """How many they are."""
-    return settings.decode_threads or cpu_count() or 1
+    return settings.decode_threads or cores()

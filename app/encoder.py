@@ -65,6 +65,8 @@ class EncoderLimits:
 
     max_batch_images: int
     max_batch_texts: int
+    batches_at_once_images: int
+    batches_at_once_texts: int
     max_waiting_images: int
     max_waiting_texts: int
     max_wait_s: float
@@ -107,6 +109,7 @@ class BatchedClip:
             partial(_encode_images, encoder),
             device,
             max_batch=limits.max_batch_images,
+            at_once=limits.batches_at_once_images,
             max_reserved=limits.max_waiting_images,
             max_wait_s=limits.max_wait_s,
             observe=partial(_observe, metrics, "image"),
@@ -115,6 +118,7 @@ class BatchedClip:
             partial(_encode_texts, encoder, self._text_rows),
             device,
             max_batch=limits.max_batch_texts,
+            at_once=limits.batches_at_once_texts,
             max_reserved=limits.max_waiting_texts,
             max_wait_s=limits.max_wait_s,
             observe=partial(_observe, metrics, "text"),

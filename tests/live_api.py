@@ -32,6 +32,7 @@ class TinyClip:
     logit_scale = 50.0
     logit_bias: float | None = None
     draft_size: int | None = None
+    on_cpu = False  # batches one after the other, as on a GPU
 
     def __init__(self, delay_s: float = 0.0) -> None:
         self.delay_s = delay_s

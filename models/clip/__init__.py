@@ -21,7 +21,7 @@ class TextTooLong(ValueError):
 
 
 class ClipEncoder(Protocol):
-    """A CLIP ready to serve. Not thread-safe but for `preprocess` and `count_tokens`: give it one thread."""
+    """A CLIP ready to serve. Any thread may call it; a GPU gains nothing by several at once."""
 
     name: str
     dimension: int  # D
@@ -29,6 +29,7 @@ class ClipEncoder(Protocol):
     context_length: int  # tokens, both end tokens included
     logit_scale: float  # already exponentiated; about 100
     logit_bias: float | None  # a number for SigLIP: probabilities are sigmoids
+    on_cpu: bool  # where several threads may encode at once
     draft_size: (
         int | None
     )  # pixels; a JPEG's shortest side may be decoded so small; none: not smaller than it is
@@ -70,3 +71,10 @@ def load(name: str, weights: Path, device: str = "auto", dtype: str = "fp32") ->
     from models.clip.encoder import OpenClipEncoder
 
     return OpenClipEncoder.load(name, weights, device, dtype)
+
+
+def use_cores(count: int) -> None:
+    """Let what this thread encodes on a CPU run on so many cores. Imports torch."""
+    import torch
+
+    torch.set_num_threads(count)

@@ -146,9 +146,9 @@ class OpenClipEncoder:
         self.logit_bias = network.logit_bias
         drafts = find_card(network.name).drafts
         self.draft_size: int | None = 3 * network.image_size if drafts else None
-        on_cpu = network.device.type == "cpu"
-        self.max_images = MAX_IMAGES_CPU if on_cpu else MAX_BATCH
-        self.max_texts = MAX_TEXTS_CPU if on_cpu else MAX_BATCH
+        self.on_cpu = network.device.type == "cpu"
+        self.max_images = MAX_IMAGES_CPU if self.on_cpu else MAX_BATCH
+        self.max_texts = MAX_TEXTS_CPU if self.on_cpu else MAX_BATCH
         self._preprocessing = Preprocessing(transform)
 
     @classmethod

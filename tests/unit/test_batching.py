@@ -56,6 +56,24 @@ async def test_a_lone_caller_is_served_at_once(doubler: Doubler, device: Device)
     assert doubler.batches == [[1, 2, 3]]
 
 
+async def test_threads_of_a_device_take_a_batch_each_and_share_the_cores(doubler: Doubler) -> None:
+    shares: list[int] = []
+    device = Device(4, shares.append)
+    async with Batcher(doubler, device, max_batch=2, max_reserved=100, at_once=9) as doubling:
+        doubler.free.clear()
+        running = []
+        for number in range(4):
+            running.append(asyncio.create_task(submit(doubling, number)))
+            await asyncio.sleep(0.05)
+        waiting = asyncio.create_task(submit(doubling, 4, 5))
+        await asyncio.sleep(0.05)
+        assert doubler.batches == [[0], [1], [2], [3]]
+        doubler.free.set()
+        assert await asyncio.gather(*running, waiting) == [[0], [2], [4], [6], [8, 10]]
+    assert shares[:4] == [4, 2, 1, 1]
+    device.close()
+
+
 async def test_what_comes_while_the_device_is_busy_shares_the_next_batch(
     doubler: Doubler, device: Device
 ) -> None:
