@@ -48,7 +48,7 @@ async def embed_stream(
         app.batching.Overloaded: too many pictures are in work.
         app.clients.ClientGone, starlette.requests.ClientDisconnect
     """
-    most = min(2 * clip.max_batch_images, settings.max_waiting_images)
+    most = max(1, min(2 * clip.max_batch_images, settings.max_waiting_images // 4))  # others have the rest
     with clip.pipeline.reserve(most) as lane:
         try:
             async with asyncio.TaskGroup() as group:

@@ -6,6 +6,7 @@ import json
 import tarfile
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -134,17 +135,23 @@ def test_bad_bulk_requests_are_told(
     assert table(embed(api, tar([plain("red")]), headers=NPY)).shape == (1, 48)
 
 
+class GatedClip(TinyClip):
+    """Encodes pictures when it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened = threading.Event()
+        self.opened.set()
+
+    def encode_images(self, pixels: Pixels) -> Embeddings:
+        assert self.opened.wait(30)
+        return super().encode_images(pixels)
+
+
 def test_no_more_is_read_than_can_be_worked_on(start_api: StartApi) -> None:
-    opened = threading.Event()
-
-    class GatedClip(TinyClip):
-        def encode_images(self, pixels: Pixels) -> Embeddings:
-            assert opened.wait(30)
-            return super().encode_images(pixels)
-
-    opened.set()
-    api = start_api(load_clip=lambda name: GatedClip(), max_batch_images=4).ready()
-    opened.clear()
+    clip = GatedClip()
+    api = start_api(load_clip=lambda name: clip, max_batch_images=4).ready()
+    clip.opened.clear()
     sent = 0
     archive = tar([plain(f"#{n:06x}", (64, 64)) + bytes(200_000) for n in range(200)])  # 40 MB
 
@@ -162,7 +169,7 @@ def test_no_more_is_read_than_can_be_worked_on(start_api: StartApi) -> None:
         seen = sent
         threading.Event().wait(0.5)
     assert sent < 12_000_000, "eight pictures, and what the sockets hold"
-    opened.set()
+    clip.opened.set()
     sending.join(60)
     assert table(answers[0]).shape == (200, 48)
 
@@ -183,6 +190,22 @@ def test_a_bulk_request_lets_small_ones_pass(start_api: StartApi, pictures: list
     done.append("small")
     sending.join()
     assert done == ["small", "bulk"]
+
+
+def test_a_bulk_request_leaves_places_to_others(start_api: StartApi) -> None:
+    clip = GatedClip()
+    api = start_api(load_clip=lambda name: clip).ready()
+    clip.opened.clear()
+    files = [plain(f"#{n:06x}", (8, 8)) for n in range(1000)]
+    with ThreadPoolExecutor(2) as pool:
+        bulk = pool.submit(embed, api, tar(files), headers=NPY)
+        threading.Event().wait(1)
+        body = {"input": {"image": b64(plain("red"))}}
+        small = pool.submit(api.http.post, "/v1/embeddings", json=body)
+        threading.Event().wait(0.5)
+        clip.opened.set()
+        assert small.result().status_code == 200
+        assert table(bulk.result()).shape == (1000, 48)
 
 
 def test_a_bulk_client_that_leaves_stops_its_work(start_api: StartApi, pictures: list[bytes]) -> None:
