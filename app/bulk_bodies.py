@@ -121,6 +121,8 @@ class TarSplitter:
             return
         try:
             header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+            if header.size < 0:
+                raise tarfile.HeaderError
         except tarfile.HeaderError:
             raise MalformedBody(f"not a tar archive that can be read, after {self._count} files") from None
         if header.isreg() and not header.issparse():

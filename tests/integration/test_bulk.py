@@ -208,6 +208,29 @@ def test_a_bulk_request_leaves_places_to_others(start_api: StartApi) -> None:
         assert table(bulk.result()).shape == (1000, 48)
 
 
+def test_a_bulk_body_that_stops_is_given_up_and_one_too_many_is_refused(
+    start_api: StartApi, pictures: list[bytes]
+) -> None:
+    clip = GatedClip()
+    api = start_api(load_clip=lambda name: clip, body_idle_s=0.3, max_waiting_images=8).ready()
+
+    def stopping() -> Iterator[bytes]:
+        yield tar(pictures)[:5000]
+        threading.Event().wait(1)
+        yield b""
+
+    stopped = embed(api, stopping(), headers=NPY)
+    assert (stopped.status_code, stopped.json()["code"]) == (408, "body_timeout")
+    clip.opened.clear()
+    with ThreadPoolExecutor(4) as pool:
+        asking = [pool.submit(embed, api, tar(pictures), headers=NPY) for _ in range(4)]
+        threading.Event().wait(0.5)
+        refused = embed(api, tar(pictures), headers=NPY)
+        assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
+        clip.opened.set()
+        assert [answer.result().status_code for answer in asking] == [200] * 4
+
+
 def test_a_bulk_client_that_leaves_stops_its_work(start_api: StartApi, pictures: list[bytes]) -> None:
     clip = TinyClip(delay_s=0.1)
     api = start_api(load_clip=lambda name: clip, max_batch_images=2).ready()

@@ -1,11 +1,14 @@
 """Bulk bodies are taken apart the same however they are cut on the way, and what is broken is told."""
 
+import contextlib
 import io
 import json
 import tarfile
 from collections.abc import Callable, Iterable
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
 from app.bodies import BodyTooLarge, InvalidBody
@@ -119,3 +122,34 @@ def test_what_is_no_item_is_told_with_its_place(
     with pytest.raises(InvalidBody) as caught:
         split(make(1000), [body])
     assert caught.value.faults[0].pointer == pointer
+
+
+def test_a_file_of_fewer_bytes_than_none_is_told() -> None:
+    block = bytearray(tarfile.TarInfo("a").tobuf())
+    block[124:136] = b"\xff" * 11 + b"\x00"  # -256, as GNU tar writes it
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    with pytest.raises(MalformedBody):
+        split(TarSplitter(1000), [bytes(block), bytes(2000)])
+
+
+@given(
+    kind=st.sampled_from(["application/x-tar", "application/x-ndjson", "multipart/form-data; boundary=b"]),
+    changes=st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 255)), max_size=6),
+    size=st.integers(1, 700),
+)
+@settings(max_examples=300, deadline=None)
+def test_whatever_is_sent_is_items_or_told_to_be_none(
+    kind: str, changes: list[tuple[int, int]], size: int
+) -> None:
+    bodies = {
+        "application/x-tar": tar(),
+        "application/x-ndjson": b'"a fox"\n{"image": "AAAA"}\n{"text": "\\u00f6"}\n',
+        "multipart/form-data; boundary=b": form(("image", b"\r\n--x" * 9), ("text", b"a")),
+    }
+    body = bytearray(bodies[kind])
+    for place, byte in changes:
+        body[place % len(body)] = byte
+    with contextlib.suppress(MalformedBody, InvalidBody, BodyTooLarge):
+        items = split(splitter_of(Headers({"content-type": kind}), 10_000), cut(bytes(body), size))
+        assert all((item.text is None) != (item.image is None) for item in items)
