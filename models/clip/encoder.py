@@ -23,8 +23,8 @@ from models.clip.precision import DTYPES, Precision, convert, pick_precision
 from models.clip.preprocessing import Preprocessing
 from models.clip.tokens import Tokens, alike
 
-# Pictures and texts that one forward takes; more go through in pieces. On a CPU larger batches do not fit its
-# caches: of demo-photo a core encodes 85 pictures a second by 8 and 64 by 32 (`benchmarks.clip_speed`).
+# Pictures and texts that one forward takes; more go through in pieces. On a CPU more gain nothing
+# (`benchmarks.clip_speed`), take memory, and let others wait.
 MAX_IMAGES_CPU = 8
 MAX_TEXTS_CPU = 64
 MAX_BATCH = 256
