@@ -23,6 +23,7 @@ from app.moving import pages
 from app.resources import Resources
 from app.schemas import Fault
 from app.schemas_collections import ClassifyCollectionRequest, QueryPart, SearchRequest
+from jobs import filtering
 from jobs.collection import Collection, FilterRefused, Hit, Search
 from jobs.vectors import Rows
 from models.clip.zero_shot import probabilities, similarity
@@ -76,7 +77,10 @@ async def search(
     )
     with resources.metrics.search_seconds.time():
         try:
-            found = await resources.ask_vectors(resources.vectors.search, collection, rows, how)
+            most = settings.max_scanned_images
+            found = await resources.ask_vectors(
+                filtering.search, resources.vectors, collection, rows, how, most_scanned=most
+            )
         except FilterRefused as error:
             raise InvalidFilter(error) from error
     least = -1.0 if asked.min_similarity is None else asked.min_similarity

@@ -131,7 +131,9 @@ class ApiSettings(JobSettings):
     )
 
     vector_filter_effort: int = Field(
-        20_000, ge=1, description="images that a search with a filter looks at to find some that pass it"
+        20_000,
+        ge=1,
+        description="steps of a search by a filter that few pass, in a collection too large to be scanned",
     )
     max_collections_per_key: int = Field(100, ge=1, description="collections of one key")
     max_vectors: int = Field(1000, ge=1, description="images that one request adds by their vectors")
@@ -145,7 +147,7 @@ class ApiSettings(JobSettings):
     max_scanned_images: int = Field(
         200_000,
         ge=1,
-        description="images of a collection that is searched exactly, or classified: both look at each",
+        description="images of a collection that is searched exactly, by a selective filter, or classified",
     )
 
     @property

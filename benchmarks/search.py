@@ -1,10 +1,12 @@
 """How well does a collection scale? Vector sets of Redis beside exact numpy and usearch; prints tables.
 
     python -m benchmarks.search --sizes 10000 100000
+    python -m benchmarks.search --sizes 500000 --folder data/bench    # an hour; the same command goes on
 
 Real vectors of CLIP lie in clusters, and so do these: each is one of 1,000 centers and noise. A Redis server
 of its own holds them, filled and asked by the code that the service uses (`jobs/vectors.py`), without HTTP.
-Callers, Redis and the others share this machine's cores.
+Callers, Redis and the others share this machine's cores. With `--folder` the index is the same, but filled
+faster, on several connections, and kept there: a fill that broke off goes on, and a full one is asked again.
 """
 
 import argparse
@@ -12,11 +14,10 @@ import os
 import random
 import statistics
 import sys
-import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,9 +27,10 @@ import usearch
 from numpy.typing import NDArray
 from usearch.index import Index
 
-from jobs.collection import Collection, Image, Quantization, Search
+from benchmarks.filling import CONNECTIONS, Pings, collection_of, fill, fill_fast, open_server, percentiles
+from jobs import filtering
+from jobs.collection import Quantization, Search
 from jobs.vectors import VectorSets
-from tests.conftest import RedisServer
 
 TOP_K = 10
 CENTERS = 1000
@@ -59,6 +61,8 @@ def main() -> None:
     parser.add_argument("--quantization", choices=["q8", "none", "binary"], nargs="+", default=["q8"])
     parser.add_argument("--efforts", type=int, nargs="+", default=[100, 400])
     parser.add_argument("--filter-effort", type=int, default=20_000)
+    parser.add_argument("--folder", type=Path, help="fill fast, and keep what is filled")
+    parser.add_argument("--only-fill", action="store_true", help="and ask nothing")
     arguments = parser.parse_args()
     cores, load = os.cpu_count(), os.getloadavg()[0]
     print(f"{arguments.dimension} dimensions, {cores} cores, load {load:.1f} before the start, ", end="")
@@ -66,7 +70,16 @@ def main() -> None:
     for size in arguments.sizes:
         data = make(size, arguments.dimension, arguments.noise, arguments.queries)
         for quantization in arguments.quantization:
-            measure_redis(data, quantization, arguments.efforts, arguments.filter_effort)
+            with open_server(arguments.folder, f"{size}-{quantization}") as server:
+                if arguments.only_fill:
+                    print(f"filled with {fill_fast(server.url, quantization, data.rows):,.0f} vectors/s")
+                else:
+                    kept = arguments.folder is not None
+                    measure_redis(
+                        server.url, data, quantization, arguments.efforts, arguments.filter_effort, kept=kept
+                    )
+        if arguments.only_fill:
+            continue
         measure_usearch(data, arguments.efforts)
         measure_numpy(data)
         sys.stdout.flush()
@@ -105,53 +118,76 @@ def make(size: int, dimension: int, noise: float, queries: int) -> Data:
     return Data(rows, asked, nearest)
 
 
-def measure_redis(data: Data, quantization: Quantization, efforts: Sequence[int], filter_effort: int) -> None:
-    """Fill a vector set, and ask it."""
-    with tempfile.TemporaryDirectory(prefix="clipcanvas-") as folder:
-        server = RedisServer(Path(folder))
-        server.start()
-        try:
-            sets = VectorSets(server.url, timeout_s=60)
-            collection = sets.create(
-                Collection("", "bench", "synthetic", data.rows.shape[1], quantization=quantization)
-            )
-            with redis.Redis.from_url(server.url) as client:
-                empty = client.info("memory")["used_memory"]
-                pings = Pings(client)
-                seconds = _fill(sets, collection, data.rows)
-                ping_ms = pings.stop()
-                memory = (client.info("memory")["used_memory"] - empty) / len(data.rows)
-            _head(
-                f"Redis vector set, {quantization}, {len(data.rows):,} vectors",
-                f"filled with {len(data.rows) / seconds:,.0f} vectors/s; {memory:,.0f} bytes each; "
-                f"a PING meanwhile: p50 {ping_ms[50]:.1f} ms, p99 {ping_ms[99]:.1f} ms",
-            )
-            for name, (expression, _) in FILTERS.items():
-                for effort in efforts:
-                    how = Search(TOP_K, expression, effort, filter_effort if expression else None)
+def measure_redis(
+    url: str,
+    data: Data,
+    quantization: Quantization,
+    efforts: Sequence[int],
+    filter_effort: int,
+    *,
+    kept: bool,
+) -> None:
+    """Fill a vector set, ask it, and delete it.
 
-                    def ask(query: Rows, how: Search = how) -> list[int]:
-                        [hits] = sets.search(collection, query[None], how)
-                        return [int(hit.image.id) for hit in hits]
+    Args:
+        kept: the server's data are; it may be full already.
+    """
+    with (
+        closing(VectorSets(url, timeout_s=60)) as sets,
+        redis.Redis.from_url(url, socket_timeout=3600) as client,
+    ):
+        if kept:
+            rate = fill_fast(url, quantization, data.rows)
+            filled = f"filled with {rate:,.0f} vectors/s on {CONNECTIONS} connections"
+        else:
+            pings = Pings(client)
+            rate = fill(sets, collection_of(sets, quantization, data.rows), data.rows)
+            ms = pings.stop()
+            filled = (
+                f"filled with {rate:,.0f} vectors/s; "
+                f"a PING meanwhile: p50 {ms[50]:.1f} ms, p99 {ms[99]:.1f} ms"
+            )
+        memory = client.info("memory")["used_memory"] / len(data.rows)
+        _head(
+            f"Redis vector set, {quantization}, {len(data.rows):,} vectors",
+            f"{filled}; {memory:,.0f} bytes each",
+        )
+        collection = collection_of(sets, quantization, data.rows)
+        for name, (expression, _) in FILTERS.items():
+            if expression is not None:
+                served = Search(TOP_K, expression, None, filter_effort)
 
-                    _row(f"effort {effort}", name, ask, data)
-                if expression is None:
-                    exact = Search(TOP_K, exact=True)  # of what is kept: quantized
-                    _row(
-                        "exact",
-                        name,
-                        lambda query, how=exact: [
-                            int(hit.image.id) for hit in sets.search(collection, query[None], how)[0]
-                        ],
-                        data,
-                        most=50,
-                    )
-            began = time.perf_counter()
-            sets.delete(collection)
-            print(f"\nDeleted in {(time.perf_counter() - began) * 1000:.1f} ms.")
-            sets.close()
-        finally:
-            server.stop()
+                def ask_as_served(query: Rows, how: Search = served) -> list[int]:
+                    [hits] = filtering.search(sets, collection, query[None], how, most_scanned=200_000)
+                    return [int(hit.image.id) for hit in hits]
+
+                _row("as served", name, ask_as_served, data)
+            for effort in efforts:
+                how = Search(TOP_K, expression, effort, filter_effort if expression else None)
+
+                def ask(query: Rows, how: Search = how) -> list[int]:
+                    [hits] = sets.search(collection, query[None], how)
+                    return [int(hit.image.id) for hit in hits]
+
+                _row(f"effort {effort}", name, ask, data)
+            if expression is None:
+                exact = Search(TOP_K, exact=True)  # of what is kept: quantized
+                _row(
+                    "exact",
+                    name,
+                    lambda query, how=exact: [
+                        int(hit.image.id) for hit in sets.search(collection, query[None], how)[0]
+                    ],
+                    data,
+                    most=50,
+                )
+        pings = Pings(client)
+        time.sleep(0.5)
+        began = time.perf_counter()
+        sets.delete(collection)
+        print(f"\nDeleted in {(time.perf_counter() - began) * 1000:.1f} ms; ", end="")
+        time.sleep(0.5)
+        print(f"a PING meanwhile waited {pings.stop()[100]:.1f} ms at most.")
 
 
 def measure_usearch(data: Data, efforts: Sequence[int]) -> None:
@@ -194,38 +230,6 @@ def measure_numpy(data: Data) -> None:
     _row("exact", "none", ask, data, most=50)
 
 
-class Pings:
-    """Asks a server for a PING again and again: how long others wait while it is filled."""
-
-    def __init__(self, client: redis.Redis) -> None:
-        self._client = client
-        self._times: list[float] = []
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def stop(self) -> dict[int, float]:
-        """Percentiles in milliseconds."""
-        self._stop.set()
-        self._thread.join()
-        return _percentiles(self._times)
-
-    def _run(self) -> None:
-        while not self._stop.wait(0.005):
-            began = time.perf_counter()
-            self._client.ping()
-            self._times.append(time.perf_counter() - began)
-
-
-def _fill(sets: VectorSets, collection: Collection, rows: Rows) -> float:
-    began = time.perf_counter()
-    for start in range(0, len(rows), 100):
-        some = rows[start : start + 100]
-        images = [Image(str(start + i), {"n": (start + i) % 100}) for i in range(len(some))]
-        sets.add(collection, images, some, len(rows))
-    return time.perf_counter() - began
-
-
 def _head(title: str, line: str) -> None:
     print(f"\n**{title}**: {line}.\n")
     print("| Search | Filter | Recall@10 | Callers | Searches/s | p50 ms | p99 ms |")
@@ -254,15 +258,11 @@ def _row(search: str, name: str, ask: Callable[[Rows], list[int]], data: Data, m
             len({*mine} & {*best.tolist()}) / TOP_K
             for mine, best in zip(found, data.nearest[name], strict=False)
         ]
-        ms = _percentiles(times)
+        ms = percentiles(times)
         print(
             f"| {search} | {name} | {statistics.mean(hits):.3f} | {callers} | {len(queries) / seconds:,.0f} "
             f"| {ms[50]:.1f} | {ms[99]:.1f} |"
         )
-
-
-def _percentiles(seconds: Sequence[float]) -> dict[int, float]:
-    return {at: float(np.percentile(seconds, at)) * 1000 for at in (50, 99)}
 
 
 def _unit(rows: NDArray[np.floating]) -> Rows:  # type: ignore[type-arg]  # of either length

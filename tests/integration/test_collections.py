@@ -531,3 +531,22 @@ def test_every_route_of_collections_is_described(api: LiveApi) -> None:
         for operation in operations.values():
             assert operation["description"]
             assert {"401", "403", "503"} <= operation["responses"].keys()
+
+
+@pytest.mark.parametrize(("expression", "passing"), [(".n == 7", 3), (".n < 500", 1500)])
+def test_a_filter_finds_what_passes_it_be_it_little_or_much(
+    api: LiveApi, expression: str, passing: int
+) -> None:
+    make(api)
+    rows = np.random.default_rng(0).normal(size=(3000, 48))
+    for start in range(0, 3000, 1000):
+        images = [
+            {"id": f"i{i:04}", "vector": rows[i].tolist(), "metadata": {"n": i % 1000}}
+            for i in range(start, start + 1000)
+        ]
+        assert api.http.post("/v1/collections/colors/images", json={"images": images}).is_success
+    query = {"vector": rows[1234].tolist()}
+    found = search(api, query=query, filter=expression, top_k=10)
+    exact = search(api, query=query, filter=expression, top_k=10, exact=True)
+    assert len(found) == min(10, passing)
+    assert len({hit["id"] for hit in found} & {hit["id"] for hit in exact}) >= 0.9 * len(exact)

@@ -303,13 +303,52 @@ def test_thumbnails_that_no_collection_has_are_collected(
 
 def test_a_deleted_collection_s_memory_comes_back(redis_server: RedisServer) -> None:
     sets = VectorSets(redis_server.url)
-    rng = np.random.default_rng(0)
-    with redis.Redis.from_url(redis_server.url) as client:
-        before = client.info("memory")["used_memory"]
+    rows = np.random.default_rng(0).normal(size=(2000, 64)).astype(np.float32)
+
+    def make() -> Collection:
         collection = sets.create(Collection("", "c", "one", 64))
-        rows = rng.normal(size=(2000, 64)).astype(np.float32)
         sets.add(collection, [Image(str(n), {"n": n}) for n in range(2000)], rows, 5000)
+        return collection
+
+    with redis.Redis.from_url(redis_server.url) as client:
+        sets.delete(make())  # buffers and scripts stay
+        time.sleep(0.5)
+        before = client.info("memory")["used_memory"]
+        collection = make()
         full = client.info("memory")["used_memory"]
         sets.delete(collection)
         LiveApi.wait_until(lambda: client.info("memory")["used_memory"] < before + (full - before) / 10)
         assert json.dumps([key.decode() for key in client.keys("clipcanvas:coll*")]) == "[]"
+
+
+def fill(sets: VectorSets, name: str) -> Collection:
+    collection = sets.create(Collection("", name, "one", 8))
+    rows = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
+    sets.add(collection, [Image(str(n)) for n in range(50)], rows, 100)
+    return collection
+
+
+@pytest.mark.parametrize("databases", ["16", "1"])
+def test_whatever_databases_there_are_a_deletion_takes_one_collection_and_nothing_else(
+    tmp_path: Path, databases: str
+) -> None:
+    server = RedisServer(tmp_path, {"databases": databases, "unixsocket": f"{tmp_path}/r"})
+    server.start()
+    sets = VectorSets(server.url)
+    doomed, other = fill(sets, "doomed"), fill(sets, "other")
+    with redis.Redis.from_url(server.url) as client:
+        sets.delete(doomed)
+        assert not client.keys("*doomed*")
+        assert len(sets.ids(other, 100)) == 50
+        if databases == "16":
+            last = redis.Redis(unix_socket_path=str(server.socket), db=15)
+            assert last.dbsize() == 0
+            last.set("of somebody else", "kept")
+            sets.delete(other)
+            assert last.keys() == [b"of somebody else"]
+            last.close()
+        server.stop()
+        server.start()
+        assert not client.keys("*doomed*")
+    sets.close()
+    server.stop()
