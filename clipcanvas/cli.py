@@ -6,14 +6,13 @@ from typing import Annotated
 
 import typer
 
-from clipcanvas import cli_clip, cli_collections, cli_jobs, terminal
+from clipcanvas import cli_clip, cli_collections, cli_draw, cli_jobs, cli_moving, cli_top, terminal
 from clipcanvas.terminal import DEFAULT_URL, ApiKey, AsJson, Url
 
 app = typer.Typer(
     help="Look at pictures with CLIP, draw them with VQGAN+CLIP: run the service, or use one that runs.",
     epilog=terminal.EXIT_CODES,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -72,6 +71,12 @@ def serve(
 
     Redis, the API, workers, an indexer, the janitor and the webhook sender run as child processes, until
     Ctrl-C.
+
+    \b
+    Examples:
+      clipcanvas serve
+      clipcanvas serve --port 9000 --data /srv/clipcanvas --workers 2
+      clipcanvas serve --redis redis://localhost:6379/0
     """
     import asyncio
     import os
@@ -88,13 +93,23 @@ app.command()(cli_clip.rank)
 app.command()(cli_collections.index)
 app.command()(cli_collections.search)
 app.add_typer(cli_collections.collections, name="collections")
-app.command()(cli_jobs.draw)
+cli_collections.collections.command()(cli_moving.export)
+cli_collections.collections.command("import")(cli_moving.import_)
+cli_collections.collections.command()(cli_moving.reindex)
+app.command()(cli_draw.draw)
 app.add_typer(cli_jobs.jobs, name="jobs")
+app.command()(cli_top.top)
 
 
 @app.command()
 def models(url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False) -> None:
-    """List the CLIP models and the generators."""
+    """List the CLIP models and the generators.
+
+    \b
+    Examples:
+      clipcanvas models
+      clipcanvas models --json
+    """
     with terminal.connect(url, api_key) as client:
         cards, generators = client.models(), client.generators()
     if as_json:
@@ -131,6 +146,11 @@ def doctor(
     """Say what is missing here, and how to mend it.
 
     Looks at everything that `serve` needs on this machine, and at the service that runs.
+
+    \b
+    Examples:
+      clipcanvas doctor
+      clipcanvas doctor --port 9000 --data /srv/clipcanvas
     """
     import dataclasses
 

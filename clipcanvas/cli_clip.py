@@ -27,7 +27,10 @@ def classify(
 ) -> None:
     """Say which label fits an image.
 
-    For example: clipcanvas classify cat.jpg cat dog car
+    \b
+    Examples:
+      clipcanvas classify cat.jpg cat dog car
+      clipcanvas classify cat.jpg cat dog --template "a drawing of a {label}." --json
     """
     path = terminal.image_path(image)
     with terminal.connect(url, api_key) as client:
@@ -54,6 +57,11 @@ def embed(
     """Turn texts and images into vectors.
 
     --json prints them whole.
+
+    \b
+    Examples:
+      clipcanvas embed "a cat" cat.jpg
+      clipcanvas embed "a cat" --dimensions 64 --json
     """
     items = [terminal.text_or_image(item) for item in inputs]
     with terminal.connect(url, api_key) as client:
@@ -79,7 +87,10 @@ def rank(
 ) -> None:
     """Order images or texts by how well they fit.
 
-    For example: clipcanvas rank "a cup of coffee" *.jpg
+    \b
+    Examples:
+      clipcanvas rank "a cup of coffee" *.jpg --top-k 3
+      clipcanvas rank cat.jpg "a cat" "a dog"
     """
     asked, items = terminal.text_or_image(query), [terminal.text_or_image(item) for item in candidates]
     with terminal.connect(url, api_key) as client:

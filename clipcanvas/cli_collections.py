@@ -1,6 +1,5 @@
-"""Commands about collections: index a folder, search it, and what else is done with collections."""
+"""Commands about collections: index a folder, search it, and what else is done with one collection."""
 
-import itertools
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,27 +36,20 @@ def index(
     """Add the pictures of a folder to a collection; run it again to go on where it broke off.
 
     A picture's id is its path in the folder; a/b.json, if it is there, holds the metadata of a/b.jpg.
-    """
-    from rich.console import Console
-    from rich.progress import Progress
 
+    \b
+    Examples:
+      clipcanvas index photos --collection holidays
+      clipcanvas index photos -c holidays --thumbnails --model demo-photo
+    """
     from clipcanvas.indexing import find_pictures, index_folder
 
     paths = find_pictures(folder, terminal.IMAGE_SUFFIXES)
     with terminal.connect(url, api_key) as client:
         there = client.collection(collection)
         there.create(model=model, thumbnails=thumbnails or None)
-        console = Console(stderr=True)
-        with Progress(console=console, disable=not console.is_terminal) as bar:
-            task = bar.add_task(f"indexing into {collection}", total=len(paths))
-            outcome = index_folder(
-                there,
-                folder,
-                paths,
-                again=again,
-                batch=batch,
-                progress=lambda done: bar.update(task, completed=done),
-            )
+        with terminal.progress_bar(f"indexing into {collection}", len(paths)) as tell:
+            outcome = index_folder(there, folder, paths, again=again, batch=batch, progress=tell)
     if as_json:
         terminal.print_json({"added": outcome.added, "known": outcome.known, "failed": outcome.failed})
     else:
@@ -93,7 +85,10 @@ def search(
 ) -> None:
     """Find pictures of a collection.
 
-    For example: clipcanvas search holidays "a dog on a beach" --not people
+    \b
+    Examples:
+      clipcanvas search holidays "a dog on a beach" --not people
+      clipcanvas search holidays cat.jpg --top-k 3 --filter ".year > 1980"
     """
     from clipcanvas.collection_results import QueryPart
 
@@ -115,7 +110,12 @@ def search(
 
 @collections.command("list")
 def list_collections(url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False) -> None:
-    """List collections by name."""
+    """List collections by name.
+
+    \b
+    Examples:
+      clipcanvas collections list
+    """
     with terminal.connect(url, api_key) as client:
         found = client.collections()
     if as_json:
@@ -137,7 +137,12 @@ def create(
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a collection, unless it is there already."""
+    """Make a collection, unless it is there already.
+
+    \b
+    Examples:
+      clipcanvas collections create holidays --quantization none --thumbnails
+    """
     with terminal.connect(url, api_key) as client:
         card = client.collection(collection).create(
             model=model, quantization=quantization, thumbnails=thumbnails or None
@@ -147,7 +152,12 @@ def create(
 
 @collections.command()
 def show(collection: Name, url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False) -> None:
-    """Show what a collection is, and how many images it holds."""
+    """Show what a collection is, and how many images it holds.
+
+    \b
+    Examples:
+      clipcanvas collections show holidays
+    """
     with terminal.connect(url, api_key) as client:
         card = client.collection(collection).info()
     _tell(card.model_dump(mode="json"), as_json)
@@ -159,14 +169,20 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Forget a collection and all of its images."""
+    """Forget a collection and all of its images.
+
+    \b
+    Examples:
+      clipcanvas collections delete holidays --yes
+    """
     with terminal.connect(url, api_key) as client:
         card = client.collection(collection).info()
         if not yes:
             typer.confirm(f"Forget {card.name} and its {card.count} images?", abort=True)
         client.collection(collection).delete()
-    print(f"{collection} is deleted")
+    terminal.print_json({"deleted": collection}) if as_json else print(f"{collection} is deleted")
 
 
 @collections.command()
@@ -181,7 +197,12 @@ def classify(
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say which label fits each image best: counts, and examples of each label."""
+    """Say which label fits each image best: counts, and examples of each label.
+
+    \b
+    Examples:
+      clipcanvas collections classify holidays beach city mountains --min-probability 0.5
+    """
     with terminal.connect(url, api_key) as client:
         said = client.collection(collection).classify(labels, top_k=top_k, min_probability=min_probability)
     if as_json:
@@ -201,7 +222,12 @@ def duplicates(
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """List pairs of images that are nearly the same."""
+    """List pairs of images that are nearly the same.
+
+    \b
+    Examples:
+      clipcanvas collections duplicates holidays --threshold 0.98
+    """
     with terminal.connect(url, api_key) as client:
         found = list(client.collection(collection).every_duplicate(threshold=threshold))
     if as_json:
@@ -209,73 +235,6 @@ def duplicates(
         return
     rows = [(entry.id, other.id, other.similarity) for entry in found for other in entry.duplicates]
     terminal.print_table(["image", "is like", "similarity"], rows)
-
-
-@collections.command()
-def export(
-    collection: Name,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to: lines of JSON, vectors in base64.")],
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-) -> None:
-    """Write a collection to a file, which import reads. Thumbnails are not in it."""
-    part = file.with_name(f".{file.name}.part")
-    with terminal.connect(url, api_key) as client, part.open("w", encoding="utf-8") as lines:
-        for count, line in enumerate(client.collection(collection).export()):  # noqa: B007 - the last is used
-            lines.write(json.dumps(line, ensure_ascii=False) + "\n")
-    part.replace(file)
-    print(f"{count} images in {file}")
-
-
-@collections.command("import")
-def import_(
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="What export wrote.", exists=True, dir_okay=False)
-    ],
-    collection: Annotated[
-        str | None, typer.Option("--collection", "-c", metavar="NAME", help="Without, its old name.")
-    ] = None,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-) -> None:
-    """Add what an export wrote; the collection is made if it is not there. May be run again."""
-    from clipcanvas.collection_results import NewImage
-
-    with terminal.connect(url, api_key) as client, file.open(encoding="utf-8") as lines:
-        card = _line(next(lines, ""), file, "name", "model", "quantization", "m", "ef_construction")
-        there = client.collection(collection or card["name"])
-        bound = {name: card[name] for name in ("model", "quantization", "m", "ef_construction")}
-        there.create(**bound)
-        count = 0
-        while some := list(itertools.islice(lines, 500)):
-            images = [
-                NewImage(**_line(text, file, "id", "vector", "metadata", "source_url")) for text in some
-            ]
-            count += len(there.add(images, model=card["model"]).data)
-    print(f"{count} images in {there.name}")
-
-
-@collections.command()
-def reindex(
-    source: Annotated[str, typer.Argument(metavar="FROM", help="A collection that keeps thumbnails.")],
-    collection: Annotated[str, typer.Argument(metavar="TO", help="Made if it is not there.")],
-    model: Model = None,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-) -> None:
-    """Embed the thumbnails of a collection anew, with the model of another. May be run again."""
-    added, after = 0, None
-    with terminal.connect(url, api_key) as client:
-        there = client.collection(collection)
-        there.create(model=model)
-        while True:
-            page = there.reindex(source, after=after)
-            added, after = added + page.added, page.last_id
-            for item in page.skipped:
-                terminal.note(f"  {item.id}: {item.detail}")
-            if not page.has_more:
-                break
-    print(f"{added} images in {collection}")
 
 
 def _part(argument: str, weight: float) -> dict[str, Any]:
@@ -286,15 +245,6 @@ def _part(argument: str, weight: float) -> dict[str, Any]:
 def _short(metadata: dict[str, Any]) -> str | None:
     text = json.dumps(metadata, ensure_ascii=False)
     return None if not metadata else text if len(text) <= 60 else text[:57] + "..."
-
-
-def _line(text: str, file: Path, *names: str) -> dict[str, Any]:
-    """These fields of a line of an export."""
-    try:
-        line = json.loads(text)
-        return {name: line[name] for name in names}
-    except (ValueError, TypeError, KeyError):
-        raise typer.BadParameter(f"{file} is no export of a collection", param_hint="FILE") from None
 
 
 def _tell(fields: dict[str, Any], as_json: bool) -> None:

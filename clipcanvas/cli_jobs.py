@@ -1,8 +1,8 @@
-"""Commands about drawings: draw, and jobs list, show, cancel, wait."""
+"""Commands about jobs that are there: list, show, cancel, wait."""
 
-import json
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,7 @@ from clipcanvas import terminal
 from clipcanvas.terminal import DEFAULT_URL, ApiKey, AsJson, Url
 
 if TYPE_CHECKING:
+    from clipcanvas.client import Client
     from clipcanvas.job import ClientJob
     from clipcanvas.results import Job
 
@@ -18,143 +19,7 @@ OutputFile = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to save the picture.")
 ]
 
-FORMATS = {".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
-SUFFIXES = {"png": "png", "jpeg": "jpg", "webp": "webp"}
-
 jobs = typer.Typer(help="List, show, cancel and wait for jobs.", no_args_is_help=True)
-
-
-def draw(
-    prompt: Annotated[
-        str, typer.Argument(metavar="PROMPT", help='What to draw, such as "a fox | blurry:-0.3".')
-    ],
-    output: OutputFile = None,
-    size: Annotated[
-        str | None, typer.Option(metavar="WIDTHxHEIGHT", help="In pixels; without, the generator's own.")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the drawing loop.")] = None,
-    seed: Annotated[
-        str | None,
-        typer.Option(metavar="NUMBER|WORD", help="The same seed draws the same picture."),
-    ] = None,
-    generator: Annotated[
-        str | None, typer.Option(metavar="NAME", help="How to draw; see `clipcanvas models`.")
-    ] = None,
-    num_images: Annotated[int | None, typer.Option("--num-images", "-n", min=1, help="How many.")] = None,
-    quality: Annotated[
-        str | None, typer.Option(help="How much time it is worth: draft, normal, better or best.")
-    ] = None,
-    aspect: Annotated[str | None, typer.Option(help="Shape: square, portrait or widescreen.")] = None,
-    compat: Annotated[
-        str | None, typer.Option(help="Defaults of another program: crowson, nerdyrodent or pixray.")
-    ] = None,
-    init_image: Annotated[
-        Path | None, typer.Option("--init-image", metavar="FILE", help="Picture to start from.")
-    ] = None,
-    mask: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="What of it to draw anew: white is drawn, black kept.")
-    ] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--option",
-            "-O",
-            metavar="KEY=VALUE",
-            help="Option of the generator, such as cutouts=8 or style_image=@FILE; repeatable.",
-        ),
-    ] = None,
-    format: Annotated[
-        str | None, typer.Option(help="Of the picture: png, jpeg or webp; without, as FILE is named.")
-    ] = None,
-    video: Annotated[str | None, typer.Option(help="Film the drawing: mp4, webp or frames (a ZIP).")] = None,
-    keep: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--save",
-            metavar="KEY=VALUE",
-            help="What else is kept, such as thumbnail=256 or contact_sheet=true; repeatable.",
-        ),
-    ] = None,
-    detach: Annotated[bool, typer.Option("--detach", help="Print the job's id, do not wait.")] = False,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    as_json: AsJson = False,
-) -> None:
-    """Draw a picture and save it; Ctrl-C cancels the job."""
-    width, height = _size(size)
-    options = {"init_image": init_image, "mask": mask} | dict(_option(item) for item in option or [])
-    options = {name: value for name, value in options.items() if value is not None}
-    save = dict(_option(item, "--save") for item in keep or [])
-    format = format or (FORMATS.get(output.suffix.lower()) if output else None)
-    save |= {name: value for name, value in (("format", format), ("video", video)) if value is not None}
-    if output:
-        _check_folder(output)
-    with terminal.connect(url, api_key) as client:
-        job = client.create_job(
-            prompt,
-            generator=generator,
-            width=width,
-            height=height,
-            steps=steps,
-            seed=int(seed) if seed and seed.isdecimal() else seed,
-            num_images=num_images,
-            quality=quality,
-            aspect=aspect,
-            compat=compat,
-            options=options or None,
-            save=save or None,
-        )
-        if detach:
-            terminal.print_json(job.model_dump(mode="json")) if as_json else print(job.id)
-            return
-        try:
-            ended, saved = follow(job, output or Path(f"{job.id}.{SUFFIXES.get(format or 'png')}"))
-        except KeyboardInterrupt:
-            _cancel_interrupted(job.id, url, api_key)
-            raise typer.Exit(terminal.INTERRUPTED) from None
-    if as_json:
-        terminal.print_json(ended.model_dump(mode="json") | {"saved": [str(path) for path in saved]})
-        return
-    for path in saved:
-        print(path)
-    seconds = (
-        (ended.finished_at - ended.started_at).total_seconds()
-        if ended.finished_at and ended.started_at
-        else 0
-    )
-    terminal.note(f"{ended.id} took {seconds:.1f} s with seed {ended.request.get('seed')}")
-
-
-def follow(job: "ClientJob", output: Path) -> "tuple[ClientJob, list[Path]]":
-    """Show a job's progress until it succeeded, and save its pictures, films and what else was asked for.
-
-    Args:
-        output: of the first picture; others get a number, files of other kinds their own names behind its
-            name, and previews lie beside it meanwhile.
-
-    Raises:
-        JobUnsuccessful: it ended without pictures.
-    """
-    from clipcanvas.client import write_whole
-    from clipcanvas.progress import ProgressDisplay
-
-    preview_path = output.with_name(f"{output.stem}.preview.jpg")
-    previewed = False
-    try:
-        with ProgressDisplay(job) as display:
-            for event in job.events():
-                display.show(event)
-                if event.preview:
-                    display.previewed(write_whole(preview_path, job.output(event.preview.name)))
-                    previewed = True
-        ended = job.wait()
-        saved = _save(ended, output)
-    except BaseException:
-        if previewed:
-            terminal.note(f"the last preview is {preview_path}")
-        raise
-    preview_path.unlink(missing_ok=True)
-    return ended, saved
 
 
 @jobs.command("list")
@@ -168,7 +33,13 @@ def list_jobs(
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """List jobs, newest first."""
+    """List jobs, newest first.
+
+    \b
+    Examples:
+      clipcanvas jobs list --status running
+      clipcanvas jobs list --limit 100 --json
+    """
     with terminal.connect(url, api_key) as client:
         page = client.jobs(status=status, limit=limit, after=after)
     if as_json:
@@ -177,7 +48,7 @@ def list_jobs(
     terminal.print_table(
         ["id", "status", "step", "created", "prompt"],
         [
-            (job.id, job.status, _step(job), f"{job.created_at:%Y-%m-%d %H:%M:%S}", _prompt(job))
+            (job.id, job.status, _step(job), f"{job.created_at:%Y-%m-%d %H:%M:%S}", summary(job))
             for job in page.data
         ],
     )
@@ -187,7 +58,12 @@ def list_jobs(
 
 @jobs.command()
 def show(job_id: JobId, url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False) -> None:
-    """Show one job."""
+    """Show one job.
+
+    \b
+    Examples:
+      clipcanvas jobs show job_01abc
+    """
     with terminal.connect(url, api_key) as client:
         job = client.job(job_id)
     if as_json:
@@ -196,7 +72,7 @@ def show(job_id: JobId, url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json:
     rows: list[tuple[str, object]] = [
         ("id", job.id),
         ("status", job.status),
-        ("prompt", _prompt(job)),
+        ("prompt", summary(job)),
         ("generator", job.generator),
         ("size", f"{job.request.get('width')}x{job.request.get('height')}"),
         ("seed", job.request.get("seed")),
@@ -216,7 +92,12 @@ def show(job_id: JobId, url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json:
 
 @jobs.command()
 def cancel(job_id: JobId, url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False) -> None:
-    """Cancel a job; a running one stops within a step."""
+    """Cancel a job; a running one stops within a step.
+
+    \b
+    Examples:
+      clipcanvas jobs cancel job_01abc
+    """
     with terminal.connect(url, api_key) as client:
         job = client.cancel(job_id)
     if as_json:
@@ -234,16 +115,21 @@ def wait(
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Wait until a job is final, and save its picture if asked; Ctrl-C leaves the job alone."""
+    """Wait until a job is final, and save its picture if asked; Ctrl-C leaves the job alone.
+
+    \b
+    Examples:
+      clipcanvas jobs wait job_01abc --timeout 600 -o heart.png
+    """
     if output:
-        _check_folder(output)
+        check_folder(output)
     with terminal.connect(url, api_key) as client:
         try:
-            job = client.wait(job_id, timeout_s=timeout)
+            job = _watch(client, job_id, timeout)
         except KeyboardInterrupt:
             terminal.note(f"{job_id} goes on")
             raise typer.Exit(terminal.INTERRUPTED) from None
-        saved = _save(job, output) if output else []
+        saved = save_outputs(job, output) if output else []
     if as_json:
         terminal.print_json(job.model_dump(mode="json"))
         return
@@ -252,7 +138,19 @@ def wait(
         print(path)
 
 
-def _save(job: "ClientJob", output: Path) -> list[Path]:
+def summary(job: "Job") -> str:
+    """What a job is to draw, or where it is to put images, in one line."""
+    if collection := job.request.get("collection"):
+        return f"into {collection}"
+    kinds = ("image", "target", "vector", "noise")
+    return " | ".join(
+        str(prompt.get("text") or next((f"({kind})" for kind in kinds if kind in prompt), ""))
+        for prompt in job.request.get("prompts") or []
+    )
+
+
+def save_outputs(job: "ClientJob", output: Path) -> list[Path]:
+    """Write a job's files: the first picture as `output`, all others beside it."""
     from clipcanvas.client import write_whole
 
     saved: list[Path] = []
@@ -266,56 +164,28 @@ def _save(job: "ClientJob", output: Path) -> list[Path]:
     return saved
 
 
-def _cancel_interrupted(job_id: str, url: str, api_key: str | None) -> None:
-    from clipcanvas.errors import ApiError
-
-    with terminal.connect(url, api_key) as client:  # the other one was interrupted in the middle of an answer
-        try:
-            client.cancel(job_id)
-        except ApiError as error:
-            if error.status != 409:
-                raise
-            terminal.note(f"{job_id} had ended already")
-            return
-    terminal.note(f"canceled {job_id}")
-
-
-def _check_folder(output: Path) -> None:
+def check_folder(output: Path) -> None:
+    """Raises typer.BadParameter: the file cannot be there."""
     if not output.absolute().parent.is_dir():
         raise typer.BadParameter(f"there is no folder {output.absolute().parent}", param_hint="--output")
     if output.is_dir():
         raise typer.BadParameter(f"{output} is a folder", param_hint="--output")
 
 
-def _size(size: str | None) -> tuple[int | None, int | None]:
-    if size is None:
-        return None, None
-    width, cross, height = size.lower().partition("x")
-    if not (cross and width.isdecimal() and height.isdecimal()):
-        raise typer.BadParameter(f"expected WIDTHxHEIGHT such as 256x256, not {size!r}", param_hint="--size")
-    return int(width), int(height)
+def _watch(client: "Client", job_id: str, timeout_s: float | None) -> "ClientJob":
+    """`Client.wait` with a bar, where a person sees one."""
+    from clipcanvas.waiting import Deadline, successful
 
-
-def _option(text: str, flag: str = "--option") -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise typer.BadParameter(f"expected KEY=VALUE, not {text!r}", param_hint=flag)
-    if value.startswith("@"):
-        return name, Path(value[1:])
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
+    deadline = Deadline(timeout_s)
+    longest_s = 1.0 if sys.stderr.isatty() else 60.0
+    job = client.job(job_id)
+    with terminal.progress_bar(job_id, 100) as tell:
+        while not job.is_final:
+            deadline.check(job)
+            job = client.job(job_id, wait_s=min(longest_s, deadline.next_wait_s()))
+            tell(round(100 * job.progress.fraction) if job.progress else 0)
+    return successful(job)
 
 
 def _step(job: "Job") -> str | None:
     return f"{job.progress.step}/{job.progress.steps}" if job.progress else None
-
-
-def _prompt(job: "Job") -> str:
-    prompts = job.request.get("prompts") or []
-    kinds = ("image", "target", "vector", "noise")
-    return " | ".join(
-        str(prompt.get("text") or next((f"({kind})" for kind in kinds if kind in prompt), ""))
-        for prompt in prompts
-    )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from clipcanvas import launcher, terminal
 from clipcanvas.children import die_with_parent
-from clipcanvas.cli_jobs import follow
+from clipcanvas.cli_draw import follow
 from clipcanvas.client import Client
 from clipcanvas.errors import ClipcanvasError
 

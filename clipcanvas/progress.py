@@ -1,23 +1,31 @@
-"""How far a drawing is: a live bar on a terminal, a line now and then elsewhere."""
+"""How far a drawing is, and how it looks: live on a terminal, a line now and then elsewhere."""
 
+import contextlib
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn
 
+from clipcanvas import half_blocks
 from clipcanvas.results import Event, Job
 
 LINE_EVERY_S = 5.0
 
 
 class ProgressDisplay:
-    """Shows the events of one job on standard error."""
+    """Shows the events of one job on standard error.
 
-    def __init__(self, job: Job) -> None:
+    Args:
+        pictures: show previews, if the terminal can.
+    """
+
+    def __init__(self, job: Job, *, pictures: bool = True) -> None:
         self._console = Console(stderr=True)
-        self._bar = Progress(
+        self._pictures = pictures and half_blocks.can_show(self._console)
+        self._bar = _BarBelowPicture(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
@@ -63,10 +71,23 @@ class ProgressDisplay:
             self._bar.update(self._task, description=job.status, completed=done, total=steps or 1, preview="")
 
     def previewed(self, path: Path) -> None:
-        """Show where the newest preview is."""
-        self._bar.update(self._task, preview=str(path))
+        """Show the newest preview, or where it is."""
+        if not self._pictures:
+            self._bar.update(self._task, preview=str(path))
+            return
+        with contextlib.suppress(OSError):  # a format that PIL here does not know
+            self._bar.picture = half_blocks.HalfBlocks(path)
 
     def _line(self, text: str) -> None:
         self._said = time.monotonic()
         if not self._console.is_terminal:
             self._console.print(text, highlight=False, soft_wrap=True)
+
+
+class _BarBelowPicture(Progress):
+    picture: half_blocks.HalfBlocks | None = None
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        if self.picture:
+            yield self.picture
+        yield from super().get_renderables()
