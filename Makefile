@@ -9,7 +9,7 @@ READY := .venv/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-page test-chaos check bench docs gallery
+.PHONY: help demo serve test test-page test-recipes test-chaos check bench docs gallery
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1	\2/' | expand -t 17
@@ -20,11 +20,14 @@ demo: $(READY) ## start the service, classify a photo, draw a picture, stop
 serve: $(READY) ## run the service; SERVE="--port 9000 --workers 2" passes options
 	@$(BIN)/clipcanvas serve $(SERVE)
 
-test: $(READY) ## run every test but those of the page, which need a browser
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/page
+test: $(READY) ## run every test but those of the page and the recipes, which need a browser and Node
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/page --ignore tests/recipes
 
 test-page: $(READY) ## try the page in Chromium; CLIPCANVAS_SCREENSHOTS=docs/images keeps pictures of it
 	@$(BIN)/python -m pytest tests/page
+
+test-recipes: $(READY) ## run the programs of docs/python.md and docs/recipes.md, some of which need Node
+	@$(BIN)/python -m pytest tests/recipes
 
 test-chaos: $(READY) ## kill everything at random for two minutes; CHAOS="--seed 7" chooses how
 	@$(BIN)/python -m tests.chaos.driver --seconds 120 $(CHAOS)
