@@ -1,7 +1,6 @@
 """Indexing as attempts do it: a source's pictures go into a collection, past those that cannot be read."""
 
 import json
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +25,7 @@ from jobs.stores import KeyMissing, Store
 from jobs.thumbnails import thumbnail_key, thumbnail_of
 from jobs.vectors import VectorSets, VectorsFull, VectorsUnavailable, VectorsUnsupported
 from models.clip import ClipEncoder, Pixels, UnknownClip
+from models.machine import cores
 from workers.rhythm import Pace, Rate, Report, Rhythm, Signals
 from workers.settings import WorkerSettings
 from workers.sources import CannotIndex, Entry, PictureRefused, Source, open_source
@@ -145,7 +145,7 @@ class _Run:
         self._rate = Rate()
         self._state = self._resume()
         self._total = 0
-        self._decoding = Semaphore(os.cpu_count() or 1)  # a decoded picture may take 120 MB
+        self._decoding = Semaphore(cores())  # a decoded picture may take 120 MB
 
     def index(self, collection: Collection, encoder: ClipEncoder, batch: int) -> tuple[Output, ...]:
         """Add what the source has; returns the report."""
@@ -217,7 +217,7 @@ class _Run:
         content = entry.read()
         with self._decoding:
             picture = decode(content.data, self._settings.image_limits)
-            pixels = encoder.preprocess(picture)
+            pixels = encoder.preprocess(picture, exact=False)  # as the API does
             if collection.thumbnails:
                 small = thumbnail_of(picture, self._settings.thumbnail_side)
                 self._store.save(thumbnail_key(collection, entry.id), small)
