@@ -16,7 +16,7 @@ import skimage.data
 from PIL import Image
 
 from app.answers import ClassifyAnswer, EmbeddingsAnswer, RankAnswer
-from models.clip import Embeddings
+from models.clip import Embeddings, Pixels
 from tests.integration.conftest import StartApi, b64, plain, png
 from tests.live_api import LiveApi, TinyClip, text_vector
 
@@ -130,6 +130,25 @@ def test_labels_are_encoded_once(api: LiveApi, tiny_clip: TinyClip) -> None:
     api.http.post("/v1/embeddings", json={"input": ["a fox.", "a cow."]})
     assert tiny_clip.texts == ["a fox.", "a hen.", "a cow."]
     assert 'clipcanvas_text_cache_lookups_total{result="hit"} 1.0' in api.http.get("/metrics").text
+
+
+@pytest.mark.parametrize(("exact", "size"), [(False, (200, 150)), (True, (800, 600))])
+def test_large_jpegs_are_decoded_small_unless_they_are_to_be_exact(
+    start_api: StartApi, exact: bool, size: tuple[int, int]
+) -> None:
+    class SizedClip(TinyClip):
+        draft_size = 100
+        seen: list[tuple[tuple[int, int], bool]] = []  # noqa: RUF012  # of this test alone
+
+        def preprocess(self, image: Image.Image, *, exact: bool = True) -> Pixels:
+            self.seen.append((image.size, exact))
+            return super().preprocess(image, exact=exact)
+
+    clip = SizedClip()
+    api = start_api(load_clip=lambda name: clip, exact_decode=exact).ready()
+    photo = png(Image.fromarray(skimage.data.coffee()).resize((800, 600)), "JPEG")
+    assert api.http.post("/v1/embeddings", json={"input": {"image": b64(photo)}}).status_code == 200
+    assert clip.seen == [(size, exact)]
 
 
 def test_the_same_text_at_once_is_encoded_once(start_api: StartApi) -> None:
