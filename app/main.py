@@ -18,7 +18,7 @@ from app.clips import LoadClip, open_clips, open_pool
 from app.drawings import view_generator
 from app.indexing import is_archive
 from app.metrics import Metrics
-from app.middleware import BodyLimit, RequestContext
+from app.middleware import BodyLimit, BodyRule, RequestContext
 from app.resources import Resources
 from app.routes import clip, collections, health, jobs, page
 from app.settings import ApiSettings
@@ -109,14 +109,17 @@ def create_app(
     # the one added last is the outermost
     app.add_middleware(
         BodyLimit,
-        max_bytes=partial(_longest_body, settings),
+        rule=partial(_body_rule, settings),
+        max_held_bytes=settings.max_held_bytes,
         idle_s=settings.body_idle_s,
     )
     app.add_middleware(RequestContext, metrics=metrics)
     return app
 
 
-def _longest_body(settings: ApiSettings, scope: Scope) -> int:
+def _body_rule(settings: ApiSettings, scope: Scope) -> BodyRule:
     if is_archive(scope):
-        return settings.max_archive_bytes
-    return settings.max_bulk_bytes if is_bulk(scope) else settings.max_body_bytes
+        return BodyRule(settings.max_archive_bytes, held=False)
+    if is_bulk(scope):
+        return BodyRule(settings.max_bulk_bytes, held=False)
+    return BodyRule(settings.max_body_bytes)

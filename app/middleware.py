@@ -5,11 +5,13 @@ import re
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.batching import Overloaded
 from app.bodies import BodyTimeout, BodyTooLarge, UnsupportedBody
 from app.errors import problem_of
 from app.metrics import Metrics
@@ -90,12 +92,24 @@ _QUIET = frozenset({"/livez", "/readyz", "/metrics"})
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
+@dataclass(frozen=True)
+class BodyRule:
+    """What a request's body may be."""
+
+    max_bytes: int
+    held: bool = True  # in memory until it is answered; others are worked on as they come
+
+
 class BodyLimit:
     """Refuses bodies that are too long, compressed, or do not come, before anyone works on them."""
 
-    def __init__(self, app: ASGIApp, max_bytes: Callable[[Scope], int], idle_s: float) -> None:
+    def __init__(
+        self, app: ASGIApp, rule: Callable[[Scope], BodyRule], max_held_bytes: int, idle_s: float
+    ) -> None:
         self._app = app
-        self._max_bytes = max_bytes  # of a request's body
+        self._rule = rule
+        self._max_held_bytes = max_held_bytes  # of all that are held
+        self._held = 0
         self._idle_s = idle_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -103,17 +117,20 @@ class BodyLimit:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         headers = Headers(scope=scope)
-        max_bytes = self._max_bytes(scope)
+        rule = self._rule(scope)
+        declared = int(headers.get("content-length", "0"))
         encoding = headers.get("content-encoding", "identity").lower()
         refusal: Exception | None = None
         if encoding != "identity":
             refusal = UnsupportedBody(f"the body is encoded with {encoding}; send it as it is")
-        elif int(headers.get("content-length", "0")) > max_bytes:
-            refusal = _too_large(max_bytes)
+        elif declared > rule.max_bytes:
+            refusal = _too_large(rule.max_bytes)
+        elif rule.held and self._held + declared > self._max_held_bytes:
+            refusal = self._too_many()
         if refusal is not None:
             # who is still sending would not read the answer
             if "expect" not in headers:
-                await _drain(receive, max_bytes)
+                await _drain(receive, rule.max_bytes)
             return await problem_of(scope, refusal)(scope, receive, send)
 
         seen, complete = 0, False  # of the body
@@ -127,15 +144,23 @@ class BodyLimit:
                     message = await receive()
             except TimeoutError:
                 raise BodyTimeout(f"nothing more of the body came for {self._idle_s:g} seconds") from None
-            seen += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            seen += size
+            self._held += size if rule.held else 0
             complete = not message.get("more_body", False)
-            if seen > max_bytes:
+            if seen > rule.max_bytes or (rule.held and self._held > self._max_held_bytes):
                 if not complete:
-                    await _drain(receive, max_bytes)
-                raise _too_large(max_bytes)
+                    await _drain(receive, rule.max_bytes)
+                raise _too_large(rule.max_bytes) if seen > rule.max_bytes else self._too_many()
             return message
 
-        await self._app(scope, receive_bounded, send)
+        try:
+            await self._app(scope, receive_bounded, send)
+        finally:
+            self._held -= seen if rule.held else 0
+
+    def _too_many(self) -> Overloaded:
+        return Overloaded(f"bodies of {self._max_held_bytes} bytes are being worked on already")
 
 
 def _too_large(max_bytes: int) -> BodyTooLarge:

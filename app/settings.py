@@ -96,6 +96,11 @@ class ApiSettings(JobSettings):
         ge=1024,
         description="longest body of a bulk request; each of its items is bounded as a body is",
     )
+    max_held_bytes: int = Field(
+        2 * 2**30,
+        ge=1024,
+        description="bodies of all requests that are in work, bulk ones aside; more is 503",
+    )
     max_bulk_items: int = Field(10_000, ge=1, description="texts and pictures of one bulk request")
     max_archive_bytes: int = Field(2**30, ge=1024, description="longest tar of pictures to index")
     max_index_urls: int = Field(10_000, ge=1, description="addresses in one request for indexing")

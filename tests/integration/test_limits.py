@@ -85,6 +85,27 @@ def test_a_body_is_bounded_declared_or_not(start_api: StartApi) -> None:
     assert api.http.post("/v1/embeddings", json={"input": "a fox"}).status_code == 200
 
 
+def test_bodies_that_are_worked_on_are_bounded_together(start_api: StartApi) -> None:
+    clip = TinyClip(delay_s=0.5)
+    api = start_api(load_clip=lambda name: clip, max_held_bytes=150_000, max_batch_images=1).ready()
+
+    def ask(index: int, chunked: bool = False) -> tuple[int, str]:
+        item = {"image": b64(plain(f"#0000{index:02x}") + bytes(40_000))}
+        body = json.dumps({"input": item}).encode()
+        content = (body[start : start + 9000] for start in range(0, len(body), 9000)) if chunked else body
+        headers = {"Content-Type": "application/json"}
+        answer = httpx.post(f"{api.url}/v1/embeddings", content=content, headers=headers, timeout=30)
+        return answer.status_code, answer.json().get("code", "")
+
+    for chunked in (False, True):
+        with ThreadPoolExecutor(6) as pool:
+            answers = list(pool.map(lambda index, chunked=chunked: ask(index, chunked), range(6)))
+        assert set(answers) == {(200, ""), (503, "overloaded")}
+        assert answers.count((200, "")) >= 2
+    assert ask(7) == (200, ""), "what was held is let go"
+    assert api.http.get("/livez").status_code == 200
+
+
 def test_a_body_that_does_not_come_is_given_up(start_api: StartApi) -> None:
     api = start_api(body_idle_s=0.3).ready()
 
