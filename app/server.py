@@ -59,7 +59,7 @@ def configure(app: Any, settings: ApiSettings) -> uvicorn.Config:
         app,
         host=settings.host,
         port=settings.port,
-        loop="asyncio",  # uvloop saves nothing here: docs/decisions/0010
+        loop="asyncio",  # uvloop saves nothing here: docs/decisions/0013
         http=BoundedHttp,
         ws="none",
         log_config=None,
