@@ -46,7 +46,7 @@ def list_jobs(
         terminal.print_json(page.model_dump(mode="json"))
         return
     terminal.print_table(
-        ["id", "status", "step", "created", "prompt"],
+        ["id", "status", "step", "created", "what"],
         [
             (job.id, job.status, _step(job), f"{job.created_at:%Y-%m-%d %H:%M:%S}", summary(job))
             for job in page.data
@@ -69,13 +69,16 @@ def show(job_id: JobId, url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json:
     if as_json:
         terminal.print_json(job.model_dump(mode="json"))
         return
-    rows: list[tuple[str, object]] = [
-        ("id", job.id),
-        ("status", job.status),
-        ("prompt", summary(job)),
+    drawing = [
         ("generator", job.generator),
         ("size", f"{job.request.get('width')}x{job.request.get('height')}"),
         ("seed", job.request.get("seed")),
+    ]
+    rows: list[tuple[str, object]] = [
+        ("id", job.id),
+        ("status", job.status),
+        (job.type, summary(job)),
+        *(drawing if job.type == "draw" else []),
         ("step", _step(job)),
         ("attempt", job.attempt),
         ("created", job.created_at),

@@ -33,6 +33,7 @@ class ProgressDisplay:
             TextColumn("{task.fields[preview]}", style="dim"),
             console=self._console,
             disable=not self._console.is_terminal,
+            auto_refresh=False,  # nothing moves between two events, and a picture is many bytes
         )
         steps = int(job.request.get("steps") or 1) * int(job.request.get("num_images") or 1)
         self._task = self._bar.add_task(job.status, total=steps, numbers="", preview="")
@@ -69,6 +70,7 @@ class ProgressDisplay:
             steps = job.progress.steps if job.progress else 1
             done = steps if job.status == "succeeded" else job.progress.step if job.progress else 0
             self._bar.update(self._task, description=job.status, completed=done, total=steps or 1, preview="")
+        self._bar.refresh()
 
     def previewed(self, path: Path) -> None:
         """Show the newest preview, or where it is."""

@@ -325,12 +325,25 @@ def test_jobs_are_listed_shown_waited_for_and_canceled(
     assert printed.out.splitlines()[1].split()[:3] == ["job_1", "succeeded", "4/4"]
     assert "--after job_1" in printed.err
     assert run("jobs", "show", "job_1", url=url) == 0
-    assert f"output     {url}/v1/jobs/job_1/outputs/image-0.png" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "draw       a fox" in shown
+    assert f"output     {url}/v1/jobs/job_1/outputs/image-0.png" in shown
     assert run("jobs", "wait", "job_1", "-o", str(tmp_path / "fox.png"), url=url) == 0
     assert (tmp_path / "fox.png").read_bytes() == b"bytes of image-0.png"
     assert run("jobs", "cancel", "job_1", url=url) == 0
     assert "stops within a step" in capsys.readouterr().out
     assert service.asked[-1][0] == "/v1/jobs/job_1/cancel"
+
+
+def test_a_job_that_indexes_is_shown_as_one(
+    run: Run, serve: Serve, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = {"collection": "pets", "replace": False}
+    service = Service(DONE | {"type": "index", "generator": None, "request": request, "outputs": []})
+    assert run("jobs", "show", "job_1", url=serve(service.app)) == 0
+    shown = capsys.readouterr().out
+    assert "index     into pets" in shown
+    assert "size" not in shown
 
 
 def test_help_is_quick_because_it_imports_little() -> None:
