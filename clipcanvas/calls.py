@@ -15,6 +15,7 @@ import httpx
 
 from clipcanvas import results
 from clipcanvas.errors import ApiError
+from clipcanvas.uploads import pieces
 
 T = TypeVar("T")
 
@@ -34,6 +35,7 @@ class Call(Generic[T]):
     read: Callable[[httpx.Response], T]
     query: dict[str, str | int] = field(default_factory=dict)
     json: Any = None
+    file: Path | None = None  # is the body, as it is
     headers: dict[str, str] = field(default_factory=dict)
     read_timeout_s: float = READ_TIMEOUT_S
     also_answers: frozenset[int] = frozenset()  # statuses beside 2xx that are answers, not problems
@@ -45,6 +47,7 @@ class Call(Generic[T]):
             self.path,
             params=self.query or None,
             json=self.json,
+            content=pieces(self.file, http) if self.file else None,
             headers=self.headers,
             timeout=httpx.Timeout(self.read_timeout_s, connect=10),
         )

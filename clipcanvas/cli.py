@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from clipcanvas import cli_clip, cli_collections, cli_draw, cli_jobs, cli_moving, cli_top, terminal
+from clipcanvas import cli_clip, cli_collections, cli_draw, cli_index, cli_jobs, cli_moving, cli_top, terminal
 from clipcanvas.terminal import DEFAULT_URL, ApiKey, AsJson, Url
 
 app = typer.Typer(
@@ -90,7 +90,7 @@ def serve(
 app.command()(cli_clip.classify)
 app.command()(cli_clip.embed)
 app.command()(cli_clip.rank)
-app.command()(cli_collections.index)
+app.command()(cli_index.index)
 app.command()(cli_collections.search)
 app.add_typer(cli_collections.collections, name="collections")
 cli_collections.collections.command()(cli_moving.export)

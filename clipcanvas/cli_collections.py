@@ -1,7 +1,6 @@
-"""Commands about collections: index a folder, search it, and what else is done with one collection."""
+"""Commands about collections: search one, and what else is done with them."""
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,50 +13,6 @@ Name = Annotated[str, typer.Argument(metavar="COLLECTION", help="Name of the col
 collections = typer.Typer(
     help="List, create, show, classify, compare, move and delete collections.", no_args_is_help=True
 )
-
-
-def index(
-    folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="Folder of pictures.", exists=True, file_okay=False)
-    ],
-    collection: Annotated[
-        str, typer.Option("--collection", "-c", metavar="NAME", help="Made if it is not there.")
-    ],
-    again: Annotated[bool, typer.Option("--again", help="Add those that are there already, too.")] = False,
-    thumbnails: Annotated[
-        bool, typer.Option("--thumbnails", help="If it is new: keep small pictures.")
-    ] = False,
-    batch: Annotated[int, typer.Option(min=1, max=64, help="Pictures in one request.")] = 32,
-    model: Model = None,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    as_json: AsJson = False,
-) -> None:
-    """Add the pictures of a folder to a collection; run it again to go on where it broke off.
-
-    A picture's id is its path in the folder; a/b.json, if it is there, holds the metadata of a/b.jpg.
-
-    \b
-    Examples:
-      clipcanvas index photos --collection holidays
-      clipcanvas index photos -c holidays --thumbnails --model demo-photo
-    """
-    from clipcanvas.indexing import find_pictures, index_folder
-
-    paths = find_pictures(folder, terminal.IMAGE_SUFFIXES)
-    with terminal.connect(url, api_key) as client:
-        there = client.collection(collection)
-        there.create(model=model, thumbnails=thumbnails or None)
-        with terminal.progress_bar(f"indexing into {collection}", len(paths)) as tell:
-            outcome = index_folder(there, folder, paths, again=again, batch=batch, progress=tell)
-    if as_json:
-        terminal.print_json({"added": outcome.added, "known": outcome.known, "failed": outcome.failed})
-    else:
-        print(f"{outcome.added} added, {outcome.known} known already, {len(outcome.failed)} failed")
-        for image_id, why in outcome.failed.items():
-            terminal.note(f"  {image_id}: {why}")
-    if outcome.failed:
-        raise typer.Exit(terminal.UNSUCCESSFUL)
 
 
 def search(

@@ -105,6 +105,7 @@ class Client:
     queue = _method(calls.queue, _send)
     ready = _method(calls.ready, _send)
     collections = _method(collection_calls.collections, _send)
+    index_report = _method(collection_calls.index_report, _send)
 
     def collection(self, name: str) -> Collection:
         """The collection of that name, which need not be there yet."""
@@ -227,6 +228,7 @@ class AsyncClient:
     queue = _method(calls.queue, _send_async)
     ready = _method(calls.ready, _send_async)
     collections = _method(collection_calls.collections, _send_async)
+    index_report = _method(collection_calls.index_report, _send_async)
 
     def collection(self, name: str) -> AsyncCollection:
         """As `Client.collection`."""

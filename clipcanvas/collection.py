@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from clipcanvas import collection_calls as calls
 from clipcanvas.calls import Call, problem
 from clipcanvas.collection_results import CollectionImage, ImageDuplicates
+from clipcanvas.job import AsyncClientJob, ClientJob
 
 if TYPE_CHECKING:
     from clipcanvas.client import AsyncClient, Client
@@ -57,6 +58,10 @@ class Collection:
     classify = _blocking(calls.classify)
     duplicates = _blocking(calls.duplicates)
     reindex = _blocking(calls.reindex)
+
+    @wraps(calls.index)
+    def index(self, **asked: Any) -> ClientJob:
+        return ClientJob.of(self._client, self._client._send(calls.index(self.name, **asked)))
 
     def every_image(self) -> Iterator[CollectionImage]:
         """All images in order of their ids, fetched page by page."""
@@ -113,6 +118,10 @@ class AsyncCollection:
     classify = _awaited(calls.classify)
     duplicates = _awaited(calls.duplicates)
     reindex = _awaited(calls.reindex)
+
+    @wraps(calls.index)
+    async def index(self, **asked: Any) -> AsyncClientJob:
+        return AsyncClientJob.of(self._client, await self._client._send(calls.index(self.name, **asked)))
 
     async def every_image(self) -> AsyncIterator[CollectionImage]:
         """As `Collection.every_image`."""

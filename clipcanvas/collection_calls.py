@@ -1,11 +1,14 @@
 """Each request about collections as a value: how it is sent, and how its answer is read."""
 
+import uuid
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from clipcanvas import collection_results as results
 from clipcanvas.calls import Call, ImageSource, _given, _reader, _text_or_image, encode_image
+from clipcanvas.results import Job
 
 Query = Any
 """A `str` is a text; a path, bytes or a PIL image is an image; or a `QueryPart`, or a list of all these."""
@@ -169,6 +172,44 @@ def reindex(
     """Embed thumbnails of another collection with this one's model, `limit` of them after `after`."""
     body = {"source": source} | _given(after=after, limit=limit)
     return Call("POST", f"{_path(name)}/reindex", _reader(results.ReindexPage), json=body)
+
+
+def index(
+    name: str,
+    *,
+    folder: str | None = None,
+    urls: Sequence[str | Mapping[str, Any]] | None = None,
+    archive: str | Path | None = None,
+    replace: bool = False,
+    priority: str | None = None,
+    webhook: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, str] | None = None,
+    idempotency_key: str | None = None,
+) -> Call[Job]:
+    """Ask the service to add many pictures by itself; the answer is the job that does it.
+
+    Args:
+        folder: one that the service may index: a name of its setting, and a path below it.
+        urls: addresses, or mappings of `url`, `id` and `metadata`.
+        archive: path of a tar here, which is sent; webhook and metadata cannot go with it.
+        replace: add those that are there already, too.
+        idempotency_key: as that of `create_job`.
+    """
+    asked: dict[str, Any] = {"type": "index", "collection": name}
+    asked |= _given(folder=folder, urls=urls and list(urls), priority=priority)
+    asked |= _given(webhook=webhook and dict(webhook), metadata=metadata and dict(metadata))
+    asked |= {"replace": True} if replace else {}
+    headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+    if archive is None:
+        return Call("POST", "/v1/jobs", _reader(Job), json=asked, headers=headers)
+    file = Path(archive)
+    headers |= {"Content-Type": "application/x-tar", "Content-Length": str(file.stat().st_size)}
+    return Call("POST", "/v1/jobs", _reader(Job), query=asked, file=file, headers=headers)
+
+
+def index_report(job_id: str) -> Call[results.IndexReport]:
+    """What became of the pictures of a job that indexed."""
+    return Call("GET", f"/v1/jobs/{quote(job_id)}/outputs/report.json", _reader(results.IndexReport))
 
 
 def export(name: str) -> Call[None]:

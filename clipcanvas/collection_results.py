@@ -173,6 +173,25 @@ class Skipped(_Answer):
     detail: str
 
 
+class Refusal(_Answer):
+    """A picture that a job did not take."""
+
+    id: str
+    code: str
+    detail: str
+
+
+class IndexReport(_Answer):
+    """What became of the pictures of a job that indexed."""
+
+    collection: str
+    added: int
+    replaced: int
+    known: int  # already
+    refused: int
+    refusals: tuple[Refusal, ...]  # the first 10,000
+
+
 class ReindexPage(_Answer):
     """What one call of `reindex` did; pass `last_id` as `after` for the next."""
 

@@ -117,5 +117,7 @@ class Rate:
     @property
     def per_s(self) -> float | None:
         """None before there are two."""
+        if not self._marks:
+            return None
         (first_s, first), (last_s, last) = self._marks[0], self._marks[-1]
         return (last - first) / (last_s - first_s) if last_s > first_s else None

@@ -523,3 +523,10 @@ def test_drawings_and_indexing_do_not_wait_for_each_other(api: LiveApi) -> None:
     Indexer(api).work()
     assert [job(api, each)["status"] for each in (drawing, job_id)] == ["queued", "succeeded"]
     assert JobQueue(api.settings).counts() == {"queued": 1, "running": 0}
+
+
+def test_an_empty_folder_is_indexed_in_no_time(api: LiveApi, photos: Path) -> None:
+    (photos / "empty").mkdir()
+    job_id = ask(api, folder="photos/empty")
+    Indexer(api).work()
+    assert counts(api, job_id) == COUNTS
