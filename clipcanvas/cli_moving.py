@@ -28,13 +28,16 @@ def export(
       clipcanvas collections export holidays holidays.ndjson
     """
     part = file.with_name(f".{file.name}.part")
-    with terminal.connect(url, api_key) as client, part.open("w", encoding="utf-8") as lines:
-        there = client.collection(collection)
-        with terminal.progress_bar(f"exporting {collection}", there.info().count) as tell:
-            for count, line in enumerate(there.export()):  # the first is the collection's own
-                lines.write(json.dumps(line, ensure_ascii=False) + "\n")
-                tell(count)
-    part.replace(file)
+    try:
+        with terminal.connect(url, api_key) as client, part.open("w", encoding="utf-8") as lines:
+            there = client.collection(collection)
+            with terminal.progress_bar(f"exporting {collection}", there.info().count) as tell:
+                for count, line in enumerate(there.export()):  # the first is the collection's own
+                    lines.write(json.dumps(line, ensure_ascii=False) + "\n")
+                    tell(count)
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
     _tell_images(count, str(file), as_json)
 
 

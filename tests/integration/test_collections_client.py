@@ -118,6 +118,8 @@ def test_commands_find_count_compare_move_and_forget(
     assert run("collections", "create", "icons", "--model", "demo-photo") == 4
     assert run("collections", "delete", "copy", "--yes") == 0
     assert run("collections", "show", "copy") == 4
+    assert run("collections", "export", "copy", str(tmp_path / "copy.ndjson")) == 4
+    assert not [path for path in tmp_path.iterdir() if "copy" in path.name], "nothing half-written is left"
     (tmp_path / "bad").write_text("{}\n")
     assert run("collections", "import", str(tmp_path / "bad")) == 2
 
