@@ -144,7 +144,7 @@ def vqgans() -> None:
             )
 
 
-def measure_vqgan(name: str, side: int) -> tuple[int, int, int]:
+def measure_vqgan(name: str, side: int, *, frugal: bool = False) -> tuple[int, int, int]:
     """Bytes of its weights, of a step's peak in the decoder, and of the peak when a picture is encoded."""
     from models.vqgan.network import Vqgan
 
@@ -157,7 +157,7 @@ def measure_vqgan(name: str, side: int) -> tuple[int, int, int]:
         latents = torch.zeros(1, card.config.embed_dim, grid, grid, requires_grad=True)
         live = LiveBytes(network, latents)
         with live:
-            network.decode(latents).sum().backward()
+            network.decode(latents, frugal=frugal).sum().backward()
         picture = torch.zeros(1, 3, side, side)
         encoding = LiveBytes(network, picture)
         with encoding, torch.no_grad():

@@ -48,7 +48,10 @@ def predict(request: GenerationRequest, names: "NetworkNames", *, frugal: bool) 
     module = find(request.generator)
     profile = module.profile(names)
     pixels = request.width * request.height
-    step = pixels * profile.bytes_per_pixel
+    per_pixel = profile.bytes_per_pixel
+    if frugal and profile.frugal_bytes_per_pixel is not None:
+        per_pixel = profile.frugal_bytes_per_pixel
+    step = pixels * per_pixel
     guides = [guide_memory(find_card(name, names.weights), names.weights) for name in names.clips]
     vqgan = read_card(names.vqgan).config
     share = 1.0 if names.dtype == "fp32" else _HALF
@@ -110,19 +113,21 @@ def largest_size(request: GenerationRequest, names: "NetworkNames", limit: int) 
     return (width, height) if fitting and min(width, height) >= least else None
 
 
-def decoder_bytes(config: VqganConfig, dtype: str) -> float:
+def decoder_bytes(config: VqganConfig, dtype: str, *, frugal: bool = False) -> float:
     """What a VQGAN's decoder keeps of one picture, in bytes per pixel: the inputs of its normalizations.
 
-    Of an attention also its queries, keys and values, and what it found.
+    Of an attention also its queries, keys and values, and what it found. Frugally, of a block its own input
+    alone.
     """
     floats = 0.0
     for kind, inputs, outputs, area in _decoder(config):
         match kind:
             case "block":
-                floats += (inputs + outputs) * area
+                floats += (inputs if frugal else inputs + outputs) * area
             case "attention":
                 floats += 5 * inputs * area
-    floats += 5.5 * config.ddconfig.ch * config.ddconfig.ch_mult[0]  # the end, and the way back's first
+    # the end, and the way back's first; frugally, of its largest block
+    floats += (6.45 if frugal else 5.5) * config.ddconfig.ch * config.ddconfig.ch_mult[0]
     return floats * (_FLOAT / 2 if dtype == "bf16" else _FLOAT)
 
 

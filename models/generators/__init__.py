@@ -41,6 +41,7 @@ class Profile:
     size_multiple: int  # width and height are multiples of it
     options: BaseModel  # an instance of the module's Options
     bytes_per_pixel: float = 0.0  # of the device's memory that a step takes, beside what the guides take
+    frugal_bytes_per_pixel: float | None = None  # likewise, drawn frugally; none: the same
 
 
 @dataclass(frozen=True)

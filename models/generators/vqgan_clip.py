@@ -85,6 +85,7 @@ def profile(names: "NetworkNames", presets: Presets = Presets()) -> Profile:
         size_multiple=card.config.factor,
         options=options,
         bytes_per_pixel=decoder_bytes(card.config, names.dtype),
+        frugal_bytes_per_pixel=decoder_bytes(card.config, names.dtype, frugal=True),
     )
     return known.apply(plain, presets, sides=sides, programs=known.PROGRAMS)
 
@@ -136,7 +137,7 @@ class VqganClip:
                 start = vqgan.decode(latents).clamp(0, 1)  # what the prior gives lies between the codes
         if vqgan.encoder is None and (options.moves or options.overlay_image is not None):
             raise GenerationError(_NO_ENCODER)
-        drawer = CodedPicture(vqgan, latents, options, self._networks.company)
+        drawer = CodedPicture(vqgan, latents, options, self._networks.company, frugal=frugal)
         held_by_itself = options.init_method != "square"
         return draw(
             drawer,
@@ -184,8 +185,16 @@ class VqganClip:
 class CodedPicture:
     """A drawer of latents (1, D, h, w): each place shows its nearest code and moves as if not rounded."""
 
-    def __init__(self, vqgan: "Vqgan", latents: "Tensor", options: Options, company: "Company") -> None:
-        self._vqgan, self._options, self._company = vqgan, options, company
+    def __init__(
+        self,
+        vqgan: "Vqgan",
+        latents: "Tensor",
+        options: Options,
+        company: "Company",
+        *,
+        frugal: bool = False,
+    ) -> None:
+        self._vqgan, self._options, self._company, self._frugal = vqgan, options, company, frugal
         self._low, self._high = vqgan.low, vqgan.high
         self._whole = self._grid = latents.shape[2:]  # of the start, and of the scale it is drawn at
         self._start = latents.clone()
@@ -199,9 +208,9 @@ class CodedPicture:
         latents = self.latents["z"]
         self.quantized = self._vqgan.lookup(self._vqgan.nearest(latents.detach()))
         shown = straight_through(self.quantized, latents)
-        tile = self._options.tile
-        decode = partial(self._vqgan.decode, seamless=tile)
-        return clamp_to_range(self._company.answer(("decode", tile), decode, shown))
+        tile, frugal = self._options.tile, self._frugal
+        decode = partial(self._vqgan.decode, seamless=tile, frugal=frugal)
+        return clamp_to_range(self._company.answer(("decode", tile, frugal), decode, shown))
 
     def project(self) -> None:
         if self._options.clamp:

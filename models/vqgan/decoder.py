@@ -5,10 +5,13 @@ out, attention makes no matrix of all pairs of places, and no picture is enlarge
 enlargement and a 3x3 convolution are one transposed 4x4 convolution, of less than half the multiplications.
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from taming.modules.diffusionmodules.model import AttnBlock, Decoder, ResnetBlock, Upsample
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
 from models.vqgan.frozen import convolve, norm_swish
 
@@ -20,21 +23,25 @@ def prepare(decoder: Decoder) -> None:
             module.register_buffer("doubling", _doubling(module.conv.weight), persistent=False)
 
 
-def decode(decoder: Decoder, latents: Tensor, *, seamless: bool = False) -> Tensor:
+def decode(decoder: Decoder, latents: Tensor, *, seamless: bool = False, frugal: bool = False) -> Tensor:
     """What a prepared decoder makes of latents: (N, C, h, w) -> (N, 3, H, W), about [-1, 1]
 
     Args:
         seamless: convolve around the edges. Nothing else knows places: attention has no positions, and norms
             see all alike.
+        frugal: keep the inputs of blocks alone, and run each again on the way back (Chen et al. 2016,
+            arXiv:1604.06174).
     """
+    again = partial(torch_checkpoint, residual, use_reentrant=False, preserve_rng_state=False)
+    block = again if frugal else residual
     images = convolve(latents, decoder.conv_in, wraps=seamless)
-    images = residual(decoder.mid.block_1, images, seamless)
+    images = block(decoder.mid.block_1, images, seamless)
     images = _attention(decoder.mid.attn_1, images)
-    images = residual(decoder.mid.block_2, images, seamless)
+    images = block(decoder.mid.block_2, images, seamless)
     for level in reversed(range(decoder.num_resolutions)):
         up = decoder.up[level]
-        for place, block in enumerate(up.block):
-            images = residual(block, images, seamless)
+        for place, layer in enumerate(up.block):
+            images = block(layer, images, seamless)
             if len(up.attn):
                 images = _attention(up.attn[place], images)
         if level:

@@ -129,14 +129,15 @@ class Vqgan(nn.Module):
         """The latents of codes: (N, h, w) -> (N, D, h, w)"""
         return F.embedding(codes, self.codebook).permute(0, 3, 1, 2)
 
-    def decode(self, latents: Tensor, *, seamless: bool = False) -> Tensor:
+    def decode(self, latents: Tensor, *, seamless: bool = False, frugal: bool = False) -> Tensor:
         """Latents to pictures, not clamped: (N, D, h, w) -> (N, 3, H, W), about [0, 1]
 
         Args:
             seamless: as if the latents went on around the edges, so that those of the picture meet.
+            frugal: keep less for the way back, and make it again there.
         """
         hidden = self.post_quant_conv(latents.to(self.post_quant_conv.weight.dtype))
-        images = decode(self.decoder, hidden, seamless=seamless)
+        images = decode(self.decoder, hidden, seamless=seamless, frugal=frugal)
         return images.to(latents.dtype).add(1).div(2)
 
     def halve(self) -> None:

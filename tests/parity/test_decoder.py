@@ -31,9 +31,13 @@ def latents_of(vqgan: Vqgan) -> torch.Tensor:
     return vqgan.lookup(codes).contiguous()
 
 
-def test_pictures_and_slopes_are_those_of_tamings_decoder(vqgan):
+@pytest.mark.parametrize("frugal", [False, True])
+def test_pictures_and_slopes_are_those_of_tamings_decoder(vqgan, frugal):
     found = []
-    for decode in (vqgan.decode, lambda z: vqgan.decoder(vqgan.post_quant_conv(z)).add(1).div(2)):
+    for decode in (
+        lambda z: vqgan.decode(z, frugal=frugal),
+        lambda z: vqgan.decoder(vqgan.post_quant_conv(z)).add(1).div(2),
+    ):
         latents = latents_of(vqgan).requires_grad_(True)
         pictures = decode(latents)
         (slope,) = torch.autograd.grad(pictures.square().sum(), latents)

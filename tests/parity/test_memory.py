@@ -46,10 +46,11 @@ def test_a_drawing_takes_about_what_is_reckoned(
 @pytest.mark.parametrize("name", ["demo", "imagenet-f16-1024", "openimages-f8-8192"])
 def test_a_decoder_takes_what_its_config_says(name: str) -> None:
     """Followed through fake tensors, which need no weights."""
-    told = decoder_bytes(read_card(name).config, "fp32")
-    for side in (64, 256):
-        _, peak, _ = measure_vqgan(name, side)
-        assert peak == pytest.approx(told * side**2, rel=0.02)
+    for frugal in (False, True):
+        told = decoder_bytes(read_card(name).config, "fp32", frugal=frugal)
+        for side in (64, 256):
+            _, peak, _ = measure_vqgan(name, side, frugal=frugal)
+            assert peak == pytest.approx(told * side**2, rel=0.02)
 
 
 @pytest.mark.parametrize("name", ["demo-icons", "ViT-B-32", "RN50"])
