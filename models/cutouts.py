@@ -28,27 +28,28 @@ from models.augmentations import (
 from models.drawing import clamp_to_range
 from models.options import DrawingOptions
 
-Cutouts = Callable[[Tensor, int], Tensor]
-"""The same views of each picture: (N, 3, H, W) and R -> (N, K, 3, R, R)"""
+Cutouts = Callable[[Tensor, int, float], Tensor]
+"""The same views of each picture: (N, 3, H, W), R and the share of steps that are done -> (N, K, 3, R, R)"""
 
 
 def cutouts_of(options: DrawingOptions, rng: torch.Generator) -> Cutouts:
     """The views that a request asks for."""
-    match options.cutout_method:
-        case "original":
-            return lambda images, size: random_crops(
-                images, options.cutouts, size, rng, power=options.cut_power
-            )
-        case "views":
-            return lambda images, size: random_views(images, options.cutouts, size, rng, whole=options.whole)
-        case "updated":
-            return lambda images, size: augmented_crops(
-                images, options.cutouts, size, rng, power=options.cut_power
-            )
-        case "pooling":
-            return lambda images, size: pooled_views(images, options.cutouts, size, rng)
-        case "pixray":
-            return lambda images, size: near_and_wide_views(images, options.cutouts, size, rng)
+
+    def views(images: Tensor, size: int, done: float = 0.0) -> Tensor:
+        count = options.cutouts_at(done)
+        match options.cutout_method:
+            case "original":
+                return random_crops(images, count, size, rng, power=options.cut_power)
+            case "views":
+                return random_views(images, count, size, rng, whole=options.whole)
+            case "updated":
+                return augmented_crops(images, count, size, rng, power=options.cut_power)
+            case "pooling":
+                return pooled_views(images, count, size, rng)
+            case "pixray":
+                return near_and_wide_views(images, count, size, rng)
+
+    return views
 
 
 def random_crops(

@@ -134,7 +134,9 @@ class ClipGuidance:
         targets, vectors = guide.targets, guide.targets.vectors
         pulling = targets.pulling[index - 1]
         pictures = [targets.pictures[place] for place in pulling]
-        views = self._cutouts(torch.cat([image, *pictures]), guide.clip.image_size)  # (1 + I, K, 3, R, R)
+        done = index / len(targets.pulling)
+        # (1 + I, K, 3, R, R)
+        views = self._cutouts(torch.cat([image, *pictures]), guide.clip.image_size, done)
         seen = self._encode(guide.clip, views.flatten(0, 1)).view(*views.shape[:2], -1)  # (1 + I, K, D)
         to_vectors = spherical_distance(seen[0][:, None], vectors[None])  # (K, V)
         # each view of the picture against the same view of the image prompt

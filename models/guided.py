@@ -193,4 +193,4 @@ def _cutouts_of(options: DrawingOptions, rng: torch.Generator) -> Cutouts:
     cutouts = cutouts_of(options, rng)
     if not options.tile:
         return cutouts
-    return lambda images, size: cutouts(rolled(images, rng), size)
+    return lambda images, size, done: cutouts(rolled(images, rng), size, done)

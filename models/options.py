@@ -26,6 +26,12 @@ class DrawingOptions(BaseModel, frozen=True, extra="forbid"):
         {}, description="how much each guiding CLIP counts, by its name; 1 where none is said; 0: not used"
     )
     cutouts: int = Field(16, ge=1, le=256, description="views that each CLIP sees at each step")
+    cutouts_end: float = Field(
+        1,
+        gt=0,
+        le=1,
+        description="share of the cutouts in the last step; they become fewer in the second half, for speed",
+    )
     cutout_method: CutoutMethod = Field(
         "views",
         description="original: plain squares; updated: squares, then flips, warps and color jitter; pooling: "
@@ -135,6 +141,11 @@ class DrawingOptions(BaseModel, frozen=True, extra="forbid"):
         if any("{prompt}" not in template for template in self.templates):
             raise ValueError("each template holds {prompt}")
         return self
+
+    def cutouts_at(self, done: float) -> int:
+        """How many views each CLIP sees when this share of the steps is done, the one at hand included."""
+        share = 1 - (1 - self.cutouts_end) * max(0.0, 2 * done - 1)
+        return max(1, round(self.cutouts * share))
 
     @property
     def moves(self) -> bool:

@@ -123,3 +123,13 @@ def test_a_blot_is_black_within_its_box_only():
     shown = blot(views, torch.tensor([2, 1, 5, 4]))
     assert shown.sum() == views.sum() - 2 * 3 * 3 * 3
     assert shown[..., 1:4, 2:5].abs().sum() == 0
+
+
+@pytest.mark.parametrize("method", ["original", "updated", "pooling", "pixray", "views"])
+def test_cutouts_become_fewer_over_the_second_half_of_the_steps(method):
+    options = DrawingOptions(cutouts=8, cutouts_end=0.25, cutout_method=method)
+    cut = cutouts_of(options, torch.Generator().manual_seed(0))
+    counts = [cut(torch.rand(1, 3, 24, 24), 16, done).shape[1] for done in (0.1, 0.5, 0.75, 1.0)]
+    assert counts == [8, 8, 5, 2]
+    assert DrawingOptions(cutouts=1, cutouts_end=0.01).cutouts_at(1.0) == 1
+    assert {DrawingOptions(cutouts=7).cutouts_at(done) for done in (0.0, 0.6, 1.0)} == {7}

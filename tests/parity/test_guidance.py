@@ -71,7 +71,7 @@ def photo(seed=5):
     return Image.fromarray(pixels)
 
 
-def squares(images, size):
+def squares(images, size, done=0.0):
     """Three views that are not left to chance."""
     views = [F.interpolate(images[..., k : 12 + k, k : 12 + k], size=(size, size)) for k in range(3)]
     return torch.stack(views, 1)
@@ -223,7 +223,7 @@ def test_an_image_prompt_is_cut_anew_at_each_step_in_the_places_of_the_drawing()
     rng = torch.Generator().manual_seed(0)
     places = []
 
-    def random_square(images, size):
+    def random_square(images, size, done):
         y, x = torch.randint(0, 9, (2,), generator=rng).tolist()
         places.append((y, x))
         return images[..., y : y + size, x : x + size][:, None]
