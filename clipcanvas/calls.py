@@ -14,7 +14,7 @@ from urllib.parse import quote
 import httpx
 
 from clipcanvas import results
-from clipcanvas.errors import ApiError
+from clipcanvas.errors import foreign, problem
 from clipcanvas.uploads import pieces
 
 T = TypeVar("T")
@@ -63,7 +63,7 @@ class Call(Generic[T]):
         try:
             return self.read(response)
         except ValueError as error:  # pydantic's and json's errors are ValueErrors
-            raise _foreign(response) from error
+            raise foreign(response) from error
 
 
 def classify(
@@ -267,43 +267,6 @@ def encode_image(image: ImageSource) -> str:
         image.save(buffer, format="PNG")
         return base64.b64encode(buffer.getvalue()).decode()
     raise TypeError(f"an image is a path, bytes, a PIL image or a URL, not {type(image).__name__}")
-
-
-def problem(response: httpx.Response) -> ApiError:
-    """The error that an answer describes; its body has been read."""
-    try:
-        body = response.json()
-        code, detail = str(body["code"]), str(body.get("detail") or body.get("title") or "")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return _foreign(response)
-    return ApiError(
-        response.status_code,
-        code,
-        detail,
-        request_id=body.get("request_id"),
-        retryable=bool(body.get("retryable")),
-        retry_after_s=_retry_after(response),
-        errors=tuple(body.get("errors") or ()),
-    )
-
-
-def _foreign(response: httpx.Response) -> ApiError:
-    # a proxy in between answers so too, hence its 503s stay retryable
-    return ApiError(
-        response.status_code,
-        "unexpected_answer",
-        f"{response.url.host}:{response.url.port or ''} did not answer as Clipcanvas does "
-        f"(HTTP {response.status_code}, {response.headers.get('content-type', 'no content type')})",
-        retryable=response.status_code in (429, 502, 503, 504),
-        retry_after_s=_retry_after(response),
-    )
-
-
-def _retry_after(response: httpx.Response) -> float | None:
-    try:
-        return max(0.0, float(response.headers["retry-after"]))
-    except (KeyError, ValueError):  # a date is allowed, but this service sends seconds
-        return None
 
 
 Answer = TypeVar("Answer", bound=results._Answer)

@@ -11,9 +11,9 @@ import httpx
 
 from clipcanvas import batches, calls, collection_calls
 from clipcanvas.batches import Batch, Many
-from clipcanvas.calls import Call, problem
+from clipcanvas.calls import Call
 from clipcanvas.collection import AsyncCollection, Collection
-from clipcanvas.errors import ApiError
+from clipcanvas.errors import ApiError, problem
 from clipcanvas.job import AsyncClientJob, ClientJob
 from clipcanvas.results import Event, Job
 from clipcanvas.retries import Attempts

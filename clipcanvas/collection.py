@@ -6,8 +6,9 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from clipcanvas import collection_calls as calls
-from clipcanvas.calls import Call, problem
+from clipcanvas.calls import Call
 from clipcanvas.collection_results import CollectionImage, ImageDuplicates
+from clipcanvas.errors import problem
 from clipcanvas.job import AsyncClientJob, ClientJob
 
 if TYPE_CHECKING:

@@ -13,6 +13,8 @@ ClipcanvasError
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import httpx
+
     from clipcanvas.results import Job
 
 
@@ -102,3 +104,41 @@ class WaitTimeout(ClipcanvasError, TimeoutError):
     def __init__(self, job: "Job", timeout_s: float) -> None:
         super().__init__(f"job {job.id} is still {job.status} after {timeout_s:g} s")
         self.job = job
+
+
+def problem(response: "httpx.Response") -> ApiError:
+    """The error that an answer describes; its body has been read."""
+    try:
+        body = response.json()
+        code, detail = str(body["code"]), str(body.get("detail") or body.get("title") or "")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return foreign(response)
+    return ApiError(
+        response.status_code,
+        code,
+        detail,
+        request_id=body.get("request_id"),
+        retryable=bool(body.get("retryable")),
+        retry_after_s=_retry_after(response),
+        errors=tuple(body.get("errors") or ()),
+    )
+
+
+def foreign(response: "httpx.Response") -> ApiError:
+    """The error where something else than this service answered."""
+    # a proxy in between answers so too, hence its 503s stay retryable
+    return ApiError(
+        response.status_code,
+        "unexpected_answer",
+        f"{response.url.host}:{response.url.port or ''} did not answer as Clipcanvas does "
+        f"(HTTP {response.status_code}, {response.headers.get('content-type', 'no content type')})",
+        retryable=response.status_code in (429, 502, 503, 504),
+        retry_after_s=_retry_after(response),
+    )
+
+
+def _retry_after(response: "httpx.Response") -> float | None:
+    try:
+        return max(0.0, float(response.headers["retry-after"]))
+    except (KeyError, ValueError):  # a date is allowed, but this service sends seconds
+        return None
