@@ -11,6 +11,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.routing import compile_path
 
 from app.bulk_bodies import LINES, TAR
+from app.openai_images import EditRequest, ImagesRequest
 from app.schemas import (
     BulkOptions,
     ClassifyRequest,
@@ -56,6 +57,8 @@ _BODIES: tuple[type[BaseModel], ...] = (
     EmbeddingsRequest,
     RankRequest,
     JobRequest,
+    ImagesRequest,
+    EditRequest,
     CollectionRequest,
     AddRequest,
     DescribeRequest,
@@ -73,6 +76,9 @@ _FORM: dict[str, dict[str, Any]] = {
     "encoding": {"enum": ["float", "base64"]},
     "dtype": {"enum": ["float32", "float16"]},
     "integer": {"type": "integer", "minimum": 1},
+    "count": {"type": "integer", "minimum": 0},
+    "boolean": {"type": "boolean"},
+    "file": {"type": "string", "format": "binary"},
     "number": {"type": "number"},
 }
 
