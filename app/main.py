@@ -20,7 +20,7 @@ from app.indexing import is_archive
 from app.metrics import Metrics
 from app.middleware import BodyLimit, BodyRule, RequestContext
 from app.resources import Resources
-from app.routes import clip, collections, docs, health, jobs, openai, page
+from app.routes import clip, collections, compat, docs, health, jobs, openai, page
 from app.settings import ApiSettings
 from app.streams import StreamSlots
 from jobs.connection import connect, connect_async
@@ -112,6 +112,7 @@ def create_app(
         health.router,
         page.router,
         docs.router,
+        *(compat.ROUTERS[name] for name in dict.fromkeys(settings.compat)),
     ):
         app.include_router(router)
     errors.install(app)

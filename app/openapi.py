@@ -150,13 +150,25 @@ def describe(app: FastAPI) -> dict[str, Any]:
             routes=app.routes,
             tags=app.openapi_tags,
         )
+        _tell_problems(document)
         _, definitions = models_json_schema([(model, "validation") for model in _BODIES], ref_template=_REF)
         components = document.setdefault("components", {})
         components.setdefault("schemas", {}).update(definitions["$defs"])
+        for name in ("HTTPValidationError", "ValidationError"):
+            components["schemas"].pop(name, None)
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{}, {"key": []}]
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def _tell_problems(document: Mapping[str, Any]) -> None:
+    """What FastAPI finds invalid is answered as a problem, and not in its own shape."""
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            told = operation["responses"]
+            if "application/json" in told.get("422", {}).get("content", {}):
+                told["422"] = responses(422)[422]
 
 
 def methods_of(app: FastAPI, path: str) -> list[str]:

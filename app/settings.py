@@ -90,6 +90,12 @@ class ApiSettings(JobSettings):
     body_idle_s: float = Field(30, gt=0, description="a request is given up if its body pauses for so long")
     clip_timeout_s: float = Field(60, gt=0, description="longest time for one CLIP request; then 503")
 
+    compat: tuple[Literal["weaviate", "immich"], ...] = Field(
+        (),
+        description="neighbors whose CLIP containers this stands in for, as a JSON list: weaviate "
+        "(multi2vec-clip) and immich (machine-learning)",
+    )
+
     max_body_bytes: int = Field(32 * 2**20, ge=1024, description="longest request body")
     max_bulk_bytes: int = Field(
         2 * 2**30,

@@ -169,7 +169,7 @@ async def delete_job(job_id: str, caller: JobsCaller, resources: InUse) -> None:
     response_class=Response,
     responses={
         200: {
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"text/event-stream": {}},
             "description": "server-sent events",
         },
         204: {"description": "the client has had every event"},

@@ -50,7 +50,7 @@ router = APIRouter(prefix="/v1/images", tags=["OpenAI"])
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "model": ImagesAnswer,
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {}},
         "description": "the pictures, or with `stream` server-sent events",
     },
     202: {"model": JobAnswer, "description": "it takes longer; the job goes on at `Location`"},

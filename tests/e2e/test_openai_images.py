@@ -34,6 +34,7 @@ SLOW: dict[str, Any] = {
     "size": "64x48",
     "extra_body": {"steps": 60, "options": {"delay_s": 0.05}},
 }
+LONG = {**SLOW, "extra_body": {"steps": 400, "options": {"delay_s": 0.05}}}
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +79,11 @@ def opened(text: str | None) -> Image.Image:
 def jobs(service: Service) -> list[dict[str, Any]]:
     data: list[dict[str, Any]] = httpx.get(f"{service.url}/v1/jobs").json()["data"]
     return data
+
+
+def new_job(service: Service, earlier: set[str]) -> str:
+    service.wait_until(lambda: any(job["id"] not in earlier for job in jobs(service)))
+    return str(jobs(service)[0]["id"])
 
 
 def rgba(size: tuple[int, int], alpha: int) -> Image.Image:
@@ -141,17 +147,25 @@ def test_it_shows_a_picture_as_it_forms(client: openai.OpenAI) -> None:
     assert completed.usage.total_tokens == 0
 
 
-def test_a_client_that_hangs_up_cancels_its_job(drawing: Service, client: openai.OpenAI) -> None:
-    with pytest.raises(openai.APITimeoutError):
-        client.images.generate(**SLOW, timeout=1)
-    drawing.wait_for(jobs(drawing)[0]["id"], lambda job: job.status == "canceled")
-    with client.images.generate(**SLOW, stream=True, partial_images=1) as stream:
+async def test_a_client_that_hangs_up_cancels_its_job(drawing: Service) -> None:
+    earlier = {job["id"] for job in jobs(drawing)}
+    async with openai.AsyncOpenAI(base_url=f"{drawing.url}/v1", api_key="any", max_retries=0) as client:
+        asking = asyncio.create_task(client.images.generate(**LONG))
+        job_id = await asyncio.to_thread(new_job, drawing, earlier)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+    await asyncio.to_thread(drawing.wait_for, job_id, lambda job: job.status == "canceled")
+
+
+def test_a_client_that_leaves_its_stream_cancels_its_job(drawing: Service, client: openai.OpenAI) -> None:
+    with client.images.generate(**LONG, stream=True, partial_images=3) as stream:
         next(iter(stream))
     drawing.wait_for(jobs(drawing)[0]["id"], lambda job: job.status == "canceled")
 
 
 def test_a_stream_says_when_its_job_was_canceled(drawing: Service, client: openai.OpenAI) -> None:
-    with client.images.generate(**SLOW, stream=True, partial_images=1) as stream:
+    with client.images.generate(**LONG, stream=True, partial_images=3) as stream:
         events = iter(stream)
         next(events)
         httpx.post(f"{drawing.url}/v1/jobs/{jobs(drawing)[0]['id']}/cancel")
