@@ -16,6 +16,7 @@ RATIOS: Mapping[Aspect, float] = {"square": 1, "portrait": 4 / 5, "widescreen": 
 """Width over height."""
 
 SKETCH: Mapping[str, Any] = {
+    "edge": 1,  # something whole on white, rather than a piece of it
     "learning_rate_hold": 0.5,
     "learning_rate_end": 0.1,
     "beta2": 0.99,
