@@ -9,7 +9,7 @@ READY := .venv/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-page test-recipes test-chaos check bench docs gallery
+.PHONY: help demo serve test test-page test-recipes test-chaos fuzz check bench docs gallery
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1	\2/' | expand -t 17
@@ -31,6 +31,9 @@ test-recipes: $(READY) ## run the programs of docs/python.md and docs/recipes.md
 
 test-chaos: $(READY) ## kill everything at random for two minutes; CHAOS="--seed 7" chooses how
 	@$(BIN)/python -m tests.chaos.driver --seconds 120 $(CHAOS)
+
+fuzz: $(READY) ## ask the API thousands of things made out of its OpenAPI document; FUZZ="--seed 8" chooses others
+	@$(BIN)/python -m tests.fuzz $(FUZZ)
 
 check: $(READY) ## lint, format, types, imports, docs, container files
 	@$(BIN)/ruff check .

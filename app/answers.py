@@ -96,6 +96,8 @@ class ModelAnswer(BaseModel):
 
     id: str
     object: Literal["model"] = "model"
+    created: int = Field(description="Unix time at which this process began to serve it")
+    owned_by: Literal["clipcanvas"] = "clipcanvas"
     status: str = Field(description="ready, loading, unloaded (asking for it loads it), or failed")
     loaded: bool
     embedding_dim: int | None = Field(description="null: known once it is loaded")

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -105,6 +106,29 @@ async def read_json(request: Request, expected: str = JSON) -> Any:
 def content_type(headers: Headers) -> str:
     """What the body is said to be, without parameters; empty: nothing is said."""
     return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def fields_of(parts: Parts, lists: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
+    """A form's parts as the fields of a model.
+
+    Args:
+        lists: the parts that may be there several times, with their names in the model.
+
+    Raises:
+        InvalidBody: another one is there twice.
+    """
+    fields: dict[str, Any] = {}
+    for name, value in parts:
+        if name in lists:
+            fields.setdefault(lists[name], []).append(value)
+        elif name in fields:
+            pointer = f"#/{_escape(name)}"
+            raise InvalidBody(
+                [Fault(pointer=pointer, code="duplicate_field", detail="this field is there twice")]
+            )
+        else:
+            fields[name] = value
+    return fields
 
 
 def validate(model: type[Model], values: Any, *, strict: bool, at: str = "#") -> Model:

@@ -74,6 +74,7 @@ class Clips:
         changed: Callable[[], None],
     ) -> None:
         self.cards = cards
+        self.since = int(time.time())  # they are served
         self._start = start
         self._memory = memory
         self._budget = budget

@@ -1,5 +1,6 @@
 """Drawings as jobs: a body checked into a job to queue, and the generators as the client sees them."""
 
+import asyncio
 import hashlib
 import io
 import re
@@ -13,7 +14,9 @@ from app.answers import DeliveryAnswer, GeneratorAnswer
 from app.auth import Caller
 from app.bodies import InvalidBody, check_limit, faults_of
 from app.images import Source, decode
+from app.memory import check_memory
 from app.new_jobs import Prepared, in_common
+from app.resources import Resources
 from app.schemas import Fault, JobRequest
 from app.settings import ApiSettings
 from jobs.outbox import Delivery, DeliveryMissing
@@ -33,6 +36,19 @@ class JobIsFinal(RuntimeError):
 
 class OutputMissing(LookupError):
     """The job has no file of that name."""
+
+
+async def accept(asked: JobRequest, caller: Caller, resources: Resources) -> Prepared:
+    """Check a request whole, and that a worker has the memory for it.
+
+    Raises:
+        app.resources.QueueUnavailable, and what `prepare` and `app.memory.check_memory` raise.
+    """
+    loop = asyncio.get_running_loop()
+    prepared = await loop.run_in_executor(resources.pool, prepare, asked, caller, resources.settings)
+    assert isinstance(prepared.job.request, GenerationRequest)
+    await resources.ask(check_memory, prepared.job.request, resources.settings, resources.queue)
+    return prepared
 
 
 def prepare(body: JobRequest, caller: Caller, settings: ApiSettings) -> Prepared:

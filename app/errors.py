@@ -25,12 +25,13 @@ from app import (
     images,
     moving,
     new_jobs,
+    openai_images,
     openapi,
     resources,
     searching,
     streams,
 )
-from app.schemas import Fault, Problem
+from app.schemas import Fault, OpenAIError, Problem
 from jobs import collection, outbox, queue, record, stores, vectors
 from models import generators
 
@@ -52,6 +53,7 @@ INTERNAL = Answer(
     500, "internal_error", "Something went wrong here", detail="the service's log has the cause"
 )
 INVALID = Answer(422, "invalid_request", "The request is not valid")
+_OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _GONE = Answer(499, "client_gone", "Nobody reads this", detail="the client left before the answer")
 
 ANSWERS: dict[type[Exception], Answer] = {
@@ -70,6 +72,7 @@ ANSWERS: dict[type[Exception], Answer] = {
     bodies.BodyTimeout: Answer(408, "body_timeout", "The body did not come", 1),
     queue.JobNotFinal: Answer(409, "job_not_final", "The job is not final"),
     drawings.JobIsFinal: Answer(409, "job_final", "The job is final"),
+    openai_images.DrawingCanceled: Answer(409, "job_canceled", "The job was canceled"),
     collections.CollectionConflict: Answer(409, "collection_exists", "The collection is another one"),
     collections.ModelMismatch: Answer(409, "model_mismatch", "The collection is of another model"),
     moving.ThumbnailsNotKept: Answer(409, "thumbnails_not_kept", "The collection keeps no thumbnails"),
@@ -83,6 +86,7 @@ ANSWERS: dict[type[Exception], Answer] = {
     images.ImageRefused: Answer(422, "invalid_image", "A picture cannot be read"),
     images.ImageUrlRefused: Answer(422, "image_url_refused", "Pictures are not fetched from addresses"),
     searching.InvalidFilter: Answer(422, "invalid_filter", "The filter is not an expression"),
+    openai_images.DrawingFailed: Answer(422, "drawing_failed", "It cannot be drawn"),
     new_jobs.WebhooksOff: Answer(422, "webhooks_not_configured", "No webhooks are sent here"),
     generators.UnknownGenerator: Answer(422, "generator_not_found", "No such generator"),
     queue.IdempotencyConflict: Answer(422, "idempotency_conflict", "The Idempotency-Key is in use"),
@@ -94,6 +98,7 @@ ANSWERS: dict[type[Exception], Answer] = {
     batching.Overloaded: Answer(503, "overloaded", "The service is overloaded", 1),
     clips.ModelLoading: Answer(503, "model_loading", "The model is loading", 5),
     clips.ModelUnavailable: Answer(503, "model_unavailable", "The model could not be loaded", 60),
+    openai_images.DrawingInterrupted: Answer(503, "drawing_interrupted", "The drawing broke off", 5),
     queue.QueueFull: Answer(503, "queue_full", "The queue is full", 10),
     stores.StoreUnavailable: Answer(
         503, "store_unavailable", "The store is away", 5, "the store of pictures cannot be reached"
@@ -103,6 +108,7 @@ ANSWERS: dict[type[Exception], Answer] = {
         503, "queue_unavailable", "The job queue is not there", 2, "try again soon"
     ),
     vectors.VectorsUnavailable: Answer(503, "vectors_unavailable", "The collections are not there", 2),
+    openai_images.StillDrawing: Answer(504, "still_drawing", "It takes longer"),
     clients.DeadlineExceeded: Answer(504, "deadline_exceeded", "The time is over"),
     collection.CollectionFull: Answer(507, "collection_full", "The collection is full"),
     vectors.VectorsFull: Answer(507, "vectors_full", "No memory is left for collections"),
@@ -124,6 +130,7 @@ def problem(
 ) -> JSONResponse:
     """The answer as `application/problem+json`."""
     scope.setdefault("state", {})["problem_code"] = answer.code
+    retryable = answer.status in (408, 429, 503, 504)
     body = Problem(
         type=f"urn:clipcanvas:problem:{answer.code}",
         title=answer.title,
@@ -132,10 +139,14 @@ def problem(
         detail=_printable(detail),
         instance=_printable(scope["path"]),
         request_id=scope["state"].get("request_id", ""),
-        retryable=answer.status in (408, 429, 503, 504),
+        retryable=retryable,
         errors=list(faults),
+        error=openai_error(answer, detail, faults),
     )
-    extra = {"Retry-After": str(answer.retry_after_s)} if answer.retry_after_s else {}
+    # OpenAI's clients go by it: without it they would send again what is 409 or 500
+    extra = {"X-Should-Retry": str(retryable).lower()}
+    if answer.retry_after_s:
+        extra["Retry-After"] = str(answer.retry_after_s)
     if answer.status == HTTPStatus.UNAUTHORIZED:
         extra["WWW-Authenticate"] = "Bearer"
     return JSONResponse(
@@ -144,6 +155,16 @@ def problem(
         {**(headers or {}), **extra},
         media_type="application/problem+json",
     )
+
+
+def openai_error(answer: Answer, detail: str, faults: Sequence[Fault] = ()) -> OpenAIError:
+    """An error as OpenAI's API tells it."""
+    kind = _OPENAI_TYPES.get(
+        answer.status, "server_error" if answer.status >= 500 else "invalid_request_error"
+    )
+    pointer = faults[0].pointer.removeprefix("#").strip("/") if faults else ""
+    param = pointer.replace("/", ".") or None
+    return OpenAIError(message=_printable(detail), type=kind, code=answer.code, param=param)
 
 
 def problem_of(scope: Scope, error: Exception) -> JSONResponse:

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from PIL import Image
@@ -61,16 +62,27 @@ def decode(source: Source, limits: ImageLimits) -> Image.Image:
     Raises:
         UnsupportedImage, ImageTooLarge, ImageUrlRefused, ImageRefused: whose message is fit for the client.
     """
-    data = file_of(source)
-    try:
-        return images.decode(data, limits)
-    except images.ImageRefused as refused:
-        raise refusal(refused, source.pointer) from refused
+    return _decode(source, limits, images.decode)
+
+
+def decode_alpha(source: Source, limits: ImageLimits) -> Image.Image:
+    """How opaque each pixel is, as `jobs.images.decode_alpha` has it. Raises as `decode`."""
+    return _decode(source, limits, images.decode_alpha)
 
 
 def refusal(refused: images.ImageRefused, pointer: str) -> ImageRefused:
     """Why a picture is not taken, with its place in the request."""
     return _REFUSALS[refused.code](pointer, str(refused))
+
+
+def _decode(
+    source: Source, limits: ImageLimits, function: Callable[[bytes, ImageLimits], Image.Image]
+) -> Image.Image:
+    data = file_of(source)
+    try:
+        return function(data, limits)
+    except images.ImageRefused as refused:
+        raise refusal(refused, source.pointer) from refused
 
 
 def _decode_base64(text: str, pointer: str) -> bytes:

@@ -20,7 +20,7 @@ from app.indexing import is_archive
 from app.metrics import Metrics
 from app.middleware import BodyLimit, BodyRule, RequestContext
 from app.resources import Resources
-from app.routes import clip, collections, health, jobs, page
+from app.routes import clip, collections, compat, docs, health, jobs, openai, page
 from app.settings import ApiSettings
 from app.streams import StreamSlots
 from jobs.connection import connect, connect_async
@@ -100,9 +100,20 @@ def create_app(
         lifespan=lifespan,
         # the library would keep bodies and messages of exceptions
         telemetry={"tracing": False, "metrics": False, "logs": False},
+        docs_url=None,  # FastAPI's own page loads its files from elsewhere
         redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,  # what clients call their methods
     )
-    for router in (clip.router, collections.router, jobs.router, health.router, page.router):
+    for router in (
+        clip.router,
+        collections.router,
+        jobs.router,
+        openai.router,
+        health.router,
+        page.router,
+        docs.router,
+        *(compat.ROUTERS[name] for name in dict.fromkeys(settings.compat)),
+    ):
         app.include_router(router)
     errors.install(app)
     app.openapi = partial(openapi.describe, app)  # type: ignore[method-assign]  # FastAPI's own way to change it

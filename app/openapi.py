@@ -11,6 +11,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.routing import compile_path
 
 from app.bulk_bodies import LINES, TAR
+from app.openai_images import EditRequest, ImagesRequest
 from app.schemas import (
     BulkOptions,
     ClassifyRequest,
@@ -56,6 +57,8 @@ _BODIES: tuple[type[BaseModel], ...] = (
     EmbeddingsRequest,
     RankRequest,
     JobRequest,
+    ImagesRequest,
+    EditRequest,
     CollectionRequest,
     AddRequest,
     DescribeRequest,
@@ -73,6 +76,9 @@ _FORM: dict[str, dict[str, Any]] = {
     "encoding": {"enum": ["float", "base64"]},
     "dtype": {"enum": ["float32", "float16"]},
     "integer": {"type": "integer", "minimum": 1},
+    "count": {"type": "integer", "minimum": 0},
+    "boolean": {"type": "boolean"},
+    "file": {"type": "string", "format": "binary"},
     "number": {"type": "number"},
 }
 
@@ -144,13 +150,25 @@ def describe(app: FastAPI) -> dict[str, Any]:
             routes=app.routes,
             tags=app.openapi_tags,
         )
+        _tell_problems(document)
         _, definitions = models_json_schema([(model, "validation") for model in _BODIES], ref_template=_REF)
         components = document.setdefault("components", {})
         components.setdefault("schemas", {}).update(definitions["$defs"])
+        for name in ("HTTPValidationError", "ValidationError"):
+            components["schemas"].pop(name, None)
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{}, {"key": []}]
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def _tell_problems(document: Mapping[str, Any]) -> None:
+    """What FastAPI finds invalid is answered as a problem, and not in its own shape."""
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            told = operation["responses"]
+            if "application/json" in told.get("422", {}).get("content", {}):
+                told["422"] = responses(422)[422]
 
 
 def methods_of(app: FastAPI, path: str) -> list[str]:

@@ -83,6 +83,15 @@ class Fault(BaseModel, frozen=True):
     detail: str
 
 
+class OpenAIError(BaseModel):
+    """An error in the words of OpenAI's API, whose clients look for it under `error`."""
+
+    message: str
+    type: str
+    code: str
+    param: str | None = Field(description="the field that is to blame, such as size or input.3")
+
+
 class Problem(BaseModel):
     """An error, as RFC 9457 has it."""
 
@@ -95,6 +104,7 @@ class Problem(BaseModel):
     request_id: str
     retryable: bool
     errors: list[Fault] = []
+    error: OpenAIError = Field(description="the same for clients of OpenAI's API")
 
 
 class Item(Wire):

@@ -90,6 +90,12 @@ class ApiSettings(JobSettings):
     body_idle_s: float = Field(30, gt=0, description="a request is given up if its body pauses for so long")
     clip_timeout_s: float = Field(60, gt=0, description="longest time for one CLIP request; then 503")
 
+    compat: tuple[Literal["weaviate", "immich"], ...] = Field(
+        (),
+        description="neighbors whose CLIP containers this stands in for, as a JSON list: weaviate "
+        "(multi2vec-clip) and immich (machine-learning)",
+    )
+
     max_body_bytes: int = Field(32 * 2**20, ge=1024, description="longest request body")
     max_bulk_bytes: int = Field(
         2 * 2**30,
@@ -124,8 +130,13 @@ class ApiSettings(JobSettings):
         description="event streams open at once for one key, or one address where keys are off; then 429",
     )
     max_wait_s: int = Field(60, ge=0, le=600, description="longest `Prefer: wait`")
+    images_wait_s: float = Field(
+        300, gt=0, le=3600, description="longest time that /v1/images waits for its drawing; then 202"
+    )
     max_waits: int = Field(
-        200, ge=1, description="requests that may hold `Prefer: wait` at once; more do not wait"
+        200,
+        ge=1,
+        description="requests of /v1/images, or with `Prefer: wait`, that wait at once; more do not wait",
     )
     max_stream_s: float = Field(
         3600, gt=0, description="an event stream is closed after so long; clients resume"

@@ -84,6 +84,14 @@ def rows_of(table: str) -> dict[str, dict[str, Any]]:
                 "a tenth after 0.75": options(learning_rate_hold=1, learning_rate_drops=[0.75]),
                 "half the size for 0.5": options(coarse=0.5),
             }
+        case "accelerations":
+            return {
+                "none": {},
+                "coarse 0.5": options(coarse=0.5),
+                "cutouts_end 0.25": options(cutouts_end=0.25),
+                "stop_after 15": options(stop_after=15),
+                "cutouts_end 0.25, coarse 0.3": options(cutouts_end=0.25, coarse=0.3),
+            }
         case "optimizers":
             return {
                 "adam, beta2 0.99": {},
@@ -97,7 +105,7 @@ def rows_of(table: str) -> dict[str, dict[str, Any]]:
 
 TABLES = (
     *("quality", "compat", "cutout methods", "cutouts", "learning rates", "schedules", "optimizers"),
-    "generators",
+    *("accelerations", "generators"),
 )
 
 

@@ -1,6 +1,7 @@
 """Pictures from strangers: a file's bytes in, a checked RGB picture out, or why not, in a client's words."""
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +48,20 @@ def decode(data: bytes, limits: ImageLimits, draft_side: int | None = None) -> I
     Raises:
         UnsupportedImage, ImageTooLarge, ImageRefused: whose message is fit for the client.
     """
+    return _read(data, limits, _to_rgb, draft_side)
+
+
+def decode_alpha(data: bytes, limits: ImageLimits) -> Image.Image:
+    """How opaque each pixel is, upright, in 8 bits: 0 is fully transparent. Raises as `decode`."""
+    return _read(data, limits, _to_alpha)
+
+
+def _read(
+    data: bytes,
+    limits: ImageLimits,
+    convert: Callable[[Image.Image], Image.Image],
+    draft_side: int | None = None,
+) -> Image.Image:
     if not data:
         raise ImageRefused("the image is empty")
     try:
@@ -56,7 +71,7 @@ def decode(data: bytes, limits: ImageLimits, draft_side: int | None = None) -> I
                 image.draft(None, (draft_side, draft_side))
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
-            return _to_rgb(image)
+            return convert(image)
     except ImageRefused:
         raise
     except UnidentifiedImageError:
@@ -93,3 +108,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, _WHITE), image).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
+
+
+def _to_alpha(image: Image.Image) -> Image.Image:
+    if image.has_transparency_data:
+        return image.convert("RGBA").getchannel("A")
+    return Image.new("L", image.size, 255)

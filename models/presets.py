@@ -16,6 +16,7 @@ RATIOS: Mapping[Aspect, float] = {"square": 1, "portrait": 4 / 5, "widescreen": 
 """Width over height."""
 
 SKETCH: Mapping[str, Any] = {
+    "edge": 1,  # something whole on white, rather than a piece of it
     "learning_rate_hold": 0.5,
     "learning_rate_end": 0.1,
     "beta2": 0.99,
@@ -138,13 +139,25 @@ def apply(
     if isinstance(options, DrawingOptions):
         cutouts = max(1, round(options.cutouts * efforts[quality].cutouts))
         options = options.model_copy(update={"cutouts": cutouts})
+    width, height = shape(profile.size_multiple, side, ratio)
     return replace(
         profile,
-        width=_down_to(profile.size_multiple, side * math.sqrt(ratio)),
-        height=_down_to(profile.size_multiple, side / math.sqrt(ratio)),
+        width=width,
+        height=height,
         steps=max(1, round(steps * efforts[quality].steps)),
         options=options,
     )
+
+
+def shape(multiple: int, side: float, ratio: float) -> tuple[int, int]:
+    """Width and height in pixels, of about the area of a square.
+
+    Args:
+        multiple: both are multiples of it.
+        side: of the square, in pixels.
+        ratio: width over height.
+    """
+    return _down_to(multiple, side * math.sqrt(ratio)), _down_to(multiple, side / math.sqrt(ratio))
 
 
 def changes(module: GeneratorModule, names: "NetworkNames") -> dict[str, dict[str, dict[str, Any]]]:

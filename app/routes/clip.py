@@ -1,7 +1,6 @@
 """CLIP over HTTP: classify, embed, rank; answered at once."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
 
 from app.answers import ClassifyAnswer, EmbeddingsAnswer, RankAnswer
-from app.bodies import InvalidBody, Parts, check_limit, read, validate
+from app.bodies import Parts, check_limit, fields_of, read, validate
 from app.bulk import embed_stream
 from app.bulk_bodies import NPY, is_bulk, splitter_of, wants_npy
 from app.clients import in_time
@@ -23,7 +22,6 @@ from app.schemas import (
     BulkOptions,
     ClassifyRequest,
     EmbeddingsRequest,
-    Fault,
     RankRequest,
     VectorOptions,
 )
@@ -91,7 +89,7 @@ async def classify(request: Request, caller: ClipCaller, resources: InUse) -> Re
     )
     | BULK,
 )
-async def embeddings(request: Request, caller: ClipCaller, resources: InUse) -> Response:
+async def create_embeddings(request: Request, caller: ClipCaller, resources: InUse) -> Response:
     """Turn texts and pictures into vectors of one space. OpenAI's clients work with this as they are."""
     if is_bulk(request.scope):
         return await _embed_bulk(request, resources)
@@ -154,31 +152,13 @@ async def rank(request: Request, caller: ClipCaller, resources: InUse) -> Respon
 
 
 def _classify_form(parts: Parts) -> dict[str, Any]:
-    return _fields(parts, {"image": "images", "labels": "labels", "templates": "templates"})
+    return fields_of(parts, {"image": "images", "labels": "labels", "templates": "templates"})
 
 
 def _embeddings_form(parts: Parts) -> dict[str, Any]:
     inputs = [{name: value} for name, value in parts if name in ("image", "text")]
-    rest = _fields([part for part in parts if part[0] not in ("image", "text")], {})
+    rest = fields_of([part for part in parts if part[0] not in ("image", "text")])
     return {**rest, **({"input": inputs} if inputs else {})}
-
-
-def _fields(parts: Parts, lists: Mapping[str, str]) -> dict[str, Any]:
-    """A form's parts as the fields of a model.
-
-    Args:
-        lists: the parts that may be there several times, with their names in the model.
-    """
-    fields: dict[str, Any] = {}
-    for name, value in parts:
-        if name in lists:
-            fields.setdefault(lists[name], []).append(value)
-        elif name in fields:
-            fault = Fault(pointer=f"#/{name}", code="duplicate_field", detail="this field is there twice")
-            raise InvalidBody([fault])
-        else:
-            fields[name] = value
-    return fields
 
 
 def _check_classify(asked: ClassifyRequest, templates: tuple[str, ...], settings: ApiSettings) -> None:

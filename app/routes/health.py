@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from app.answers import GeneratorList, ModelAnswer, ModelList, QueueAnswer
+from app.clips import ModelNotFound
 from app.openapi import responses
 from app.resources import AnyCaller, InUse, QueueUnavailable, Resources
 from jobs.queue import JobQueue
@@ -22,6 +23,14 @@ router = APIRouter(tags=["service"])
 async def list_models(caller: AnyCaller, resources: InUse) -> ModelList:
     """The CLIPs that are served, the default first."""
     return ModelList(data=[_model(name, resources) for name in resources.clips.cards])
+
+
+@router.get("/v1/models/{name}", responses=responses(401, 404))
+async def show_model(name: str, caller: AnyCaller, resources: InUse) -> ModelAnswer:
+    """A CLIP that is served."""
+    if name not in resources.clips.cards:
+        raise ModelNotFound(f"no model {name!r} is served; there are {', '.join(resources.clips.cards)}")
+    return _model(name, resources)
 
 
 @router.get("/v1/generators", responses=responses(401))
@@ -125,6 +134,7 @@ def _model(name: str, resources: Resources) -> ModelAnswer:
         }
     return ModelAnswer(
         id=name,
+        created=resources.clips.since,
         status=status.partition(":")[0],
         loaded=status == "ready",
         description=card.description,

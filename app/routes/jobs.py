@@ -18,15 +18,14 @@ from app.drawings import (
     JOB_ID,
     JobIsFinal,
     OutputMissing,
+    accept,
     check_delivery_id,
     check_job_id,
-    prepare,
     view_delivery,
 )
 from app.files import file_response, is_known
 from app.following import START, check_event_id, has_seen_the_end, stream, wait_for_end
 from app.indexing import prepare_index, receive_archive
-from app.memory import check_memory
 from app.new_jobs import IDEMPOTENCY_KEY, POLL_S, check_idempotency_key, submit
 from app.openapi import body, responses
 from app.resources import InUse, JobsCaller, Resources
@@ -35,7 +34,6 @@ from app.schemas_collections import IndexArchiveRequest, IndexJobRequest
 from jobs.record import Job, JobMissing, Status
 from jobs.stores import KeyMissing, Store
 from jobs.views import JobAnswer, view
-from models.requests import GenerationRequest
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -85,11 +83,7 @@ async def create_job(
         prepared = await prepare_index(indexing, caller, resources)
         return await submit(prepared, "index", idempotency_key, resources)
     asked = validate(JobRequest, values, strict=True)
-    loop = asyncio.get_running_loop()
-    prepared = await loop.run_in_executor(resources.pool, prepare, asked, caller, resources.settings)
-    assert isinstance(prepared.job.request, GenerationRequest)
-    await resources.ask(check_memory, prepared.job.request, resources.settings, resources.queue)
-    return await submit(prepared, asked.generator, idempotency_key, resources)
+    return await submit(await accept(asked, caller, resources), asked.generator, idempotency_key, resources)
 
 
 @router.get("", responses=responses(401, 403, 422, 503))
@@ -175,7 +169,7 @@ async def delete_job(job_id: str, caller: JobsCaller, resources: InUse) -> None:
     response_class=Response,
     responses={
         200: {
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"text/event-stream": {}},
             "description": "server-sent events",
         },
         204: {"description": "the client has had every event"},

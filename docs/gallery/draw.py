@@ -32,8 +32,8 @@ INTRO = """\
 
 Every picture here was drawn by a running service with the demo models: `make gallery` sends each request to
 `POST /v1/jobs` and keeps what comes back. `<cat>` stands for the photo of the demo, `<disk>` for a white disk
-on black. The demo models are small and know icons; the options do the same with larger ones.
-`GET /v1/generators` has every option with its bounds and its default."""
+on black, `<stripes>` for blue stripes on yellow. The demo models are small and know icons; the options do the
+same with larger ones. `GET /v1/generators` has every option with its bounds and its default."""
 OUTRO = """\
 ## What is not here
 
@@ -81,6 +81,8 @@ def draw(client: Client, example: dict[str, Any]) -> None:
         picture_of(example).write_bytes(data)
     else:
         picture = Image.open(io.BytesIO(data)).convert("RGB")
+        if example.get("two_by_two"):
+            picture = two_by_two(picture)
         picture.thumbnail((2 * SIDE, 2 * SIDE))
         picture.save(picture_of(example), quality=85, method=6)
     size = f"{shown.width}x{shown.height}"
@@ -108,7 +110,21 @@ def picture_named(name: str) -> bytes:
         ImageDraw.Draw(disk).ellipse((40, 40, 151, 151), fill=255)
         disk.save(file, "PNG")
         return file.getvalue()
+    if name == "stripes":
+        stripes, file = Image.new("RGB", (192, 192), "#f4d35e"), io.BytesIO()
+        for left in range(-192, 192, 32):
+            ImageDraw.Draw(stripes).line((left, 0, left + 192, 192), fill="#0d3b66", width=9)
+        stripes.save(file, "PNG")
+        return file.getvalue()
     return (HERE / f"{name}.webp").read_bytes()
+
+
+def two_by_two(tile: Image.Image) -> Image.Image:
+    """Four of it side by side, as a tile is meant to be seen."""
+    wall = Image.new("RGB", (2 * tile.width, 2 * tile.height))
+    for place in ((0, 0), (tile.width, 0), (0, tile.height), tile.size):
+        wall.paste(tile, place)
+    return wall
 
 
 def picture_of(example: dict[str, Any]) -> Path:

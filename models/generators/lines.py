@@ -36,7 +36,7 @@ class Options(DrawingOptions, frozen=True, extra="forbid"):
         "curve",
         description="line: straight; curve: cubic Bezier curves; shape: closed and filled curves",
     )
-    strokes: int = Field(32, ge=1, le=512, description="how many there are")
+    strokes: int = Field(48, ge=1, le=512, description="how many there are")
     stroke_width: float = Field(
         0.03, gt=0, le=0.5, description="of the pen at first, in shorter sides of the picture"
     )
@@ -46,14 +46,14 @@ class Options(DrawingOptions, frozen=True, extra="forbid"):
 def profile(names: "NetworkNames", presets: Presets = Presets()) -> Profile:
     """A pen's strokes on white."""
     options = Options(
-        cutouts=8,
+        cutouts=10,
         learning_rate=0.04,
         contrast=0.1,
         whole=0.5,
         **known.SKETCH,
     )
     plain = Profile(
-        width=224, height=224, steps=80, size_multiple=1, options=options, bytes_per_pixel=_BYTES_PER_PIXEL
+        width=224, height=224, steps=120, size_multiple=1, options=options, bytes_per_pixel=_BYTES_PER_PIXEL
     )
     return known.apply(plain, presets)
 
@@ -86,7 +86,7 @@ class Drawing:
         self.rates: Mapping[str, float] = {"widths": 0.1, "opacities": 0.7}
 
         number, corners = options.strokes, POINTS[options.stroke_kind]
-        middles = torch.rand(number, 1, 2, generator=sheet.rng) * 1.8 - 0.9
+        middles = torch.rand(number, 1, 2, generator=sheet.rng) * 1.2 - 0.6
         if options.stroke_kind == "shape":
             turns = (torch.arange(corners) + torch.rand(number, 1, generator=sheet.rng)) / corners
             angles = turns * 2 * torch.pi

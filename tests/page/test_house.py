@@ -109,3 +109,17 @@ def test_a_service_that_is_away_is_told_in_a_sentence(shared: Service, context: 
     page.get_by_role("button", name="Classify").click()
     page.locator("#look-answer .problem").wait_for()
     assert page.locator("#look-answer").inner_text() == "The service cannot be reached. Is it running?"
+
+
+def test_the_api_s_own_page_needs_no_other_host(visit: Visit) -> None:
+    page = visit.page
+    page.goto(f"{visit.url}/docs")
+    page.locator("#operations-jobs-create_job").wait_for()
+    assert len(visit.requests) >= 5
+    assert all(request.url.startswith((visit.url, "data:")) for request in visit.requests)
+    policy = httpx.get(f"{visit.url}/docs").headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert httpx.get(f"{visit.url}/docs/favicon.png").status_code == 404
+    page.locator("#operations-jobs-create_job button").first.click()
+    page.get_by_role("button", name="Try it out").wait_for()
+    assert visit.errors == []

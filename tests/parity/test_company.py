@@ -14,6 +14,8 @@ from models.generators.vqgan_clip import VqganClip
 from models.networks import NetworkNames, Networks
 from models.prompts import parse
 
+pytestmark = pytest.mark.timeout(240)  # several threads draw, on a machine that may be busy
+
 PROMPTS = ("a red heart", "a green leaf|a cat:-0.3", "a blue fish")
 
 

@@ -258,7 +258,7 @@ def test_a_drawing_comes_to_its_palette_bit_by_bit(networks):
 def test_a_tile_and_its_image_prompt_are_seen_in_the_same_places(networks):
     photo = to_tensor(PICTURES["photo"], (32, 32), torch.device("cpu"))
     prompts = (Prompt(image="photo"),)
-    scene, _ = scene_of(networks, prompts=prompts, tile=True, smoothness=0, cutout_method="original")
+    scene, _ = scene_of(networks, prompts=prompts, tile=True, edge=0, smoothness=0, cutout_method="original")
     same, other = (scene.loss(image, 1).item() for image in (photo, photo.roll(8, 3)))
     assert same == pytest.approx(0, abs=1e-5)
     assert other > 0.01
