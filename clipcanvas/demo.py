@@ -68,7 +68,7 @@ def service(data: Path) -> Iterator[Client]:
     output = data / "serve.log"
     # nothing in the environment may point the demo at another service's Redis or pictures
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CLIPCANVAS_")}
-    print(f"Starting Redis, the API, a worker, the janitor and the webhook sender on {url}")
+    print(f"Starting Redis, the API, a worker, an indexer, the janitor and the webhook sender on {url}")
     with output.open("w") as log:
         service = subprocess.Popen(
             argv,

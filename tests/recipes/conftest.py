@@ -102,7 +102,7 @@ class Shell:
             env=self._environment,
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=600,
         )
         told = f"{command}\n{ended.stdout}\n{ended.stderr}"
         assert ended.returncode == 0, f"{told}\n{self.service.logs()}"

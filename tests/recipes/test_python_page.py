@@ -5,7 +5,7 @@ from PIL import Image
 
 from tests.recipes.conftest import Shell, blocks
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 
 def test_the_programs_of_the_page_do_what_it_says(shell: Shell) -> None:

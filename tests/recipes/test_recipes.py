@@ -13,7 +13,7 @@ from standardwebhooks import Webhook
 
 from tests.recipes.conftest import SECRET, Shell, blocks
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 COMMANDS = blocks("recipes.md", "bash")
 
