@@ -28,20 +28,24 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """
     working = asyncio.current_task()
     assert working is not None
-    gone = False
+    cancels = 0
 
     async def watch() -> None:
-        nonlocal gone
+        nonlocal cancels
         while (await request.receive())["type"] != "http.disconnect":
             pass
-        gone = True
-        working.cancel()
+        while True:  # Python 3.11's wait_for may swallow one (python/cpython#86296)
+            cancels += 1
+            working.cancel()
+            await asyncio.sleep(1)
 
     watching = asyncio.create_task(watch())
     try:
         return await work
     except asyncio.CancelledError:
-        if gone and not working.uncancel():  # nobody else wants it to stop
+        for _ in range(cancels):
+            working.uncancel()
+        if cancels and not working.cancelling():  # nobody else wants it to stop
             raise ClientGone("the client left before the answer") from None
         raise
     finally:
