@@ -1,6 +1,7 @@
 """The whole service, as its callers meet it: it looks, it draws, and it survives what happens to it."""
 
 import io
+import json
 import signal
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 import skimage.data
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from clipcanvas import ApiError, JobCanceled
 from tests.conftest import RedisServer
@@ -37,6 +38,14 @@ def jpeg(picture: Image.Image) -> bytes:
 @pytest.fixture(scope="module")
 def cat() -> bytes:
     return jpeg(Image.fromarray(skimage.data.chelsea()))
+
+
+@pytest.fixture
+def disk() -> Image.Image:
+    """A white one on black."""
+    picture = Image.new("RGB", (48, 48))
+    ImageDraw.Draw(picture).ellipse((8, 8, 39, 39), fill="white")
+    return picture
 
 
 @pytest.fixture
@@ -117,6 +126,37 @@ def test_a_killed_workers_job_goes_on_with_another(service: Service) -> None:
         service.worker()
         ended = client.wait(job.id, timeout_s=60)
     assert (ended.status, ended.attempt) == ("succeeded", 2)
+
+
+@pytest.mark.timeout(900)
+def test_every_drawer_goes_on_in_motion_after_kill_9_to_the_same_bytes(
+    service: Service, disk: Image.Image
+) -> None:
+    """The service's own drawers on the demo models, each killed once as it draws."""
+    drawers = ["vqgan_clip", "pixels", "fft", "lines"]
+    worker = service.worker(json.dumps(drawers))
+    with service.client() as client:
+        asked = {
+            "seed": 7,
+            "width": 64,
+            "height": 48,
+            "steps": 120,
+            "options": {"cutouts": 2, "zoom": 1.02, "rotate": 2, "move_every": 10, "init_image": disk},
+        }
+        jobs = [client.create_job("a fox ^ a red heart", generator=name, **asked) for name in drawers]
+        for job in jobs:
+            service.wait_for(job.id, lambda job: bool(job.progress and job.progress.step > 30), 300)
+            worker.kill()
+            assert not client.job(job.id).is_final, "it was killed too late to tell"
+            worker = service.worker(json.dumps(drawers))
+        for name, job in zip(drawers, jobs, strict=True):
+            ended = client.wait(job.id, timeout_s=300)
+            assert ended.attempt > 1
+            whole = client.draw("a fox ^ a red heart", generator=name, timeout_s=300, **asked)
+            assert whole.attempt == 1
+            pictures = [output.name for output in whole.outputs if output.kind in ("image", "svg")]
+            for picture in pictures:
+                assert client.output(job.id, picture) == client.output(whole.id, picture), (name, picture)
 
 
 def test_redis_may_be_gone_for_10_s(service: Service) -> None:
