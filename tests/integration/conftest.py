@@ -56,8 +56,12 @@ def demo_api(redis_process: RedisServer, tmp_path_factory: pytest.TempPathFactor
     photos = tmp_path_factory.mktemp("photos")
     (photos / "cat.jpg").write_bytes((Path(__file__).parents[2] / "examples" / "cat.jpg").read_bytes())
     (photos / "broken.png").write_bytes(b"no picture")
-    roots = {"photos": photos}
-    with live_api(redis_process.url, store, None, webhook_secrets=[secret], index_roots=roots) as api:
+    settings = {
+        "webhook_secrets": [secret],
+        "index_roots": {"photos": photos},
+        "compat": ["weaviate", "immich"],
+    }
+    with live_api(redis_process.url, store, None, **settings) as api:
         yield api.ready(120)
 
 
