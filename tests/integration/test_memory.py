@@ -27,8 +27,8 @@ from workers.settings import WorkerSettings
 LARGE: dict[str, Any] = {
     "prompt": "a fox",
     "generator": "vqgan_clip",
-    "width": 1024,
-    "height": 768,
+    "width": 1536,
+    "height": 1152,
     "steps": 1,
     "options": {"start": "random"},
 }
@@ -63,7 +63,7 @@ def test_what_is_too_large_is_refused_with_a_size_that_is_then_accepted(start_ap
     api = start_api(device_memory="3GiB").ready()
     detail = refusal(api, LARGE)
     match = re.fullmatch(
-        r"1024x768 needs about \d\.\d GiB; the largest worker has 3\.0 GiB; (\d+)x(\d+) would fit", detail
+        r"1536x1152 needs about \d\.\d GiB; the largest worker has 3\.0 GiB; (\d+)x(\d+) would fit", detail
     )
     assert match, detail
     width, height = map(int, match.groups())

@@ -135,11 +135,11 @@ def demo():
 def test_losses_under_a_programs_defaults_follow_its_formulas(demo, compat, formulas):
     if compat == "pixray":
         with torch.no_grad():
-            noise = random_picture("perlin", (48, 64), torch.Generator().manual_seed(3))
+            noise = random_picture("perlin", (48, 64), torch.Generator().manual_seed(5))
             formulas = formulas | {"start": demo[0].encode(noise)}
     presets = Presets(compat=compat)
     ours, plain = losses_of_both(
-        *demo, *(64, 48), seed=3, presets=presets, options={"cutouts": 3}, **formulas
+        *demo, *(64, 48), seed=5, presets=presets, options={"cutouts": 3}, **formulas
     )
     assert plain == pytest.approx(ours, abs=1e-5)
     assert max(plain) - min(plain) > 0.01  # it moved

@@ -33,7 +33,7 @@ def test_every_command_has_examples_that_it_takes(
     """Options, arguments, kinds of values; what a service says to them is tried elsewhere."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
-    for name in ("holidays.ndjson", "cat.jpg", "photo.jpg"):
+    for name in ("holidays.ndjson", "cat.jpg", "photo.jpg", "photos.tar", "addresses.txt"):
         (tmp_path / name).touch()
     told = COMMANDS[words].help.partition("Examples:\n")[2]
     examples = [shlex.split(line) for line in told.splitlines() if line.strip()]
