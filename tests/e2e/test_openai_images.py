@@ -4,7 +4,6 @@ import asyncio
 import base64
 import io
 import json
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ import pytest
 from PIL import Image
 
 from app.auth import new_key
-from tests.conftest import RedisServer
+from tests.conftest import RedisServer, private_redis
 from tests.e2e.conftest import Service
 
 pytestmark = pytest.mark.timeout(400)
@@ -53,11 +52,8 @@ def drawing(redis_process: RedisServer, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture
 def own_redis() -> Iterator[RedisServer]:
     """One that the worker of `drawing` does not look at."""
-    with tempfile.TemporaryDirectory(prefix="clipcanvas-") as folder:
-        server = RedisServer(Path(folder))
-        server.start()
+    with private_redis() as server:
         yield server
-        server.stop()
 
 
 @pytest.fixture

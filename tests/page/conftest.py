@@ -3,7 +3,6 @@
 import io
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, Request, sync_playwright
 
-from tests.conftest import RedisServer
+from tests.conftest import RedisServer, private_redis
 from tests.e2e.conftest import Service
 
 FLAGS = [
@@ -85,11 +84,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory, page_redis: RedisServer) ->
 @pytest.fixture(scope="session")
 def page_redis() -> Iterator[RedisServer]:
     """Of its own: the service lives for many tests."""
-    with tempfile.TemporaryDirectory(prefix="clipcanvas-") as folder:
-        server = RedisServer(Path(folder))
-        server.start()
+    with private_redis() as server:
         yield server
-        server.stop()
 
 
 @pytest.fixture
