@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -52,25 +52,23 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
         watching.cancel()
 
 
-async def in_time(request: Request, work: Coroutine[Any, Any, T], longest_s: float) -> T:
-    """Run `work` for `longest_s`, or for as long as `X-Request-Timeout` says, from the request's first byte.
+async def in_time(request: Request, work: Callable[[], Coroutine[Any, Any, T]], longest_s: float) -> T:
+    """Do what `work` begins for `longest_s`, or as `X-Request-Timeout` says, since the request began.
 
     Raises:
         MalformedHeader: it says no number of seconds.
         DeadlineExceeded: that time is over.
         TimeoutError: `longest_s` is over.
     """
+    asked_s = _asked_s(request.headers.get("x-request-timeout"))
+    ends = [asyncio.get_running_loop().time() + longest_s, request.state.arrived + asked_s]
     try:
-        asked_s = _asked_s(request.headers.get("x-request-timeout"))
-        ends = [asyncio.get_running_loop().time() + longest_s, request.state.arrived + asked_s]
         async with asyncio.timeout_at(min(ends)) as limit:
-            return await work
+            return await work()
     except TimeoutError:
         if limit.expired() and ends[1] < ends[0]:
             raise DeadlineExceeded(f"the {asked_s:g} s of X-Request-Timeout are over") from None
         raise
-    finally:
-        work.close()
 
 
 def _asked_s(header: str | None) -> float:

@@ -1,6 +1,6 @@
 """Texts and pictures of a request, embedded together, for as long as its client waits."""
 
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -50,7 +50,7 @@ async def embed(
     return rows, tokens
 
 
-async def answer(request: Request, resources: Resources, work: Coroutine[Any, Any, T]) -> T:
+async def answer(request: Request, resources: Resources, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """What comes of the work; it stops when the client leaves or has waited for too long.
 
     Raises:

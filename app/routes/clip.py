@@ -53,8 +53,13 @@ async def classify(request: Request, caller: ClipCaller, resources: InUse) -> Re
     _check_classify(asked, templates, resources.settings)
     sources = [Source(image, f"#/images/{index}") for index, image in enumerate(asked.images)]
     timings = Timings()
-    work = both(clip.embed_images(sources, timings), clip.embed_labels(asked.labels, templates, timings))
-    images, labels = await answer(request, resources, work)
+    images, labels = await answer(
+        request,
+        resources,
+        lambda: both(
+            clip.embed_images(sources, timings), clip.embed_labels(asked.labels, templates, timings)
+        ),
+    )
     cosines = similarity(images, labels)  # (N, L)
     chances = probabilities(cosines, clip.encoder.logit_scale, clip.encoder.logit_bias)
     data = [
@@ -97,7 +102,7 @@ async def create_embeddings(request: Request, caller: ClipCaller, resources: InU
     clip = _clip_of(asked, resources)
     timings = Timings()
     items = {f"#/input/{index}": item for index, item in enumerate(asked.input)}
-    rows, tokens = await answer(request, resources, embed(clip, items, resources.settings, timings))
+    rows, tokens = await answer(request, resources, lambda: embed(clip, items, resources.settings, timings))
     return vector_answer(
         rows,
         asked,
@@ -113,8 +118,10 @@ async def _embed_bulk(request: Request, resources: Resources) -> Response:
     options = validate(BulkOptions, dict(request.query_params), strict=False, at="query")
     clip = _clip_of(options, resources)
     splitter = splitter_of(request.headers, settings.max_body_bytes)
-    work = embed_stream(request, splitter, clip, settings, skip=options.on_error == "skip")
-    embedded = await in_time(request, work, math.inf)
+    skip = options.on_error == "skip"
+    embedded = await in_time(
+        request, lambda: embed_stream(request, splitter, clip, settings, skip=skip), math.inf
+    )
     if not embedded.rows and not embedded.refused:
         raise MalformedBody("there are no items in the body")
     return vector_answer(
@@ -145,7 +152,7 @@ async def rank(request: Request, caller: ClipCaller, resources: InUse) -> Respon
     timings = Timings()
     items = {f"#/candidates/{index}": item for index, item in enumerate(asked.candidates)}
     items["#/query"] = asked.query
-    rows, _ = await answer(request, resources, embed(clip, items, resources.settings, timings))
+    rows, _ = await answer(request, resources, lambda: embed(clip, items, resources.settings, timings))
     cosines = similarity(rows[-1:], rows[:-1])[0]
     data = [{"index": int(i), "similarity": cosines[i]} for i in _best(cosines, asked.top_k)]
     return _listed(clip, data, timings)

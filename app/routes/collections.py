@@ -114,7 +114,7 @@ async def add_images(request: Request, name: str, caller: CollectionsCaller, res
     asked = await read(request, AddRequest, add_form)
     collection = await find(name, caller, resources, asked.model)
     timings = Timings()
-    added = await answer(request, resources, add(collection, asked, resources, timings))
+    added = await answer(request, resources, lambda: add(collection, asked, resources, timings))
     return _said(AddAnswer(model=collection.model, data=added), timings=timings)
 
 
@@ -245,7 +245,7 @@ async def search_images(request: Request, name: str, caller: CollectionsCaller, 
     asked = await read(request, SearchRequest, search_form)
     collection = await find(name, caller, resources, asked.model)
     timings = Timings()
-    found = await answer(request, resources, search(collection, asked, resources, timings))
+    found = await answer(request, resources, lambda: search(collection, asked, resources, timings))
     if asked.query is not None:
         return _said(SearchAnswer(model=collection.model, data=found[0]), timings=timings)
     data = [QueryHits(index=index, data=hits) for index, hits in enumerate(found)]
@@ -264,7 +264,7 @@ async def classify_images(
     asked = await read(request, ClassifyCollectionRequest)
     collection = await find(name, caller, resources)
     timings = Timings()
-    said = await answer(request, resources, classify(collection, asked, resources, timings))
+    said = await answer(request, resources, lambda: classify(collection, asked, resources, timings))
     return _said(said, timings=timings)
 
 
@@ -312,7 +312,7 @@ async def reindex_collection(
     collection = await find(name, caller, resources)
     source = await find(asked.source, caller, resources)
     timings = Timings()
-    said = await answer(request, resources, reindex(collection, source, asked, resources, timings))
+    said = await answer(request, resources, lambda: reindex(collection, source, asked, resources, timings))
     return _said(said, timings=timings)
 
 

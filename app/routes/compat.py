@@ -122,8 +122,11 @@ async def vectorize(request: Request, caller: ClipCaller, resources: InUse) -> R
     clip, timings = resources.clips.get(None), Timings()
     sources = [Source(image, f"#/images/{index}") for index, image in enumerate(images)]
     readable = await _shortened(texts, clip, resources)
-    work = both(clip.embed_images(sources, timings), clip.embed_texts(readable, timings))
-    image_rows, (text_rows, _) = await answer(request, resources, work)
+    image_rows, (text_rows, _) = await answer(
+        request,
+        resources,
+        lambda: both(clip.embed_images(sources, timings), clip.embed_texts(readable, timings)),
+    )
     said = {"textVectors": text_rows, "imageVectors": image_rows}
     return json_answer(said, {"Server-Timing": timings.header()})
 
@@ -166,7 +169,7 @@ async def predict(request: Request, caller: ClipCaller, resources: InUse) -> Res
     if task.visual is not None and asked.image is not None and task.textual is None:
         clip = _clip_named(task.visual.modelName, resources.clips)
         source = Source(asked.image, "#/image")
-        rows = await answer(request, resources, clip.embed_images([source], timings))
+        rows = await answer(request, resources, lambda: clip.embed_images([source], timings))
         loop = asyncio.get_running_loop()
         limits = resources.settings.image_limits
         picture = await loop.run_in_executor(resources.pool, decode, source, limits)
@@ -174,7 +177,7 @@ async def predict(request: Request, caller: ClipCaller, resources: InUse) -> Res
     elif task.textual is not None and asked.text is not None and task.visual is None:
         clip = _clip_named(task.textual.modelName, resources.clips)
         texts = await _shortened([asked.text], clip, resources)
-        rows, _ = await answer(request, resources, clip.embed_texts(texts, timings))
+        rows, _ = await answer(request, resources, lambda: clip.embed_texts(texts, timings))
     else:
         detail = "expected the task visual and an image, or the task textual and a text"
         raise InvalidBody([Fault(pointer="#/entries/clip", code="invalid_task", detail=detail)])

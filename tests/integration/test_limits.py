@@ -1,7 +1,9 @@
 """Each limit is checked before work starts and named, with its number, in the error that it causes."""
 
+import gc
 import json
 import time
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -164,6 +166,19 @@ def test_a_caller_s_own_deadline_is_504_and_its_work_is_dropped(start_api: Start
     assert clip.texts == ["first", "next"]
     for nonsense in ("0", "-1", "nan", "soon", ""):
         assert ask("x", nonsense) == (400, "malformed_header")
+
+
+def test_no_work_begins_for_a_malformed_deadline(api: LiveApi) -> None:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        answer = api.http.post(
+            "/v1/classify",
+            json=classify(),
+            headers={"X-Request-Timeout": "soon"},
+        )
+        gc.collect()
+    assert (answer.status_code, answer.json()["code"]) == (400, "malformed_header")
+    assert [str(warning.message) for warning in told] == []
 
 
 def test_what_would_take_too_long_is_refused_at_once(start_api: StartApi) -> None:
