@@ -3,10 +3,10 @@
 import json
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import structlog
-from fastapi import Response
+from fastapi import Header, Response
 
 from app.auth import Caller
 from app.bodies import InvalidBody, MalformedHeader, check_limit
@@ -21,6 +21,14 @@ from jobs.views import view
 log = structlog.stdlib.get_logger(__name__)
 
 IDEMPOTENCY_KEY = r'^"?([\x21\x23-\x7e]{1,255})"?$'
+RepeatKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        description="a request sent twice makes one job",
+        json_schema_extra={"pattern": IDEMPOTENCY_KEY},
+    ),
+]
 POLL_S = 1
 
 

@@ -26,7 +26,7 @@ from app.drawings import (
 from app.files import file_response, is_known
 from app.following import START, check_event_id, has_seen_the_end, stream, wait_for_end
 from app.indexing import prepare_index, receive_archive
-from app.new_jobs import IDEMPOTENCY_KEY, POLL_S, check_idempotency_key, submit
+from app.new_jobs import POLL_S, RepeatKey, check_idempotency_key, submit
 from app.openapi import body, responses
 from app.resources import InUse, JobsCaller, Resources
 from app.schemas import Fault, JobRequest
@@ -48,14 +48,6 @@ OUTPUT_TYPES = (
 )
 _WAIT = re.compile(r'(?:^|[,;]\s*)wait="?(\d{1,6})"?(?=\s*(?:$|[,;]))', re.IGNORECASE)
 
-RepeatKey = Annotated[
-    str | None,
-    Header(
-        alias="Idempotency-Key",
-        description="a request sent twice makes one job",
-        json_schema_extra={"pattern": IDEMPOTENCY_KEY},
-    ),
-]
 IfNoneMatch = Annotated[str | None, Header(description="ETags; 304 if one is still right")]
 
 

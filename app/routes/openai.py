@@ -5,7 +5,7 @@ import base64
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext, suppress
 from typing import Any
 
 import anyio
@@ -19,7 +19,7 @@ from app.clients import ClientGone, while_connected
 from app.drawings import accept
 from app.errors import INTERNAL, answer_of, openai_error
 from app.following import PING_S, wait_for_end
-from app.new_jobs import POLL_S, submit
+from app.new_jobs import POLL_S, RepeatKey, submit
 from app.openai_images import (
     DrawnImage,
     EditRequest,
@@ -66,9 +66,12 @@ _USAGE = {
 
 
 @router.post("/generations", responses=_ANSWERS, openapi_extra=body(ImagesRequest))
-async def generate_images(request: Request, caller: JobsCaller, resources: InUse) -> Response:
-    """Draw pictures, and wait for them. The job is canceled if the client leaves."""
-    return await _draw(request, await read(request, ImagesRequest), "image_generation", caller, resources)
+async def generate_images(
+    request: Request, caller: JobsCaller, resources: InUse, idempotency_key: RepeatKey = None
+) -> Response:
+    """Draw pictures, and wait for them. Without a key, the job is canceled if the client leaves."""
+    asked = await read(request, ImagesRequest)
+    return await _draw(request, asked, "image_generation", idempotency_key, caller, resources)
 
 
 @router.post(
@@ -89,13 +92,21 @@ async def generate_images(request: Request, caller: JobsCaller, resources: InUse
         required=("image", "prompt"),
     ),
 )
-async def edit_image(request: Request, caller: JobsCaller, resources: InUse) -> Response:
+async def edit_image(
+    request: Request, caller: JobsCaller, resources: InUse, idempotency_key: RepeatKey = None
+) -> Response:
     """Draw over a picture, where the mask is transparent, and wait for it."""
-    return await _draw(request, await read(request, EditRequest, edit_form), "image_edit", caller, resources)
+    asked = await read(request, EditRequest, edit_form)
+    return await _draw(request, asked, "image_edit", idempotency_key, caller, resources)
 
 
 async def _draw(
-    request: Request, asked: ImagesRequest, kind: Kind, caller: Caller, resources: Resources
+    request: Request,
+    asked: ImagesRequest,
+    kind: Kind,
+    idempotency_key: str | None,
+    caller: Caller,
+    resources: Resources,
 ) -> Response:
     who = caller.name or (request.client.host if request.client else "")
     if asked.stream:
@@ -104,24 +115,31 @@ async def _draw(
         loop = asyncio.get_running_loop()
         job = await loop.run_in_executor(resources.pool, job_of, asked, resources.settings)
         prepared = await accept(job, caller, resources)
-        await submit(prepared, job.generator, None, resources)
-    job_id = prepared.job.id
+        queued = await submit(prepared, job.generator, idempotency_key, resources)
+    job_id = json.loads(bytes(queued.body))["id"]  # an earlier one, where the request is repeated
+    waiting = nullcontext() if idempotency_key else _canceled_with_its_client(job_id, caller, resources)
     if asked.stream:
         return StreamingResponse(
-            _stream(job_id, asked, kind, who, caller, resources),
+            _stream(job_id, asked, kind, who, waiting, caller, resources),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
         )
-    return await _wait(request, job_id, asked, caller, resources)
+    return await _wait(request, job_id, asked, waiting, caller, resources)
 
 
 async def _wait(
-    request: Request, job_id: str, asked: ImagesRequest, caller: Caller, resources: Resources
+    request: Request,
+    job_id: str,
+    asked: ImagesRequest,
+    waiting: AbstractAsyncContextManager[None],
+    caller: Caller,
+    resources: Resources,
 ) -> Response:
-    if not resources.waits.locked():
-        async with resources.waits, _canceled_with_its_client(job_id, caller, resources):
-            await while_connected(request, wait_for_end(job_id, resources.settings.images_wait_s, resources))
     ended = await resources.ask(resources.queue.get, job_id, caller.name)
+    if not ended.status.is_final and not resources.waits.locked():
+        async with resources.waits, waiting:
+            await while_connected(request, wait_for_end(job_id, resources.settings.images_wait_s, resources))
+        ended = await resources.ask(resources.queue.get, job_id, caller.name)
     if not ended.status.is_final:
         headers = {"Location": f"/v1/jobs/{job_id}", "Retry-After": str(POLL_S)}
         return Response(view(ended).model_dump_json(), 202, headers, media_type="application/json")
@@ -147,14 +165,20 @@ async def _answer(ended: Job, asked: ImagesRequest, base: str, resources: Resour
 
 
 async def _stream(
-    job_id: str, asked: ImagesRequest, kind: Kind, who: str, caller: Caller, resources: Resources
+    job_id: str,
+    asked: ImagesRequest,
+    kind: Kind,
+    who: str,
+    waiting: AbstractAsyncContextManager[None],
+    caller: Caller,
+    resources: Resources,
 ) -> AsyncGenerator[str]:
     """What the job draws as server-sent events: some previews, then the picture, or why there is none."""
     said: dict[str, Any] = {"quality": asked.quality or "auto"}
     with resources.streams.open(who):
-        async with _canceled_with_its_client(job_id, caller, resources):
+        async with waiting:
             try:
-                previews = _previews(job_id, asked.partial_images or 0, resources)
+                previews = _previews(job_id, asked.partial_images or 0, caller, resources)
                 index = 0
                 async with aclosing(previews):
                     async for preview in previews:
@@ -182,8 +206,12 @@ async def _stream(
                 yield _message({"type": "error", "error": told})
 
 
-async def _previews(job_id: str, count: int, resources: Resources) -> AsyncGenerator[Output | None]:
+async def _previews(
+    job_id: str, count: int, caller: Caller, resources: Resources
+) -> AsyncGenerator[Output | None]:
     """So many previews, evenly over the steps, to the job's end; None when nothing was told for a while."""
+    if (await resources.ask(resources.queue.get, job_id, caller.name)).status.is_final:
+        return  # it is asked for again, and its events may be gone
     fraction, told, quiet_s = 0.0, 0, 0.0
     ends = time.monotonic() + resources.settings.images_wait_s
     async with aclosing(follow(resources.events, job_id)) as events:

@@ -171,6 +171,37 @@ def test_a_stream_says_when_its_job_was_canceled(drawing: Service, client: opena
     assert told.value.type == "invalid_request_error"
 
 
+def test_a_key_makes_one_job_of_all_its_requests(drawing: Service, client: openai.OpenAI) -> None:
+    keyed: Any = {**QUICK, "extra_headers": {"Idempotency-Key": "order-17"}}
+    first = client.images.generate(**keyed)
+    count = len(jobs(drawing))
+    again = client.images.generate(**keyed, response_format="url")
+    assert again.model_extra["job_id"] == first.model_extra["job_id"]  # type: ignore[index]
+    [event] = client.images.generate(**keyed, stream=True, partial_images=3)
+    assert event.b64_json == first.data[0].b64_json  # type: ignore[index]
+    assert len(jobs(drawing)) == count
+    with pytest.raises(openai.UnprocessableEntityError) as refused:
+        client.images.generate(**{**keyed, "prompt": "a hen"})
+    assert refused.value.code == "idempotency_conflict"
+    with pytest.raises(openai.BadRequestError) as refused_key:
+        client.images.generate(**{**keyed, "extra_headers": {"Idempotency-Key": "two words"}})
+    assert refused_key.value.code == "malformed_header"
+    edit: Any = {"prompt": "a fox", "model": "pixels", "size": "64x64", "extra_body": {"steps": 2}}
+    edit |= {"image": png(Image.new("RGB", (64, 64))), "extra_headers": {"Idempotency-Key": "order-18"}}
+    drawn = [client.images.edit(**edit).model_extra["job_id"] for _ in range(2)]  # type: ignore[index]
+    assert drawn[0] == drawn[1]
+
+
+def test_a_client_with_a_key_comes_back_to_its_job(drawing: Service, client: openai.OpenAI) -> None:
+    earlier = {job["id"] for job in jobs(drawing)}
+    patient = client.with_options(timeout=1, max_retries=20)  # the drawing takes 3 s
+    answer = patient.images.generate(**SLOW, extra_headers={"Idempotency-Key": "order-19"})
+    assert answer.data is not None
+    assert opened(answer.data[0].b64_json).size == (64, 48)
+    [job] = [job for job in jobs(drawing) if job["id"] not in earlier]
+    assert (job["status"], job["attempt"]) == ("succeeded", 1)
+
+
 def test_it_draws_where_a_mask_is_transparent(client: openai.OpenAI) -> None:
     picture = Image.new("RGB", (96, 64), "teal")
     mask = rgba((96, 64), 255)
