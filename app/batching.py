@@ -6,12 +6,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, Self, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+_GATHERING = 0.2  # of a batch's time: so long the next one waits for its callers to come back
 
 
 class Overloaded(RuntimeError):
@@ -33,10 +35,16 @@ class Device:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="device")
         self._running = 0
 
-    async def run(self, function: Callable[[list[Item]], Result], items: list[Item]) -> Result:
-        """Call a function on one of the threads; to be asked within a `turn`."""
+    async def run(
+        self, function: Callable[[list[Item]], Result], items: list[Item], others: int = 0
+    ) -> Result:
+        """Call a function on one of the threads; to be asked within a `turn`.
+
+        Args:
+            others: batches that are about to follow.
+        """
         self._running += 1
-        cores = max(1, self.threads // self._running)
+        cores = max(1, self.threads // (self._running + others))
         try:
             return await asyncio.get_running_loop().run_in_executor(
                 self._pool, self._call, cores, function, items
@@ -88,10 +96,14 @@ class _Call(Generic[Item, Result]):
 class Batcher(Generic[Item, Result]):
     """Runs `function` on the items of many callers at once.
 
-    There is no timer: a batch starts when the device is free and something waits, and takes what waits then,
-    an item of each lane in turn, so that nobody waits behind another's thousands. If `function` raises, the
-    batch is run again in halves, down to the item that is at fault: only its caller gets the exception.
-    Callers that were cancelled are dropped before their items reach the device.
+    A batch starts when the device is free and something waits, and takes what waits then, an item of each
+    lane in turn, so that nobody waits behind another's thousands; threads that are free share it. Only when
+    the last batch answered several callers, who may all be back in a moment, the next one waits for as many,
+    a share of that batch's time at most: else the first of them would have a batch for itself, and all others
+    would wait for its end.
+
+    If `function` raises, the batch is run again in halves, down to the item that is at fault: only its caller
+    gets the exception. Callers that were cancelled are dropped before their items reach the device.
 
     Use as an async context manager; leaving it cancels the callers that still wait.
 
@@ -128,6 +140,10 @@ class Batcher(Generic[Item, Result]):
         self._waiting: deque[Lane] = deque()  # those with calls, in the order of their turns
         self._open: set[_Call[Item, Result]] = set()  # all that wait or run
         self._work_came = asyncio.Event()
+        self._gathering = asyncio.Lock()  # whose holder makes the next batch
+        self._running = 0  # batches
+        self._expected = 0  # callers that were answered just now
+        self._back_by = 0.0  # when those of them that come back should have
         self._servers: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
@@ -194,16 +210,41 @@ class Batcher(Generic[Item, Result]):
 
     async def _serve(self) -> None:
         while True:
-            await self._work_came.wait()
-            async with self._device.turn:
-                batch = self._take()
+            async with self._gathering:
+                await self._work_came.wait()
+                await self._gather()
+                await self._device.turn.acquire()
+                batch, others = self._take()
+            self._running += 1
+            try:
                 if batch:
-                    await self._run(batch)
+                    await self._run(batch, others)
+            finally:
+                self._running -= 1
+                self._device.turn.release()
 
-    def _take(self) -> list[tuple[_Call[Item, Result], int]]:
+    def _expect(self, callers: int, seconds: float) -> None:
+        now = time.perf_counter()
+        self._expected = callers + (self._expected if now < self._back_by else 0)
+        self._back_by = now + _GATHERING * seconds
+
+    async def _gather(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._back_by - time.perf_counter()):
+                while len(self._waiting) < self._expected:
+                    self._work_came.clear()
+                    await self._work_came.wait()
+        self._work_came.set()
+
+    def _take(self) -> tuple[list[tuple[_Call[Item, Result], int]], int]:
+        """The next batch, and how many are to follow it at once."""
         batch: list[tuple[_Call[Item, Result], int]] = []
         now = time.perf_counter()
-        while self._waiting and len(batch) < self.max_batch:
+        waiting = sum(len(call.items) - call.taken for lane in self._waiting for call in lane.calls)
+        free = self._at_once - self._running
+        share = math.ceil(waiting / free)
+        self._expected = max(0, self._expected - min(share, len(self._waiting)))
+        while self._waiting and len(batch) < min(share, self.max_batch):
             lane = self._waiting.popleft()
             while lane.calls and lane.calls[0].done.done():  # cancelled, or failed by one of its items
                 lane.calls.popleft()
@@ -220,28 +261,29 @@ class Batcher(Generic[Item, Result]):
                 self._waiting.append(lane)
         if not self._waiting:
             self._work_came.clear()
-        return batch
+        return batch, min(free - 1, waiting - len(batch))
 
-    async def _run(self, batch: list[tuple[_Call[Item, Result], int]]) -> None:
+    async def _run(self, batch: list[tuple[_Call[Item, Result], int]], others: int) -> None:
         batch = [(call, index) for call, index in batch if not call.done.done()]
         if not batch:
             return
         began = time.perf_counter()
         try:
             items = [call.items[index] for call, index in batch]
-            results = await self._device.run(self._call_function, items)
+            results = await self._device.run(self._call_function, items, others)
         except Exception as error:
             if len(batch) == 1:
                 if not batch[0][0].done.done():
                     batch[0][0].done.set_exception(error)
                 return
             middle = len(batch) // 2
-            await self._run(batch[:middle])
-            await self._run(batch[middle:])
+            await self._run(batch[:middle], others)
+            await self._run(batch[middle:], others)
             return
         seconds = time.perf_counter() - began
         self._observe(len(batch), seconds)
         self._item_s += 0.2 * (seconds / len(batch) - self._item_s)
+        self._expect(len({id(call.lane) for call, _ in batch}), seconds)
         for (call, index), result in zip(batch, results, strict=True):
             call.lane.left -= 1
             call.results[index] = result

@@ -46,7 +46,7 @@ class Bare:
         keep_freed_memory(one_heap=True)
         torch.set_num_threads(self.torch_threads)
         encoder = OpenClipEncoder.load(self.model, WEIGHTS, "cpu", self.dtype)
-        numbers = count()
+        numbers = count(10**8)  # as long as those of the callers
 
         def images() -> object:
             assert self.picture is not None

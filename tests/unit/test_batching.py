@@ -88,6 +88,29 @@ async def test_what_comes_while_the_device_is_busy_shares_the_next_batch(
     assert doubler.batches == [[0], [1, 2, 3, 4, 5]]
 
 
+async def test_callers_who_come_back_one_by_one_share_batches_again(doubler: Doubler) -> None:
+    device = Device(threads=2)
+    batching = Batcher(doubler, device, max_batch=8, max_reserved=100, at_once=2)
+    doubler.free.clear()
+    async with batching:
+        both = [asyncio.create_task(submit(batching, number)) for number in range(6)]
+        await asyncio.sleep(1)  # a batch that takes so long
+        doubler.free.set()
+
+        async def come_back(number: int, after_s: float) -> list[int]:
+            await both[number]
+            await asyncio.sleep(after_s)
+            return await submit(batching, number)
+
+        answers = await asyncio.gather(*(come_back(number, 0.004 * number) for number in range(6)))
+        assert answers == [[2 * number] for number in range(6)]
+        assert sorted(map(sorted, doubler.batches[-2:])) == [[0, 1, 2], [3, 4, 5]]  # one of each thread
+        doubler.batches.clear()
+        await asyncio.sleep(0.4)  # nobody came: the next caller is alone, and waits for no one
+        assert await submit(batching, 7) == [14]
+    device.close()
+
+
 async def test_no_batch_is_larger_than_allowed_and_order_is_kept(doubler: Doubler, device: Device) -> None:
     async with batcher(doubler, device, max_batch=4) as doubling:
         assert await submit(doubling, *range(10)) == [2 * number for number in range(10)]
