@@ -9,7 +9,7 @@ answers the asks of one kind by one pass of the network: a GPU has room for more
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,6 +22,10 @@ PATIENCE_S = 0.02
 Network = Callable[[Tensor], Tensor]
 
 
+class FailedTogether(RuntimeError):
+    """A pass that drawings shared failed and cannot be repeated: each has to take its step again, alone."""
+
+
 class Company(Protocol):
     """The drawings that share a device."""
 
@@ -31,6 +35,9 @@ class Company(Protocol):
     def step(self) -> AbstractContextManager[None]:
         """While it is entered, this thread is in a step."""
 
+    def alone(self) -> AbstractContextManager[None]:
+        """While it is entered, this thread's step shares nothing, and no other step that is alone runs."""
+
     def answer(self, kind: object, network: Network, images: Tensor) -> Tensor:
         """What a network makes of a batch, differentiable in it.
 
@@ -39,7 +46,11 @@ class Company(Protocol):
         """
 
     def descend(self, loss: Tensor) -> None:
-        """Add a loss's gradients to those of the leaves that it is made of."""
+        """Add a loss's gradients to those of the leaves that it is made of.
+
+        Raises:
+            FailedTogether
+        """
 
 
 class Alternating:
@@ -64,6 +75,9 @@ class Alternating:
             with self._changed:
                 self._waiting.pop(0)
                 self._changed.notify_all()
+
+    def alone(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def answer(self, kind: object, network: Network, images: Tensor) -> Tensor:
         return network(images)
@@ -95,6 +109,7 @@ class Joined:
     def __init__(self, patience_s: float = PATIENCE_S) -> None:
         self._patience_s = patience_s
         self._changed = threading.Condition()
+        self._one = threading.Lock()  # of those that are alone
         self._members = self._round = self._at_door = self._expected = 0
         self._inside: set[int] = set()  # threads in a step
         self._asks: list[_Ask] = []
@@ -118,6 +133,14 @@ class Joined:
                 self._inside.discard(threading.get_ident())
                 self._changed.notify_all()  # those that are left may all be waiting for answers
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        with self._changed:
+            self._inside.discard(threading.get_ident())
+            self._changed.notify_all()
+        with self._one:
+            yield
+
     def answer(self, kind: object, network: Network, images: Tensor) -> Tensor:
         if threading.get_ident() not in self._inside:  # such as a preview
             return network(images)
@@ -126,6 +149,9 @@ class Joined:
         return result
 
     def descend(self, loss: Tensor) -> None:
+        if threading.get_ident() not in self._inside:
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            return
         self._ask(_Ask("gradients", None, loss, True))
 
     def _count(self, more: int) -> None:
@@ -187,9 +213,8 @@ def _answer(asks: Sequence[_Ask]) -> None:
         except Exception as error:
             for ask in group:
                 try:
-                    # gradients of what was made together cannot be taken once more
                     if ask.network is None and len(group) > 1:
-                        raise error
+                        raise FailedTogether(str(error)) from error
                     _answer_together([ask])
                 except Exception as own:
                     ask.error = own

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models import snapshots
-from models.company import Company
+from models.company import Company, FailedTogether
 from models.generators import GenerationError, Step
 from models.motion import Motion
 from models.requests import GenerationRequest
@@ -155,9 +155,13 @@ class _Run:
     def _step(self, index: int) -> Tensor:
         """The loss of step `index`: a scalar."""
         self._prepare(index)
-        loss = self._scene.loss(self._drawer.render(), index)
-        self._optimizer.zero_grad(set_to_none=True)
-        self._descent.company.descend(loss)
+        before = self._descent.rng.get_state()
+        try:
+            loss = self._differentiate(index)
+        except FailedTogether:
+            self._descent.rng.set_state(before)
+            with self._descent.company.alone():
+                loss = self._differentiate(index)
         self._optimizer.step()
         with torch.no_grad():
             self._drawer.project()
@@ -166,6 +170,13 @@ class _Run:
             if not self._schedule.is_coarse(index):  # a loss of another scale, and none to end with
                 self._plateau.add(value, index)
         return value
+
+    def _differentiate(self, index: int) -> Tensor:
+        """The loss of step `index`, whose gradients the latents have then: a scalar."""
+        loss = self._scene.loss(self._drawer.render(), index)
+        self._optimizer.zero_grad(set_to_none=True)
+        self._descent.company.descend(loss)
+        return loss
 
     def _prepare(self, index: int) -> None:
         refined = self._schedule.is_coarse(index - 1) and not self._schedule.is_coarse(index)

@@ -115,6 +115,41 @@ class Watched(Joined):
         return super().answer(kind, counted, images)
 
 
+def test_what_cannot_go_back_together_is_drawn_again_alone(networks):
+    alone = [draw(networks, prompt) for prompt in PROMPTS[:2]]
+    company = Crowded(patience_s=3)
+    shared, door = in_company(networks, company), threading.Barrier(2)
+
+    def wait_for_both(step: Step) -> None:
+        if step.index == 1:
+            door.wait(30)
+
+    together = all_at_once(
+        *(lambda prompt=prompt: draw(shared, prompt, after=wait_for_both) for prompt in PROMPTS[:2])
+    )
+    assert company.refused >= 2
+    assert together == alone
+
+
+class Crowded(Joined):
+    """Its device has room for the way back of one drawing only."""
+
+    refused = 0
+
+    def answer(self, kind, network, images: Tensor) -> Tensor:
+        def crowded(batch: Tensor) -> Tensor:
+            made = network(batch)
+            if kind[0] == "decode" and len(batch) > 1 and made.requires_grad:
+                made.register_hook(self._refuse)
+            return made
+
+        return super().answer(kind, crowded, images)
+
+    def _refuse(self, gradient: Tensor) -> None:
+        self.refused += 1
+        raise torch.OutOfMemoryError("no room")
+
+
 @pytest.mark.parametrize("kind", [Alternating, Joined])
 def test_drawings_come_and_go_between_steps(networks, kind):
     shared = in_company(networks, kind())
