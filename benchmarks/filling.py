@@ -82,14 +82,22 @@ def fill_fast(url: str, quantization: Quantization, rows: Rows) -> float:
         return len(rows) / float(client.get(_SECONDS))
 
 
-def fill(sets: VectorSets, collection: Collection, rows: Rows) -> float:
-    """As the service does -> vectors a second."""
+def fill(sets: VectorSets, collection: Collection, rows: Rows, first: int = 0) -> float:
+    """As the service does, with ids from `first` -> vectors a second."""
     began = time.perf_counter()
     for start in range(0, len(rows), 100):
         some = rows[start : start + 100]
-        images = [Image(str(start + i), {"n": (start + i) % 100}) for i in range(len(some))]
-        sets.add(collection, images, some, len(rows))
+        ids = range(first + start, first + start + len(some))
+        sets.add(collection, [Image(str(i), {"n": i % 100}) for i in ids], some, first + len(rows))
     return len(rows) / (time.perf_counter() - began)
+
+
+def add_and_remove(sets: VectorSets, collection: Collection, rows: Rows, first: int) -> float:
+    """Some more for a while: `fill`, and the same images are gone again -> vectors a second that went in."""
+    rate = fill(sets, collection, rows, first)
+    for i in range(first, first + len(rows)):
+        sets.remove(collection, str(i))
+    return rate
 
 
 class Pings:

@@ -27,13 +27,23 @@ import usearch
 from numpy.typing import NDArray
 from usearch.index import Index
 
-from benchmarks.filling import CONNECTIONS, Pings, collection_of, fill, fill_fast, open_server, percentiles
+from benchmarks.filling import (
+    CONNECTIONS,
+    Pings,
+    add_and_remove,
+    collection_of,
+    fill,
+    fill_fast,
+    open_server,
+    percentiles,
+)
 from jobs import filtering
 from jobs.collection import Quantization, Search
 from jobs.vectors import VectorSets
 
 TOP_K = 10
 CENTERS = 1000
+MORE = 2000  # vectors that a kept index is given for a while
 FILTERS: dict[str, tuple[str | None, float]] = {
     "none": (None, 1.0),
     "1 in 10": (".n < 10", 0.1),
@@ -136,23 +146,27 @@ def measure_redis(
         closing(VectorSets(url, timeout_s=60)) as sets,
         redis.Redis.from_url(url, socket_timeout=3600) as client,
     ):
+        filled = ""
         if kept:
             rate = fill_fast(url, quantization, data.rows)
-            filled = f"filled with {rate:,.0f} vectors/s on {CONNECTIONS} connections"
+            filled = f"filled with {rate:,.0f} vectors/s on {CONNECTIONS} connections; {MORE:,} more go in: "
+        collection = collection_of(sets, quantization, data.rows)
+        pings = Pings(client)
+        if kept:
+            rate = add_and_remove(sets, collection, data.rows[::-1][:MORE], len(data.rows))
         else:
-            pings = Pings(client)
-            rate = fill(sets, collection_of(sets, quantization, data.rows), data.rows)
-            ms = pings.stop()
-            filled = (
-                f"filled with {rate:,.0f} vectors/s; "
-                f"a PING meanwhile: p50 {ms[50]:.1f} ms, p99 {ms[99]:.1f} ms"
-            )
+            rate = fill(sets, collection, data.rows)
+        ms = pings.stop()
+        collection = sets.get("", collection.name)  # which knows how many it has
+        filled += (
+            f"{rate:,.0f} vectors/s as the service adds them; "
+            f"a PING meanwhile: p50 {ms[50]:.1f} ms, p99 {ms[99]:.1f} ms"
+        )
         memory = client.info("memory")["used_memory"] / len(data.rows)
         _head(
             f"Redis vector set, {quantization}, {len(data.rows):,} vectors",
             f"{filled}; {memory:,.0f} bytes each",
         )
-        collection = collection_of(sets, quantization, data.rows)
         for name, (expression, _) in FILTERS.items():
             if expression is not None:
                 served = Search(TOP_K, expression, None, filter_effort)
@@ -203,11 +217,11 @@ def measure_usearch(data: Data, efforts: Sequence[int]) -> None:
     began = time.perf_counter()
     for start in range(0, len(data.rows), 10_000):
         rows = data.rows[start : start + 10_000]
-        index.add(np.arange(start, start + len(rows)), rows, threads=1)
+        index.add(np.arange(start, start + len(rows)), rows)
     seconds = time.perf_counter() - began
     _head(
         f"usearch, int8, {len(data.rows):,} vectors",
-        f"filled with {len(data.rows) / seconds:,.0f} vectors/s on one thread; "
+        f"filled with {len(data.rows) / seconds:,.0f} vectors/s on all cores; "
         f"{index.memory_usage / len(data.rows):,.0f} bytes each",
     )
     for effort in efforts:

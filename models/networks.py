@@ -35,11 +35,12 @@ class Networks:
 
     Args:
         joined: drawings of several threads share passes of the networks on a GPU, see `models.company`.
+        compiled: `company` is a `models.compiling.Compiled`, which can be warmed up.
     """
 
-    def __init__(self, names: NetworkNames, *, joined: bool = False) -> None:
+    def __init__(self, names: NetworkNames, *, joined: bool = False, compiled: bool = False) -> None:
         self.names = names
-        self._joined = joined
+        self._joined, self._compiled = joined, compiled
         self._lock = threading.RLock()
         self._clips: dict[str, ClipNetwork] = {}
 
@@ -54,8 +55,10 @@ class Networks:
     def company(self) -> "Company":
         """The drawings that share the device."""
         from models.company import Alternating, Joined
+        from models.compiling import Compiled
 
-        return Joined() if self._joined and self.device.type != "cpu" else Alternating()
+        company = Joined() if self._joined and self.device.type != "cpu" else Alternating()
+        return Compiled(company) if self._compiled else company
 
     def clip(self, name: str) -> "ClipNetwork":
         """A CLIP.

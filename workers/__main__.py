@@ -87,6 +87,8 @@ async def send(settings: WorkerSettings) -> int:
 
 def draw(settings: WorkerSettings) -> int:
     """Be a worker."""
+    if settings.compile_sizes:  # torch reads it as it is imported
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.compile_cache))
     keep_freed_memory(one_heap=settings.jobs_at_once > 1)
     name = _name()
     pulse = Pulse(
@@ -173,11 +175,15 @@ def _load(settings: WorkerSettings) -> dict[str, generators.ImageGenerator]:
 
         torch.set_num_threads(settings.threads)
     joined = settings.jobs_at_once > 1 and not settings.deterministic
-    networks = Networks(settings.network_names, joined=joined)
+    networks = Networks(settings.network_names, joined=joined, compiled=bool(settings.compile_sizes))
     started_s = time.monotonic()
     loaded = {name: generators.find(name).load(networks) for name in settings.generators}
     networks.judge()
     log.info("models loaded", generators=list(loaded), seconds=round(time.monotonic() - started_s, 1))
+    if settings.compile_sizes:
+        from workers.warmup import compile_steps
+
+        compile_steps(networks, loaded, settings.compile_sizes)
     return loaded
 
 

@@ -1,5 +1,6 @@
 """The settings of worker, janitor and webhook sender; the environment is read in `__main__` only."""
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
@@ -18,6 +19,15 @@ class WorkerSettings(JobSettings):
         False,
         description="drawings at once take turns on a GPU, too, each with the bytes that it has alone; else "
         "they share passes of the networks and differ by rounding",
+    )
+    compile_sizes: tuple[Annotated[str, Field(pattern=r"^[1-9]\d{0,3}x[1-9]\d{0,3}$")], ...] = Field(
+        (),
+        description="sizes, such as 256x256, whose steps are compiled when a worker starts, as a JSON list: "
+        "minutes for each the first time. Others are drawn as they are. For GPUs: on a CPU it is slower",
+    )
+    compile_cache: Path = Field(
+        default_factory=lambda: Path("data/compiled").absolute(),
+        description="folder that keeps what was compiled for the next start",
     )
     heartbeat_s: float = Field(2, gt=0, description="how often a worker renews its lease")
     progress_every_s: float = Field(0.5, gt=0, description="progress is told at most this often")
