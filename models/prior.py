@@ -44,6 +44,15 @@ class Prior(nn.Module):
         prior.load_state_dict(tensors)
         return prior
 
+    def write(self) -> dict[str, Tensor]:
+        """The tensors of a checkpoint, as `read` takes them."""
+        names = {ours: theirs for theirs, ours in _ATTRIBUTES.items()}
+        tensors = {}
+        for key, value in self.state_dict().items():
+            part, dot, rest = key.partition(".")
+            tensors[names[part] + dot + rest] = value
+        return tensors
+
     def logits(self, texts: Tensor) -> Tensor:
         """Unit embeddings (P, D) -> logits of the codes (P, codes, side, side)"""
         scaled = texts.float() * texts.shape[-1] ** 0.5
