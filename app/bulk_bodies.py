@@ -26,6 +26,14 @@ NPY = "application/x-npy"
 _BLOCK = 512  # bytes, of tar
 
 
+class ItemTooLarge(BodyTooLarge):
+    """An item has more bytes than it may have."""
+
+    def __init__(self, index: int, most: int) -> None:
+        super().__init__(f"#/{index} is longer than {most} bytes")
+        self.faults = (Fault(pointer=f"#/{index}", code="body_too_large", detail=str(self)),)
+
+
 def is_bulk(scope: Scope) -> bool:
     """Whether a request is one of those whose body may be long: it is worked on as it comes."""
     if scope["path"] != "/v1/embeddings":
@@ -60,7 +68,7 @@ class Splitter(Protocol):
         """Those that end in this piece.
 
         Raises:
-            app.bodies.MalformedBody, app.bodies.InvalidBody, app.bodies.BodyTooLarge
+            app.bodies.MalformedBody, app.bodies.InvalidBody, ItemTooLarge
         """
 
     def close(self) -> Iterator[BulkItem]:
@@ -192,4 +200,4 @@ class FormItems:
 
 def _check_size(size: int, index: int, most: int) -> None:
     if size > most:
-        raise BodyTooLarge(f"#/{index} is longer than {most} bytes")
+        raise ItemTooLarge(index, most)

@@ -10,11 +10,13 @@ from typing import Any, Generic, Protocol, TypeVar
 from clipcanvas import calls
 from clipcanvas.calls import Call, ImageSource
 from clipcanvas.errors import ApiError
-from clipcanvas.results import Classification, Embedding
+from clipcanvas.results import Classification, Embedding, RefusedItem
 
 PIECE_ITEMS = 32
 PIECE_BYTES = 16 * 2**20  # of files; base64 makes a third more of them, and a request has at most 32 MiB
-_PLACE = re.compile(r"#/(?:images|input)/(\d+)(?:/|$)")
+BULK_ITEMS = 256  # of a bulk request, which may have more: so often is `progress` told
+BULK_BYTES = 64 * 2**20
+_PLACE = re.compile(r"#/(?:images/)?(\d+)(?:/|$)")
 
 Row = TypeVar("Row")
 RowOf = TypeVar("RowOf", covariant=True)
@@ -48,6 +50,7 @@ class Batch(Generic[Row]):
         load: what is sent for an item; an OSError or a ValueError fails that item alone.
         ask: the request for some loaded items.
         most: items in a request, at most.
+        most_bytes: of files in a request, unless one has more.
         progress: is told how many items are done after each request.
     """
 
@@ -58,11 +61,12 @@ class Batch(Generic[Row]):
         ask: Callable[[list[Any]], Call[Any]],
         *,
         most: int = PIECE_ITEMS,
+        most_bytes: int = PIECE_BYTES,
         progress: Progress | None = None,
     ) -> None:
         self.outcome: Many[Row] = Many([None] * len(items))
         self._items, self._load, self._ask = items, load, ask
-        self._most = most
+        self._most, self._most_bytes = most, most_bytes
         self._progress = progress
         self._piece: list[tuple[int, Any]] = []  # loaded items and their places, not answered yet
 
@@ -79,7 +83,10 @@ class Batch(Generic[Row]):
     def take(self, answer: _Rows[Row]) -> None:
         """The service answered the request."""
         for (place, _), row in zip(self._piece, answer.data, strict=True):
-            self.outcome.data[place] = _placed(row, place)
+            if isinstance(row, RefusedItem):
+                self.outcome.failed[place] = row.error.get("detail", "")
+            else:
+                self.outcome.data[place] = _placed(row, place)
         self._piece = []
 
     def refuse(self, error: ApiError) -> None:
@@ -103,7 +110,7 @@ class Batch(Generic[Row]):
                 self.outcome.failed[place] = str(error)
                 continue
             size += _bytes(item)
-            if self._piece and size > PIECE_BYTES:
+            if self._piece and size > self._most_bytes:
                 return place
             self._piece.append((place, item))
         return min(start + self._most, len(self._items))
@@ -137,15 +144,22 @@ def embedding(
     *,
     model: str | None = None,
     dimensions: int | None = None,
-    most: int = PIECE_ITEMS,
+    most: int = BULK_ITEMS,
     progress: Progress | None = None,
 ) -> Batch[Embedding]:
     """`embed` for any number of texts and images; `most` and `progress` as for `classify_many`."""
 
     def ask(some: list[Any]) -> Call[Any]:
-        return calls.embed(some, model=model, dimensions=dimensions)
+        return calls.embed_bulk(some, model=model, dimensions=dimensions)
 
-    return Batch(inputs, lambda item: _content(item, os.PathLike), ask, most=most, progress=progress)
+    return Batch(
+        inputs,
+        lambda item: _content(item, os.PathLike),
+        ask,
+        most=most,
+        most_bytes=BULK_BYTES,
+        progress=progress,
+    )
 
 
 def _placed(row: Any, place: int) -> Any:

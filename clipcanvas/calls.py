@@ -1,6 +1,7 @@
 """Each request of the HTTP contract as a value: how it is sent, and how its answer is read."""
 
 import base64
+import json
 import math
 import os
 import uuid
@@ -22,6 +23,7 @@ T = TypeVar("T")
 ImageSource = Any
 """A path, the bytes of an image file, a PIL image, or the `https://` or `data:` URL of one."""
 
+BULK_TIMEOUT_S = 600.0
 READ_TIMEOUT_S = 120.0  # a first request may wait for a model to load
 MAX_WAIT_S = 60  # the longest `Prefer: wait` that the service grants
 
@@ -35,6 +37,7 @@ class Call(Generic[T]):
     read: Callable[[httpx.Response], T]
     query: dict[str, str | int] = field(default_factory=dict)
     json: Any = None
+    content: bytes | None = None  # is the body, in place of `json`
     file: Path | None = None  # is the body, as it is
     headers: dict[str, str] = field(default_factory=dict)
     read_timeout_s: float = READ_TIMEOUT_S
@@ -47,7 +50,7 @@ class Call(Generic[T]):
             self.path,
             params=self.query or None,
             json=self.json,
-            content=pieces(self.file, http) if self.file else None,
+            content=pieces(self.file, http) if self.file else self.content,
             headers=self.headers,
             timeout=httpx.Timeout(self.read_timeout_s, connect=10),
         )
@@ -106,6 +109,21 @@ def embed(
         "/v1/embeddings",
         _reader(results.Embeddings),
         json=body | _given(model=model, dimensions=dimensions),
+    )
+
+
+def embed_bulk(
+    inputs: Sequence[str | ImageSource], *, model: str | None = None, dimensions: int | None = None
+) -> Call[results.BulkEmbeddings]:
+    """`embed` for thousands of texts and images; one that is refused costs nobody else's vector."""
+    return Call(
+        "POST",
+        "/v1/embeddings",
+        _reader(results.BulkEmbeddings),
+        query={"on_error": "skip"} | _given(model=model, dimensions=dimensions),
+        content="\n".join(json.dumps(_text_or_image(item)) for item in inputs).encode(),
+        headers={"Content-Type": "application/x-ndjson"},
+        read_timeout_s=BULK_TIMEOUT_S,
     )
 
 

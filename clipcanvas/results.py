@@ -60,6 +60,20 @@ class Embeddings(_Answer):
         return [row.embedding for row in self.data]
 
 
+class RefusedItem(_Answer):
+    """An input of a bulk request that has no vector, and why."""
+
+    index: int
+    error: dict[str, str]  # code and detail
+
+
+class BulkEmbeddings(_Answer):
+    """The answer to `embed_bulk`: a row for each input, in the order sent."""
+
+    model: str
+    data: tuple[Embedding | RefusedItem, ...]
+
+
 class RankedCandidate(_Answer):
     """A candidate's place in the answer to `rank`."""
 

@@ -61,9 +61,25 @@ def test_pieces_keep_to_the_limits_by_count_and_by_bytes(
     sound = [path for path in pictures if path.stem in COLORS]
     with Client(api.url) as client:
         assert client.classify_many(sound, LABELS, most=2).failed == {}
-        monkeypatch.setattr(batching, "PIECE_BYTES", sound[0].stat().st_size + 1)
-        many = client.classify_many(sound, LABELS, most=5)
-    assert None not in many.data
+        monkeypatch.setattr(batching, "BULK_BYTES", sound[0].stat().st_size + 1)
+        told: list[int] = []
+        assert None not in client.embed_many(sound, progress=told.append).data
+    assert told == [1, 2, 3, 4, 5]
+
+
+def test_embeddings_go_in_bulk(start_api: StartApi, pictures: list[Path]) -> None:
+    api = start_api(max_images=2, max_text_chars=20).ready()
+    told: list[int] = []
+    with Client(api.url) as client:
+        many = client.embed_many([*pictures, "a fox", "x" * 21, ""], dimensions=8, progress=told.append)
+        assert (len(many.data), told) == (10, [10])
+        assert [place for place, row in enumerate(many.data) if row is None] == [2, 5, 8, 9]
+        assert "21 characters" in many.failed[8]
+        row = many.data[7]
+        assert row is not None
+        assert (row.index, row.embedding) == (7, client.embed("a fox", dimensions=8).vectors[0])
+        with pytest.raises(ApiError, match="nobody"):
+            client.embed_many(pictures, model="nobody")
 
 
 def test_a_picture_too_large_for_any_request_fails_alone(start_api: StartApi, pictures: list[Path]) -> None:
@@ -71,8 +87,11 @@ def test_a_picture_too_large_for_any_request_fails_alone(start_api: StartApi, pi
     Image.effect_noise((64, 64), 50).save(pictures[1])
     with Client(api.url) as client:
         many = client.classify_many(pictures[:2], LABELS, most=1)
+        rows = client.embed_many([pictures[1], pictures[0], pictures[3]])
     assert many.data[0] is not None
     assert list(many.failed) == [1]
+    assert [row is None for row in rows.data] == [True, False, False]
+    assert "longer than 2000 bytes" in rows.failed[0]
 
 
 def test_what_is_wrong_with_the_request_itself_is_an_error(api: LiveApi, pictures: list[Path]) -> None:
