@@ -1,8 +1,11 @@
 """The command line explains itself: examples that can be typed, exit codes, completion."""
 
+import contextlib
 import os
+import pty
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -73,3 +76,45 @@ def test_the_shell_completes_what_is_typed(typed: str, offered: str) -> None:
     command = Path(sys.executable).with_name("clipcanvas")
     answer = subprocess.run([command], env=environment, capture_output=True, text=True)
     assert offered in answer.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("shell", "start"),
+    [
+        (["bash", "--norc", "-i"], 'eval "$(clipcanvas --show-completion)"'),
+        (["zsh", "-f", "-i"], 'autoload -U compinit; compinit -u -D; eval "$(clipcanvas --show-completion)"'),
+    ],
+    ids=["bash", "zsh"],
+)
+def test_the_tab_key_completes(shell: list[str], start: str) -> None:
+    needs(shell[0])
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        shell, stdin=theirs, stdout=theirs, stderr=theirs, env=at_hand(), start_new_session=True
+    )
+    os.close(theirs)
+    os.write(ours, f"{start}\nclipcanvas jobs ca\t --help\nexit\n".encode())
+    shown = b""
+    with contextlib.suppress(OSError):  # nobody holds the other end any more
+        while piece := os.read(ours, 65536):
+            shown += piece
+    os.close(ours)
+    process.wait(30)
+    assert "Usage: clipcanvas jobs cancel" in shown.decode()
+
+
+def test_fish_completes() -> None:
+    needs("fish")
+    script = 'clipcanvas --show-completion | source; complete -C "clipcanvas jobs ca"'
+    answer = subprocess.run(["fish", "-c", script], env=at_hand(), capture_output=True, text=True)
+    assert answer.stdout.startswith("cancel"), answer
+
+
+def needs(shell: str) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+
+
+def at_hand() -> dict[str, str]:
+    """The environment of a shell that finds the command."""
+    return os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "TERM": "dumb"}
