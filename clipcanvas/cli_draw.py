@@ -69,7 +69,11 @@ def draw(
         ),
     ] = None,
     pictures: Annotated[
-        bool, typer.Option("--preview/--no-preview", help="Show the drawing in a terminal with colors.")
+        bool,
+        typer.Option(
+            "--preview/--no-preview",
+            help="Show the drawing in the terminal: in pixels (kitty, sixel), or in characters.",
+        ),
     ] = True,
     detach: Annotated[bool, typer.Option("--detach", help="Print the job's id, do not wait.")] = False,
     url: Url = DEFAULT_URL,

@@ -9,8 +9,9 @@ from typing import Self
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn
 
-from clipcanvas import half_blocks
 from clipcanvas.results import Event, Job
+from clipcanvas.terminal_pictures import picture
+from clipcanvas.terminal_query import TerminalQuery
 
 LINE_EVERY_S = 5.0
 
@@ -24,7 +25,8 @@ class ProgressDisplay:
 
     def __init__(self, job: Job, *, pictures: bool = True) -> None:
         self._console = Console(stderr=True)
-        self._pictures = pictures and half_blocks.can_show(self._console)
+        self._pictures = pictures and self._console.is_terminal
+        self._query: TerminalQuery | None = None
         self._bar = _BarBelowPicture(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
@@ -42,10 +44,13 @@ class ProgressDisplay:
 
     def __enter__(self) -> Self:
         self._bar.start()
+        self._query = TerminalQuery() if self._pictures else None
         return self
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
+        if self._query:
+            self._query.close()
 
     def show(self, event: Event) -> None:
         """Show what an event says."""
@@ -74,11 +79,12 @@ class ProgressDisplay:
 
     def previewed(self, path: Path) -> None:
         """Show the newest preview, or where it is."""
-        if not self._pictures:
+        if self._query:
+            with contextlib.suppress(OSError):  # a format that PIL here does not know
+                self._bar.picture = picture(path, self._console, self._query.graphics())
+        if not self._bar.picture:
             self._bar.update(self._task, preview=str(path))
-            return
-        with contextlib.suppress(OSError):  # a format that PIL here does not know
-            self._bar.picture = half_blocks.HalfBlocks(path)
+        self._bar.refresh()
 
     def _line(self, text: str) -> None:
         self._said = time.monotonic()
@@ -87,7 +93,7 @@ class ProgressDisplay:
 
 
 class _BarBelowPicture(Progress):
-    picture: half_blocks.HalfBlocks | None = None
+    picture: RenderableType | None = None
 
     def get_renderables(self) -> Iterable[RenderableType]:
         if self.picture:
