@@ -12,6 +12,7 @@ from starlette.routing import compile_path
 
 from app.bulk_bodies import LINES, TAR
 from app.openai_images import EditRequest, ImagesRequest
+from app.openapi_examples import give_examples
 from app.schemas import (
     BulkOptions,
     ClassifyRequest,
@@ -151,6 +152,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
             tags=app.openapi_tags,
         )
         _tell_problems(document)
+        give_examples(document)
         _, definitions = models_json_schema([(model, "validation") for model in _BODIES], ref_template=_REF)
         components = document.setdefault("components", {})
         components.setdefault("schemas", {}).update(definitions["$defs"])

@@ -18,7 +18,7 @@ from jobs.outbox import WebhookEvent
 from models.requests import MAX_SEED, Aspect, Compat, Prompt, Quality, SaveOptions, seed_of_word
 
 TEXT = {"type": "string", "minLength": 1}
-IMAGE = {
+IMAGE: dict[str, Any] = {
     "type": "string",
     "minLength": 1,
     "description": "data:image/…;base64,… or bare base64 of a JPEG, PNG, WebP, GIF, BMP or TIFF file",

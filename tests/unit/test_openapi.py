@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
 from app.main import create_app
@@ -31,6 +32,21 @@ def test_each_operation_has_a_name_that_makes_a_method_and_says_what_it_does(
     assert len(set(names)) == len(names) > 35
     assert all(re.fullmatch("[a-z]+(_[a-z]+)*", name) for name in names)
     assert all(operation["summary"] and operation["description"] for operation in operations)
+
+
+def test_each_operation_has_an_example_that_its_schema_takes(
+    document: dict[str, Any], operations: list[dict[str, Any]]
+) -> None:
+    def check(schema: dict[str, Any], example: Any) -> None:
+        Draft202012Validator({**schema, "components": document["components"]}).validate(example)
+
+    for operation in operations:
+        if body := operation.get("requestBody", {}).get("content", {}).get("application/json"):
+            check(body["schema"], body["example"])
+        for parameter in operation.get("parameters", []):
+            assert "example" in parameter or parameter["in"] != "path", (operation["operationId"], parameter)
+            if "example" in parameter:
+                check(parameter["schema"], parameter["example"])
 
 
 def test_each_error_is_told_as_a_problem(operations: list[dict[str, Any]]) -> None:
