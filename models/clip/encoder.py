@@ -201,7 +201,7 @@ class OpenClipEncoder:
         if self.network.device.type != "cuda":
             return nullcontext()
         if not hasattr(self._threads, "stream"):
-            self._threads.stream = torch.cuda.Stream(self.network.device)  # type: ignore[no-untyped-call]
+            self._threads.stream = torch.cuda.Stream(self.network.device)
         return torch.cuda.stream(self._threads.stream)
 
 
