@@ -83,7 +83,7 @@ async function problem(response) {
 
 /** `#/options/learning_rate` -> `learning rate: `, `#/images/0` -> `picture 1: `; places nobody sees say nothing */
 function place(pointer) {
-  const seen = pointer.replace(/^#\//, "").replace(/^images\/(\d+)/, (_, index) => `picture ${Number(index) + 1}`);
+  const seen = pointer.replace(/^#\//, "").replace(/^images\/(\d+)(\/image)?/, (_, index) => `picture ${Number(index) + 1}`);
   const words = seen.split("/").filter((step) => step && !/^(options|\d+)$/.test(step));
   return words.length ? `${words.join(" ").replaceAll("_", " ")}: ` : "";
 }

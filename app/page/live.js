@@ -63,6 +63,7 @@ export class Live {
   }
 
   #say(status, attempt = 1) {
+    document.dispatchEvent(new Event("queue-moved"));
     this.state.textContent = STATES[status] + (status === "running" && attempt > 1 ? ", taken up again after a worker was lost" : "");
   }
 
@@ -91,6 +92,7 @@ export class Live {
 
   async #finish(job, stopped) {
     this.job = job;
+    document.dispatchEvent(new Event("queue-moved"));
     const shown = job.outputs.filter(({ kind }) => ["image", "contact_sheet", "video", "svg"].includes(kind));
     const figures = await Promise.all(shown.map((output) => this.#figure(output)));
     if (stopped.signal.aborted) return;

@@ -23,6 +23,7 @@ byId("key-form").addEventListener("submit", (event) => {
   byId("key-form").hidden = true;
   start();
 });
+document.addEventListener("queue-moved", showQueue);
 window.addEventListener("hashchange", open);
 start();
 watchQueue();
@@ -66,12 +67,14 @@ async function refreshModels() {
   }
 }
 
+async function showQueue() {
+  const said = await call("GET", "/v1/queue").catch(() => null), count = said?.workers.length;
+  byId("queue").textContent = said ? `${said.running} running, ${said.queued} waiting, ${count} ${count === 1 ? "worker" : "workers"}` : "";
+}
+
 async function watchQueue() {
   for (;;) {
-    if (!document.hidden) {
-      const said = await call("GET", "/v1/queue").catch(() => null);
-      byId("queue").textContent = said ? `${said.running} running, ${said.queued} waiting, ${said.workers.length} workers` : "";
-    }
+    if (!document.hidden) await showQueue();
     await new Promise((resolve) => setTimeout(resolve, QUEUE_MS));
   }
 }

@@ -103,7 +103,7 @@ async function add(path, files, refused) {
   } catch (error) {
     if (![413, 415, 422].includes(error.status)) throw error;
     if (files.length === 1) {
-      refused.push(`${files[0].name}: ${error.message}`);
+      refused.push(`${files[0].name}: ${error.message.replace(/^Picture 1: /, "")}`);
       return 0;
     }
   }
