@@ -29,6 +29,12 @@ def blocks(page: str, kind: str) -> list[str]:
     return re.findall(rf"^```{kind}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
+def put_photo(path: Path) -> None:
+    """A photo of a cat, there."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes((ROOT / "examples" / "cat.jpg").read_bytes())
+
+
 @pytest.fixture(scope="session")
 def ports() -> dict[int, int]:
     """A free port for each that is printed, but for the service's own."""
@@ -40,10 +46,12 @@ def ports() -> dict[int, int]:
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory, ports: dict[int, int]) -> Iterator[Service]:
-    """The API with its CLIP, a worker that draws, and a sender of webhooks that may call this machine."""
+    """The API with its CLIPs, a worker of each kind, and a sender of webhooks that may call this machine."""
     with tempfile.TemporaryDirectory(prefix="clipcanvas-") as folder:
         redis = RedisServer(Path(folder))
         redis.start()
+        photos = tmp_path_factory.mktemp("photos")
+        put_photo(photos / "2024" / "cat.jpg")
         service = Service(
             redis,
             tmp_path_factory.mktemp("service"),
@@ -51,10 +59,14 @@ def service(tmp_path_factory: pytest.TempPathFactory, ports: dict[int, int]) -> 
             CLIPCANVAS_WEBHOOK_PORTS=json.dumps([ports[9000], ports[9001]]),
             CLIPCANVAS_WEBHOOK_ALLOW_HTTP="1",
             CLIPCANVAS_WEBHOOK_ALLOW_PRIVATE="1",
+            CLIPCANVAS_CLIP_MODELS='["demo-photo", "demo-icons"]',
+            CLIPCANVAS_COMPAT='["immich"]',
+            CLIPCANVAS_INDEX_ROOTS=json.dumps({"photos": str(photos)}),
         )
         service.start("app")
         service.start("workers", "webhooks")
-        service.worker('["gradient", "vqgan_clip"]')
+        service.start("workers", "indexer")
+        service.worker('["gradient", "vqgan_clip", "pixels"]')
         service.wait_until(lambda: httpx.get(f"{service.url}/readyz").status_code == 200, 120)
         yield service
         service.stop()
@@ -92,6 +104,11 @@ class Shell:
             name = re.match(r"(?:#|//) (\S+)\n", program)
             assert name, f"a program without a name: {program}"
             (self.folder / name[1]).write_text(self.as_here(program))
+
+    def photos(self, *names: str) -> None:
+        """Photos in the folder."""
+        for name in names:
+            put_photo(self.folder / name)
 
     def run(self, command: str, program: str = "") -> str:
         """Run a command to its end; what it printed."""

@@ -1,14 +1,41 @@
 """The README's quick start works as it is printed."""
 
 import json
+import os
 import re
+import shlex
+import signal
+import socket
+import subprocess
+from pathlib import Path
 
+import httpx
 import pytest
 from PIL import Image
 
-from tests.recipes.conftest import Shell, blocks
+from tests.recipes.conftest import ROOT, Shell, blocks
 
 pytestmark = pytest.mark.timeout(900)
+
+
+def test_the_first_commands_run_the_service(tmp_path: Path) -> None:
+    [text] = [block for block in blocks("../README.md", "sh") if "make demo" in block]
+    demo, serve = (line.partition("#")[0].strip() for line in text.splitlines())
+    told = subprocess.run(shlex.split(demo), cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert told.returncode == 0, told
+    assert re.search(r"^ *cat +0\.[89]", told.stdout, re.MULTILINE)
+    with Image.open(ROOT / "data" / "demo" / "heart.png") as picture:
+        assert picture.size == (96, 96)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    options = f"SERVE=--port {port} --data {tmp_path}"
+    process = subprocess.Popen([*shlex.split(serve), options], cwd=ROOT, start_new_session=True)
+    try:
+        with httpx.Client(transport=httpx.HTTPTransport(retries=9)) as browser:
+            assert "Clipcanvas" in browser.get(f"http://127.0.0.1:{port}").text
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(90)
 
 
 def test_the_curl_commands_do_what_is_said_above_them(shell: Shell) -> None:
@@ -28,13 +55,15 @@ def test_the_curl_commands_do_what_is_said_above_them(shell: Shell) -> None:
         assert picture.format == "PNG"
 
 
-def test_the_command_line_and_the_python_program_work(shell: Shell) -> None:
+def test_the_command_line_and_the_python_programs_work(shell: Shell) -> None:
     [text] = [block for block in blocks("../README.md", "sh") if ".venv/bin/clipcanvas classify" in block]
     told = shell.run(text.replace(".venv/bin/", "").replace("FOLDER", "docs/gallery"))
     assert re.search(r"^cat +[01]\.\d{4}", told, re.MULTILINE)
     assert "0 failed" in told
-    [program] = blocks("../README.md", "python")
+    program, of_openai = blocks("../README.md", "python")
     (shell.folder / "heart.png").unlink()
     assert shell.run("python -", program).strip() == "cat"
+    picture_url = shell.run("python -", of_openai).strip()
+    assert httpx.get(picture_url).headers["content-type"] == "image/png"
     with Image.open(shell.folder / "heart.png") as picture:
         assert picture.size == (96, 96)
