@@ -6,14 +6,14 @@ import { byId, h } from "./dom.js";
 /** Show both under an answer.
  *
  * `request` is `{path, form}` with `form` a list of `[name, value]` (a File stands for itself), or `{path, json}`;
- * `python` is lines that use `client`. */
-export function showCode(id, request, python, then = "") {
+ * `python` is lines that use `client`; `before` and `then` are commands around the one of the request. */
+export function showCode(id, request, python, { before = "", then = "" } = {}) {
   byId(id).replaceChildren(
     h(
       "details",
       {},
       h("summary", { textContent: "The same from a shell or a program" }),
-      block("curl", curl(request) + (then ? `\n${then}` : "")),
+      block("curl", [before, curl(request), then].filter(Boolean).join("\n")),
       block("Python", program(python)),
     ),
   );
@@ -31,8 +31,9 @@ export function py(value) {
   return JSON.stringify(value);
 }
 
-function curl({ path, form, json }) {
-  const parts = [`curl ${location.origin}${path}`];
+/** A request as a command, as `showCode` takes it. */
+export function curl({ path, form, json, method }) {
+  const parts = [`curl ${method ? `-X ${method} ` : ""}${location.origin}${path}`];
   if (key.get()) parts.push('-H "Authorization: Bearer $CLIPCANVAS_API_KEY"');
   for (const [name, value] of form ?? []) {
     parts.push(value instanceof File ? `-F ${sh(`${name}=@"${value.name}"`)}` : `--form-string ${sh(`${name}=${value}`)}`);
@@ -43,7 +44,7 @@ function curl({ path, form, json }) {
 
 function program(lines) {
   const text = lines.join("\n");
-  const imports = ["from clipcanvas import Client"];
+  const imports = [`from clipcanvas import Client${text.includes("NewImage(") ? ", NewImage" : ""}`];
   if (text.includes("Path(")) imports.unshift("from pathlib import Path\n");
   if (key.get()) imports.unshift("import os");
   const arguments_ = key.get() ? ', os.environ["CLIPCANVAS_API_KEY"]' : "";

@@ -1,7 +1,7 @@
 // Search: the pictures of a collection, by what they show; and how pictures get into one.
 
 import { call, fetched } from "./api.js";
-import { py, showCode } from "./code.js";
+import { curl, py, showCode } from "./code.js";
 import { byId, choose, complain, h, onSubmit } from "./dom.js";
 import { clear, filesOf } from "./pictures.js";
 
@@ -88,6 +88,7 @@ async function fill() {
     bar.value = 0;
   }
   clear("fill-pictures");
+  showFill(name, path, files.filter((file) => !refused.some((said) => said.startsWith(`${file.name}: `))).slice(0, AT_ONCE));
   place.replaceChildren(
     h("span", { textContent: `${added} of ${files.length} pictures were added to ${name}.` }),
     ...refused.map((said) => h("p", { className: "problem", textContent: said })),
@@ -95,9 +96,20 @@ async function fill() {
   await refreshCollections(name);
 }
 
+function showFill(name, path, files) {
+  if (!files.length) return;
+  const added = files.map((file) => `NewImage(${py(file)}, id=${py(file.name)})`).join(", ");
+  showCode(
+    "fill-code",
+    { path: `${path}/images`, form: fieldsOf(files) },
+    [`collection = client.collection(${py(name)})`, "collection.create(thumbnails=True)", `collection.add([${added}])`],
+    { before: curl({ path, json: { thumbnails: true }, method: "PUT" }) },
+  );
+}
+
 /** Adds pictures together; one by one if the service refuses some, so that the others are kept. */
 async function add(path, files, refused) {
-  const form = formOf(files.flatMap((file) => [["image", file], ["id", file.name]]));
+  const form = formOf(fieldsOf(files));
   try {
     return (await call("POST", `${path}/images`, form)).data.length;
   } catch (error) {
@@ -111,6 +123,8 @@ async function add(path, files, refused) {
   for (const file of files) added += await add(path, [file], refused);
   return added;
 }
+
+const fieldsOf = (files) => files.flatMap((file) => [["image", file], ["id", file.name]]);
 
 function formOf(fields) {
   const form = new FormData();

@@ -99,11 +99,11 @@ def test_the_code_beside_the_answer_gives_the_same_answer(visit: Visit) -> None:
     assert ran([sys.executable, "-c", program]) == "a cat's face\n"
 
 
-def ran(command: list[str]) -> str:
+def ran(command: list[str], folder: Path = CAT.parent) -> str:
     root = str(Path(__file__).parents[2])
     done = subprocess.run(
         command,
-        cwd=CAT.parent,
+        cwd=folder,
         env={**os.environ, "PYTHONPATH": root},
         capture_output=True,
         text=True,

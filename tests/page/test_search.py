@@ -16,7 +16,8 @@ pytestmark = pytest.mark.timeout(180)
 @pytest.fixture
 def pictures(tmp_path: Path) -> list[Path]:
     """Three that can be read, and one that cannot."""
-    files = [CAT]
+    files = [tmp_path / "cat.jpg"]
+    files[0].write_bytes(CAT.read_bytes())
     for name in ("rocket", "coffee"):
         files.append(tmp_path / f"{name}.jpg")
         Image.fromarray(getattr(skimage.data, name)()).save(files[-1])
@@ -25,7 +26,7 @@ def pictures(tmp_path: Path) -> list[Path]:
     return files
 
 
-def test_pictures_are_added_and_found(visit: Visit, pictures: list[Path]) -> None:
+def test_pictures_are_added_and_found(visit: Visit, pictures: list[Path], tmp_path: Path) -> None:
     page = visit.open("search")
     page.locator("#search-answer p").wait_for()  # there is no collection yet
     page.fill("#fill-name", "things")
@@ -37,6 +38,12 @@ def test_pictures_are_added_and_found(visit: Visit, pictures: list[Path]) -> Non
     assert "broken.jpg: not a picture of a known format" in said
     visit.errors.clear()  # the browser writes refused requests into its console
 
+    page.locator("#fill-code summary").click()
+    curl, program = page.locator("#fill-code pre").all_inner_texts()
+    assert '"id":"coffee.jpg","created":false' in ran(["bash", "-c", curl], tmp_path)
+    ran([sys.executable, "-c", program], tmp_path)
+    page.locator("#fill-code summary").click()
+
     page.fill("#query", "a rocket")
     page.get_by_role("button", name="Search", exact=True).click()
     page.locator("#search-answer img").nth(2).wait_for()
@@ -45,7 +52,7 @@ def test_pictures_are_added_and_found(visit: Visit, pictures: list[Path]) -> Non
     visit.shoot("search")
     page.set_viewport_size(PHONE)
     visit.shoot("search-phone")
-    page.get_by_text("The same from a shell or a program").click()
+    page.locator("#search-code summary").click()
     curl, program = page.locator("#search-code pre").all_inner_texts()
     assert '"data":[{"id":"rocket.jpg"' in ran(["bash", "-c", curl])
     assert ran([sys.executable, "-c", program]).startswith("rocket.jpg ")
