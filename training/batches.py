@@ -44,9 +44,10 @@ class Album:
         self.weights = torch.tensor([float(sets[file].chosen.weight) for file, _ in self._places])
 
     @classmethod
-    def open(cls, folder: Path) -> "Album":
-        """The pictures of a folder that `training.pictures` filled."""
-        return cls(pictures.training(folder))
+    def open(cls, folder: Path, vendors: list[str] | None = None) -> "Album":
+        """The pictures of a folder that `training.pictures` filled, of all vendors or some."""
+        found = pictures.training(folder)
+        return cls([one for one in found if vendors is None or one.chosen.name in vendors])
 
     def draw(self, count: int, rng: torch.Generator) -> list[int]:
         """Numbers of pictures, some perhaps more than once."""

@@ -28,6 +28,7 @@ from rich.progress import track
 
 from models import clip as clips
 from models import vqgan as vqgans
+from models.checkpoints import load_tensors
 from models.clip import ClipEncoder, Embeddings
 from models.clip.cards import find_card
 from models.clip.encoder import pick_device
@@ -58,6 +59,7 @@ def main() -> None:
     )
     parser.add_argument("--templates", nargs="+", help="such as 'a photo of a {label}'; default: the card's")
     parser.add_argument("--vqgan", default="demo", help="its card")
+    parser.add_argument("--tensors", type=Path, help="a file in place of that of the VQGAN's card")
     parser.add_argument(
         "--size", type=int, default=96, help="pixels of reconstructions; default: %(default)s"
     )
@@ -65,7 +67,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     chosen = parser.parse_args()
     if chosen.measure == "reconstruction":
-        vqgan = vqgans.load(chosen.vqgan, chosen.weights, str(pick_device(chosen.device)))
+        vqgan = load_vqgan(chosen.vqgan, chosen.weights, chosen.tensors).to(pick_device(chosen.device))
         print(table(reconstruction(vqgan, opened(files(chosen.folder)), chosen.size)))
         return
     clip = clips.load(chosen.clip, chosen.weights, chosen.device)
@@ -78,7 +80,7 @@ def main() -> None:
         case "r-precision":
             print(table(r_precision(clip, files(chosen.folder), templates)))
         case "demo":
-            vqgan = vqgans.load(chosen.vqgan, chosen.weights, str(pick_device(chosen.device)))
+            vqgan = load_vqgan(chosen.vqgan, chosen.weights, chosen.tensors).to(pick_device(chosen.device))
             print(table([*held_out.of_clip(clip, chosen.folder), *held_out.of_vqgan(vqgan, chosen.folder)]))
 
 
@@ -139,6 +141,16 @@ def reconstruction(vqgan: Vqgan, images: Iterable[Image.Image], size: int) -> li
         ("codes used", f"{used} of {len(vqgan.codebook)}"),
         ("perplexity of the codes", f"{perplexity(np.concatenate(codes)):.1f}"),
     ]
+
+
+def load_vqgan(name: str, weights: Path, tensors: Path | None = None) -> Vqgan:
+    """A card's VQGAN, with the tensors of another file if one is named."""
+    if tensors is None:
+        return vqgans.load(name, weights)
+    card = vqgans.read_card(name)
+    vqgan = Vqgan(card.config, card.kind, card.channels_per_group)
+    vqgan.read(load_tensors(tensors))
+    return vqgan
 
 
 def embeddings(clip: ClipEncoder, images: Iterable[Image.Image]) -> Embeddings:

@@ -15,12 +15,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models import clip as clips
-from models import vqgan as vqgans
 from models.networks import WEIGHTS
 from models.prior import Prior
 from models.vqgan.network import Vqgan
 from training import loop
 from training.batches import COLORS, Album, color_names, hues_turned, over
+from training.evaluate import load_vqgan
 
 FILE = "model.safetensors"
 VENDORS = ("noto", "noto-v1", "twemoji", "emojione", "fluent-emoji", "fluent-emoji-flat")
@@ -45,11 +45,12 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="a folder with weights to begin with")
     parser.add_argument("--rate", type=float, default=1e-3, help="of learning; default: %(default)s")
     parser.add_argument("--vqgan", default="demo", help="its card")
+    parser.add_argument("--tensors", type=Path, help="a file in place of that of the VQGAN's card")
     parser.add_argument("--clip", default="demo-icons", help="the CLIP of the texts: the first guide's card")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder of the cards' weights")
     chosen = parser.parse_args()
     rng = loop.prepare(chosen.seed)
-    vqgan = vqgans.load(chosen.vqgan, chosen.weights, chosen.device)
+    vqgan = load_vqgan(chosen.vqgan, chosen.weights, chosen.tensors).to(chosen.device)
     clip = clips.load(chosen.clip, chosen.weights, chosen.device)
     kept = chosen.folder / "pairs.pt"
     if not kept.exists():

@@ -24,7 +24,8 @@ from training import loop, trunk
 from training.batches import Album, hues_turned, moved, over
 
 WEIGHTS = "model.safetensors"
-_ADVERSARIAL, _PERCEPTUAL, _CHROMA, _COMMITMENT = 0.2, 0.6, 2.0, 0.65  # weights of losses
+_ADVERSARIAL, _PERCEPTUAL, _CHROMA, _COMMITMENT = 0.08, 0.6, 2.0, 0.65  # weights of losses
+_HEAD_START = 0.1  # of the steps that the discriminator learns alone: untaught, it is fooled by bad pictures
 _CODEBOOK = "module.quantize.embedding.weight"
 _BANK = 40  # steps of latents from which the codebook is made
 
@@ -147,7 +148,11 @@ class Trainer:
                 average.module.load_state_dict(self.network.state_dict())
             images = draw().to(self.device, memory_format=torch.channels_last)
             losses, latents = self._losses(
-                images, keep_codes, has_codes or step >= begin, run.share >= gan_from
+                images,
+                keep_codes=keep_codes,
+                quantized=has_codes or step >= begin,
+                judged=run.share >= gan_from,
+                fooling=run.share >= gan_from + _HEAD_START,
             )
             torch.nn.utils.clip_grad_norm_([weight for group in groups for weight in group["params"]], 1.0)
             optimizer.step()
@@ -162,7 +167,7 @@ class Trainer:
         )
 
     def _losses(
-        self, images: Tensor, keep_codes: bool, quantized: bool, adversarial: bool
+        self, images: Tensor, *, keep_codes: bool, quantized: bool, judged: bool, fooling: bool
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Gradients of a batch into all that learns; the losses, and the encoder's latents."""
         for part in (self.network, self.colors, self.discriminator):
@@ -178,10 +183,11 @@ class Trainer:
         seen = made.detach().requires_grad_()
         losses = self._reconstruction(seen, images)
         (slope,) = torch.autograd.grad(torch.stack(list(losses.values())).sum(), seen)
-        if adversarial:
+        if judged:
             losses["fooled"], losses["critic"], push = self._adversarial(seen, images)
-            # the weight of Esser et al., equation 7, with gradients at the picture in place of the last layer
-            slope = slope + _ADVERSARIAL * slope.norm() / push.norm().clamp(min=1e-8) * push
+            if fooling:
+                # Esser et al., equation 7, with gradients at the picture in place of the last layer
+                slope = slope + _ADVERSARIAL * slope.norm() / push.norm().clamp(min=1e-8) * push
         quarters = F.pixel_unshuffle(F.avg_pool2d(images, self.network.factor // 2), 2)
         losses["colors"] = (self.colors(chosen) - quarters).pow(2).mean()
         losses["codes"] = codes
