@@ -21,12 +21,11 @@ from models.checkpoints import (
     WeightsCorrupt,
     WeightsMissing,
     WeightsUnusable,
-    convert,
     load_tensors,
-    main,
     save_tensors,
     sha256_of,
 )
+from models.conversion import convert, main
 
 VQGAN = {
     "encoder.conv_in.weight": torch.arange(12.0).view(2, 6),
@@ -109,7 +108,7 @@ def test_it_converts_where_lightning_was_never_installed(
     # a process that cannot import the packages whose classes are named
     program = (
         "import sys; sys.modules['pytorch_lightning'] = None\n"
-        "from models.checkpoints import main; sys.exit(main())"
+        "from models.conversion import main; sys.exit(main())"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "last.ckpt"), str(tmp_path / "out.safetensors")]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -209,7 +208,7 @@ def test_the_command_says_what_is_wrong_and_returns_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(tmp_path / "absent.ckpt"), str(tmp_path / "out.safetensors")]) == 1
-    assert "absent.ckpt is not there" in capsys.readouterr().err
+    assert "absent.ckpt is not there" in capsys.readouterr().out
 
 
 def test_a_file_that_cannot_be_written_whole_is_not_there_and_the_old_one_stays(tmp_path: Path) -> None:
