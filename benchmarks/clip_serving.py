@@ -201,7 +201,7 @@ def soak(folder: Path, model: str, dtype: str, callers: Callers, seconds: float)
 def naive(folder: Path, model: str) -> Iterator[Server]:
     """`naive_clip`, running."""
     port = free_port()
-    place = find_card(model, WEIGHTS).local_folder(WEIGHTS)
+    place = find_card(model, WEIGHTS).folder(WEIGHTS)
     command = [sys.executable, "-m", "benchmarks.naive_clip", str(place), str(port)]
     with start(command, folder / "naive.log", port, {}, "/health") as running:
         yield running

@@ -206,7 +206,7 @@ class _Given:
 
 
 def _clip(name: str) -> tuple[Any, Any]:
-    source = f"local-dir:{find_card(name).local_folder(WEIGHTS)}"
+    source = f"local-dir:{find_card(name).folder(WEIGHTS)}"
     clip, _ = open_clip.create_model_from_pretrained(source)
     return clip.eval().requires_grad_(False), open_clip.get_tokenizer(source)
 

@@ -110,7 +110,7 @@ def measure_guide(card: cards.ClipCard, dtype: torch.dtype | None = None) -> tup
         source, _, tag = card.place.partition("/")
         quick = get_pretrained_cfg(source, tag).get("quick_gelu", False)
     else:
-        source = f"local-dir:{card.local_folder(WEIGHTS)}"
+        source = f"local-dir:{card.folder(WEIGHTS)}"
     with torch.device("meta"):
         network = open_clip.create_model(source, load_weights=False, force_quick_gelu=quick, device="meta")
     network.eval().requires_grad_(False)
@@ -190,7 +190,8 @@ def drawings(device: str) -> None:
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
                 tensors = process.submit(measure_drawing, request, device, frugal).result()
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-                taken = process.submit(measure_process, request, device, frugal).result()
+                names = NetworkNames(device=device)
+                taken = process.submit(measure_process, request, names, frugal).result()
             print(
                 f"| {said} | {'frugal' if frugal else 'usual'} | {tensors / MB:.0f} | {taken / MB:.0f} "
                 f"| {told / MB:.0f} | {told / taken:.2f} |",
@@ -223,12 +224,12 @@ def measure_drawing(request: GenerationRequest, device: str, frugal: bool) -> in
     return live.peak
 
 
-def measure_process(request: GenerationRequest, device: str, frugal: bool) -> int:
+def measure_process(request: GenerationRequest, names: NetworkNames, frugal: bool) -> int:
     """The most bytes that this process had of the device in a drawing; of a GPU without its context."""
-    generator = find(request.generator).load(Networks(NetworkNames(device=device)))
+    generator = find(request.generator).load(Networks(names))
     _draw(generator, request, frugal)
-    if device != "cpu":
-        return torch.cuda.max_memory_reserved(device)
+    if names.device != "cpu":
+        return torch.cuda.max_memory_reserved(names.device)
     # KiB, except on macOS
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 

@@ -6,8 +6,18 @@ from typing import Annotated
 
 import typer
 
-from clipcanvas import cli_clip, cli_collections, cli_draw, cli_index, cli_jobs, cli_moving, cli_top, terminal
-from clipcanvas.terminal import DEFAULT_URL, ApiKey, AsJson, Url
+from clipcanvas import (
+    cli_clip,
+    cli_collections,
+    cli_draw,
+    cli_index,
+    cli_jobs,
+    cli_models,
+    cli_moving,
+    cli_top,
+    terminal,
+)
+from clipcanvas.terminal import DEFAULT_URL, AsJson, Url
 
 app = typer.Typer(
     help="Look at pictures with CLIP, draw them with VQGAN+CLIP: run the service, or use one that runs.",
@@ -24,11 +34,12 @@ def main() -> None:
     try:
         app()
     except Exception as error:
+        from clipcanvas.catalog import CatalogError
         from clipcanvas.children import GaveUp
         from clipcanvas.errors import ClipcanvasError
         from clipcanvas.launcher import StartRefused
 
-        if not isinstance(error, ClipcanvasError | StartRefused | GaveUp | OSError):
+        if not isinstance(error, ClipcanvasError | CatalogError | StartRefused | GaveUp | OSError):
             raise  # ours to mend: the traceback says where
         sys.exit(terminal.explain(error))
 
@@ -99,41 +110,7 @@ cli_collections.collections.command()(cli_moving.reindex)
 app.command()(cli_draw.draw)
 app.add_typer(cli_jobs.jobs, name="jobs")
 app.command()(cli_top.top)
-
-
-@app.command()
-def models(url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False) -> None:
-    """List the CLIP models and the generators.
-
-    \b
-    Examples:
-      clipcanvas models
-      clipcanvas models --json
-    """
-    with terminal.connect(url, api_key) as client:
-        cards, generators = client.models(), client.generators()
-    if as_json:
-        terminal.print_json(
-            {
-                "models": [card.model_dump(mode="json") for card in cards],
-                "generators": [card.model_dump(mode="json") for card in generators],
-            }
-        )
-        return
-    terminal.print_table(
-        ["model", "embedding", "image", "context", "license", "loaded"],
-        [
-            (card.id, card.embedding_dim, card.image_size, card.context_length, card.license, card.loaded)
-            for card in cards
-        ],
-        title="CLIP models (--model)",
-    )
-    print()
-    terminal.print_table(
-        ["generator", "description"],
-        [(card.name, card.description) for card in generators],
-        title="Generators (--generator)",
-    )
+app.add_typer(cli_models.models, name="models")
 
 
 @app.command()

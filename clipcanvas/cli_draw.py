@@ -31,7 +31,7 @@ def draw(
         typer.Option(metavar="NUMBER|WORD", help="The same seed draws the same picture."),
     ] = None,
     generator: Annotated[
-        str | None, typer.Option(metavar="NAME", help="How to draw; see `clipcanvas models`.")
+        str | None, typer.Option(metavar="NAME", help="How to draw; see `clipcanvas models served`.")
     ] = None,
     num_images: Annotated[int | None, typer.Option("--num-images", "-n", min=1, help="How many.")] = None,
     quality: Annotated[

@@ -24,25 +24,23 @@ PROBE_S = 120.0  # importing torch on a busy machine
 _WEIGHTS_PROBE = """
 import json
 from app.settings import ApiSettings
-from models import checkpoints, vqgan
-from models.clip.cards import find_card
+from models.catalog import find
+from models.checkpoints import WeightsError, sha256_of, verify
 settings = ApiSettings()
-files, elsewhere, wrong = [], [], []
-for name in {*settings.clip_models, *settings.guides, *filter(None, [settings.judge])}:
-    card = find_card(name, settings.weights)
-    folder = card.local_folder(settings.weights)
-    if folder is None:
-        elsewhere.append(f"{name} ({card.source})")
-    else:
-        files += [(folder / file, digest) for file, digest in card.files.items()]
-card = vqgan.read_card(settings.vqgan)
-files += [(settings.weights / part.file, part.sha256) for part in (card.weights, card.prior) if part]
-for path, digest in files:
-    try:
-        checkpoints.verify(path, digest or checkpoints.sha256_of(path))
-    except checkpoints.WeightsError as error:
-        wrong.append(str(error))
-print(json.dumps({"files": len(files), "elsewhere": elsewhere, "wrong": wrong}))
+chosen = {*settings.clip_models, *settings.guides, *filter(None, [settings.judge]), settings.vqgan}
+count, absent, wrong = 0, [], []
+for name in chosen:
+    entry = find(name, settings.weights)
+    if not entry.is_here:
+        absent.append(name)
+        continue
+    for path, digest in entry.files.items():
+        count += 1
+        try:
+            verify(path, digest or sha256_of(path))
+        except WeightsError as error:
+            wrong.append(str(error))
+print(json.dumps({"files": count, "absent": sorted(absent), "folder": str(settings.weights), "wrong": wrong}))
 """
 _GPU_PROBE = """
 import json, torch
@@ -121,15 +119,14 @@ def _weights() -> Finding:
     if answer is None:
         return Finding("weights", "missing", error, "mend the packages or the settings (CLIPCANVAS_*) first")
     if answer["wrong"]:
-        mend = "fetch the file again (`git checkout -- models/weights`), or set CLIPCANVAS_WEIGHTS"
-        return Finding("weights", "missing", "; ".join(answer["wrong"]), mend)
-    if answer["elsewhere"]:
-        return Finding(
-            "weights",
-            "note",
-            f"fetched at first use: {', '.join(answer['elsewhere'])}",
-            "nothing, if this machine reaches the model hub",
+        mend = (
+            "delete the file and fetch it again: `clipcanvas models pull`, or `git checkout` for a demo model"
         )
+        return Finding("weights", "missing", "; ".join(answer["wrong"]), mend)
+    if answer["absent"]:
+        names = " ".join(answer["absent"])
+        mend = f"`clipcanvas models pull {names}`, or set CLIPCANVAS_WEIGHTS to where they are"
+        return Finding("weights", "missing", f"not in {answer['folder']}: {names}", mend)
     return Finding("weights", "ok", f"{answer['files']} files, each with its SHA-256")
 
 

@@ -10,10 +10,9 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn
 
 from clipcanvas.results import Event, Job
+from clipcanvas.terminal import LINE_EVERY_S
 from clipcanvas.terminal_pictures import picture
 from clipcanvas.terminal_query import TerminalQuery
-
-LINE_EVERY_S = 5.0
 
 
 class ProgressDisplay:

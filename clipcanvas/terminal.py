@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,10 +25,13 @@ NOT_SERVED = 5
 TIMED_OUT = 6
 INTERRUPTED = 130
 
+LINE_EVERY_S = 5.0  # of progress, where it is not a terminal that shows it
+
 EXIT_CODES = (
     "Exit codes: 0 done; 1 the job failed, was canceled or expired, a file could not be written, or doctor "
-    "found something missing; 2 wrong usage; 3 the service does not answer; 4 the service refused; "
-    "5 the service could not be started or kept running; 6 waited too long; 130 interrupted."
+    "or verify found something missing; 2 wrong usage; 3 the service, or a server of weights, does not "
+    "answer; 4 the service refused, or a file of weights was refused; 5 the service could not be started or "
+    "kept running; 6 waited too long; 130 interrupted."
 )
 
 Url = Annotated[
@@ -41,7 +45,7 @@ ApiKey = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 Model = Annotated[
-    str | None, typer.Option("--model", metavar="NAME", help="CLIP to use; see `clipcanvas models`.")
+    str | None, typer.Option("--model", metavar="NAME", help="CLIP to use; see `clipcanvas models served`.")
 ]
 TopK = Annotated[
     int | None, typer.Option("--top-k", min=1, help="How many of the best to print; without, all.")
@@ -127,6 +131,52 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda done: bar.update(task, completed=done)
 
 
+@contextlib.contextmanager
+def bytes_bar(what: str) -> Iterator[Callable[[str, int, int | None], None]]:
+    """A bar of bytes on standard error, or a line now and then if that is no terminal.
+
+    Tell it what is done, how many bytes of it are, and of how many, if that is known.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import TransferSpeedColumn as Speed
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        Speed(),
+        TimeRemainingColumn(),
+    )
+    said_s = 0.0
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task, stage = bar.add_task(what, total=None), ""
+
+        def tell(doing: str, done: int, total: int | None) -> None:
+            nonlocal said_s, stage, task
+            if doing != stage:  # else the speed of one would count for the other
+                stage = doing
+                bar.remove_task(task)
+                task = bar.add_task(f"{what} {doing}", total=total)
+            bar.update(task, completed=done, total=total)
+            now = time.monotonic()
+            if not console.is_terminal and now > said_s + LINE_EVERY_S:
+                said_s = now
+                of = f" of {bytes_text(total)}" if total else ""
+                note(f"{what} {doing} {bytes_text(done)}{of}")
+
+        yield tell
+
+
+def bytes_text(count: int) -> str:
+    """A number of bytes for people: `1.7 GB`."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}" if count < 10 * size else f"{count / size:.0f} {unit}"
+    return f"{count} B"
+
+
 def note(message: str) -> None:
     """Print a line for the person, on standard error."""
     print(message, file=sys.stderr)
@@ -134,6 +184,7 @@ def note(message: str) -> None:
 
 def explain(error: Exception) -> int:
     """Print an error in one line, with what to do about it, and return the exit code."""
+    from clipcanvas.catalog import CatalogError
     from clipcanvas.errors import ApiError, JobUnsuccessful, Unreachable, WaitTimeout
 
     note(f"error: {error}")
@@ -148,6 +199,10 @@ def explain(error: Exception) -> int:
         if error.request_id:
             note(f"  request {error.request_id}")
         return REFUSED
+    if isinstance(error, CatalogError):
+        return {"usage": USAGE, "unreachable": UNREACHABLE, "refused": REFUSED}.get(
+            error.problem, UNSUCCESSFUL
+        )
     if isinstance(error, WaitTimeout):
         return TIMED_OUT
     return UNSUCCESSFUL if isinstance(error, JobUnsuccessful | OSError) else NOT_SERVED

@@ -1,4 +1,4 @@
-"""Write the pages that state facts of the code: `cli.md` from --help, `settings.md` from the settings.
+"""Write what states facts of the code: `cli.md` from --help, `settings.md`, and the tables of `models.md`.
 
 `python docs/generate.py` writes them; with --check it only says whether they are up to date.
 """
@@ -6,7 +6,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,19 @@ sys.path.insert(0, str(ROOT))
 from app.settings import ApiSettings  # noqa: E402 - importable from any folder only now
 from clipcanvas.cli import app  # noqa: E402
 from jobs.settings import JobSettings  # noqa: E402
+from models.catalog import entries  # noqa: E402
 from workers.settings import WorkerSettings  # noqa: E402
 
+CATALOG = ("<!-- catalog: written by docs/generate.py -->", "<!-- /catalog -->")
+COLUMNS = {
+    "clip": {
+        "source": "source",
+        "dimension": "embedding_dim",
+        "pixels": "image_size",
+        "tokens": "context_length",
+    },
+    "vqgan": {"codes": "codes", "pixels of a code": "pixels_per_code", "quantizer": "quantizer"},
+}
 GENERATED = "<!-- Written by docs/generate.py: edit the code, not this page. -->"
 
 
@@ -33,7 +44,8 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing, fail if a page is out of date")
     check = parser.parse_args().check
     stale = 0
-    for path, text in ((DOCS / "cli.md", cli_page()), (DOCS / "settings.md", settings_page())):
+    pages = {"cli.md": cli_page(), "settings.md": settings_page(), "models.md": models_page()}
+    for path, text in ((DOCS / name, text) for name, text in pages.items()):
         if path.exists() and path.read_text() == text:
             continue
         if check:
@@ -80,6 +92,46 @@ def settings_page() -> str:
             "\n".join([f"## {title}\n", "| Variable | Default | Meaning |", "| --- | --- | --- |", *rows])
         )
     return "\n\n".join(parts) + "\n"
+
+
+def models_page() -> str:
+    """The page as it is, with the tables of the catalog."""
+    before, rest = (DOCS / "models.md").read_text().split(CATALOG[0])
+    after = rest.split(CATALOG[1])[1]
+    catalog = [entry.describe() for entry in entries(DOCS / "no-weights")]
+    tables = [
+        _table(
+            ("card", *columns, "download", "SHA-256", "memory", "license"),
+            [
+                (f"`{item['name']}`", *(item[key] for key in columns.values()), *_weights(item))
+                for item in catalog
+                if item["kind"] == kind and not item["name"].startswith("demo")
+            ],
+        )
+        for kind, columns in COLUMNS.items()
+    ]
+    return f"{before}{CATALOG[0]}\n\n{tables[0]}\n\n{tables[1]}\n\n{CATALOG[1]}{after}"
+
+
+def _weights(item: dict[str, Any]) -> tuple[str, str, str, str]:
+    """What is to be known of the first place that has a model's weights."""
+    memory, license = f"{item['memory'] / 1e9:.1f} GB", item["license"]
+    if not item["downloads"]:
+        return "no place is known", "", memory, license
+    first = item["downloads"][0]
+    mib = first["mib"] or round(item["weight_bytes"] / 2**20)
+    on_the_hub = first["place"].startswith("hf-hub:")
+    known = "in the card" if first["sha256"] else "told by the hub" if on_the_hub else "not published"
+    where = "hub" if on_the_hub else first["place"].split("/")[2]
+    return f"{mib:,} MiB, {where}", known, memory, license
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    cells = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(
+        f"| {' | '.join(f'{cell:,}' if isinstance(cell, int) else str(cell) for cell in row)} |"
+        for row in cells
+    )
 
 
 def _commands(group: Any, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

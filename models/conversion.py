@@ -179,7 +179,9 @@ def _state_dict(source: Path) -> "dict[str, Tensor]":
             # torch's own message goes on to advise loading it without care
             if named := re.search(r"GLOBAL (\S+)", str(error)):
                 raise UnsafeCheckpoint(f"{source} names what is not on the list: {named[1]}") from error
-            raise WeightsUnusable(f"{source} cannot be read as a checkpoint: {error}") from error
+            why = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
+            said = why[1] if why else "its pickle is damaged"
+            raise WeightsUnusable(f"{source} cannot be read as a checkpoint: {said}") from error
         except Exception as error:
             raise WeightsUnusable(f"{source} cannot be read as a checkpoint: {error}") from error
     state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else {}

@@ -53,7 +53,7 @@ def predict(request: GenerationRequest, names: "NetworkNames", *, frugal: bool) 
         per_pixel = profile.frugal_bytes_per_pixel
     step = pixels * per_pixel
     guides = [guide_memory(find_card(name, names.weights), names.weights) for name in names.clips]
-    vqgan = read_card(names.vqgan).config
+    vqgan = read_card(names.vqgan, names.weights).config
     share = 1.0 if names.dtype == "fp32" else _HALF
     weights = vqgan_weights(vqgan) + share * sum(weight for weight, _, _ in guides)
     if names.judge is not None:
@@ -202,9 +202,8 @@ def _vit_view(depth: int, width: int, tokens: int) -> int:
 
 def _read_config(card: ClipCard, weights: Path) -> Mapping[str, Any]:
     """What open_clip builds a CLIP by; empty: it cannot be known before the CLIP is fetched."""
-    folder = card.local_folder(weights)
-    if folder is not None:
-        config = _read_json(folder / CONFIG).get("model_cfg")
+    if card.is_here(weights) or card.scheme == "local-dir":
+        config = _read_json(card.folder(weights) / CONFIG).get("model_cfg")
         return config if isinstance(config, dict) else {}
     package = importlib.util.find_spec("open_clip")  # found, not imported: that would take torch
     if card.scheme != "open_clip" or package is None or package.origin is None:

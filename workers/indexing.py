@@ -24,7 +24,9 @@ from jobs.record import Job, Output, Progress
 from jobs.stores import KeyMissing, Store
 from jobs.thumbnails import thumbnail_key, thumbnail_of
 from jobs.vectors import VectorSets, VectorsFull, VectorsUnavailable, VectorsUnsupported
+from models.checkpoints import WeightsMissing
 from models.clip import ClipEncoder, Pixels, UnknownClip
+from models.downloads import how_to_fetch
 from models.machine import cores
 from workers.rhythm import Pace, Rate, Report, Rhythm, Signals
 from workers.settings import WorkerSettings
@@ -88,7 +90,11 @@ class Indexing:
                 raise CannotIndex("model_not_found", f"the worker has no model {collection.model}") from error
             except (OSError, RuntimeError, ValueError) as error:
                 log.exception("model failed to load", model=collection.model)
-                raise CannotIndex("model_unavailable", f"{collection.model} could not be loaded") from error
+                missing = isinstance(error, WeightsMissing)
+                remedy = f": {how_to_fetch(collection.model)}" if missing else ""
+                raise CannotIndex(
+                    "model_unavailable", f"{collection.model} could not be loaded{remedy}"
+                ) from error
         encoder = self._clip[1]
         if encoder.dimension != collection.dimension:
             raise CannotIndex(

@@ -1,18 +1,23 @@
-"""The cards of the CLIP models: what each is, where its weights lie, their SHA-256, licence and templates.
+"""The cards of the CLIP models: what each is, where its weights come from, licence and templates.
 
-`cards/<name>.toml` is the model `<name>`. Reading cards needs no torch.
+`cards/<name>.toml` is the model `<name>`; one of your own is `<name>/clip.toml` in the folder of the weights.
+Reading cards needs no torch.
 """
 
 import json
 import tomllib
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from models.clip import UnknownClip
+from models.downloads import Download, folder_of, is_model_name
 
 CARDS = Path(__file__).parent / "cards"
+OWN_CARD = "clip.toml"
 CONFIG = "open_clip_config.json"
+CLIP_FILE = "open_clip_model.safetensors"
 SCHEMES = ("local-dir", "hf-hub", "open_clip")
 DEFAULT_TEMPLATES = ("a photo of a {label}.",)
 
@@ -24,6 +29,7 @@ class ClipCard:
     name: str
     source: str
     """`local-dir:FOLDER` (relative to the weights), `hf-hub:ORG/NAME` or `open_clip:ARCHITECTURE/TAG`."""
+    downloads: tuple[Download, ...] = ()  # the first that answers; none: open_clip's own
     description: str = ""
     license: str = "unknown"  # an SPDX expression
     attributions: tuple[str, ...] = ()  # what the licences of its parts and training data ask to be said
@@ -46,23 +52,23 @@ class ClipCard:
         """The source without its scheme."""
         return self.source.partition(":")[2]
 
-    def local_folder(self, weights: Path) -> Path | None:
-        """Where it lies on this machine; none: open_clip fetches it, or has it in its cache.
-
-        A folder named after the card is taken in place of what the card would fetch.
+    def folder(self, weights: Path) -> Path:
+        """Where its files lie on this machine, or will when they were fetched.
 
         Args:
             weights: where relative folders start.
         """
-        if self.scheme == "local-dir":
-            return weights / self.place
-        copy = weights / self.name
-        return copy if (copy / CONFIG).is_file() else None
+        return weights / (self.place if self.scheme == "local-dir" else folder_of(self.name))
+
+    def is_here(self, weights: Path) -> bool:
+        """Whether it can be loaded: its configuration is the last thing that fetching puts there."""
+        return (self.folder(weights) / CONFIG).is_file()
 
 
-def available() -> list[str]:
-    """The names that have a card."""
-    return sorted(path.stem for path in CARDS.glob("*.toml"))
+def available(weights: Path | None = None) -> list[str]:
+    """The names that have a card; with those of your own among the weights."""
+    own = [] if weights is None else [path.parent.name for path in weights.glob(f"*/{OWN_CARD}")]
+    return sorted({*(path.stem for path in CARDS.glob("*.toml")), *own})
 
 
 def find_card(name: str, weights: Path | None = None) -> ClipCard:
@@ -72,23 +78,33 @@ def find_card(name: str, weights: Path | None = None) -> ClipCard:
     model's own configuration is known of them.
 
     Args:
-        weights: where a relative `local-dir:` without a card starts; needed to read its configuration only.
+        weights: where cards of your own lie, and a relative `local-dir:` without a card starts.
 
     Raises:
         UnknownClip: no card has that name and it is not a source either.
     """
-    if name in available():
-        with (CARDS / f"{name}.toml").open("rb") as file:
-            return _card(name, tomllib.load(file))
+    folder = weights or Path()
+    for path in (CARDS / f"{name}.toml", folder / name / OWN_CARD):
+        if is_model_name(name) and path.is_file():
+            return _card(name, tomllib.loads(path.read_text("utf-8")))
     scheme, _, place = name.partition(":")
     if scheme not in SCHEMES or not place or (scheme == "open_clip" and "/" not in place):
         raise UnknownClip(
-            f"no CLIP {name!r}; there are {', '.join(available())}, "
+            f"no CLIP {name!r}; there are {', '.join(available(weights))}, "
             "and local-dir:FOLDER, hf-hub:ORG/NAME and open_clip:ARCHITECTURE/TAG"
         )
-    if scheme == "local-dir":
-        return ClipCard(name, name, **_read_sizes((weights or Path()) / place / CONFIG))
-    return ClipCard(name, name)
+    card = ClipCard(name, name)
+    return replace(card, **_read_sizes(card.folder(folder) / CONFIG))
+
+
+def sizes_of(model: Mapping[str, Any]) -> dict[str, int]:
+    """What the `model_cfg` of an open_clip configuration says of a card's sizes."""
+    image_size = model["vision_cfg"].get("image_size", 224)
+    return {
+        "embedding_dim": model["embed_dim"],
+        "image_size": image_size if isinstance(image_size, int) else max(image_size),
+        "context_length": model["text_cfg"].get("context_length", 77),
+    }
 
 
 def _card(name: str, values: dict[str, Any]) -> ClipCard:
@@ -96,18 +112,13 @@ def _card(name: str, values: dict[str, Any]) -> ClipCard:
     for key in ("attributions", "templates"):
         if key in values:
             values[key] = tuple(values[key])
+    values["downloads"] = tuple(Download(**item) for item in values.get("downloads", ()))
     return ClipCard(name, **values)
 
 
 def _read_sizes(config: Path) -> dict[str, Any]:
     """The sizes that an open_clip configuration states; none if it cannot be read: loading says why."""
     try:
-        model = cast(dict[str, Any], json.loads(config.read_text("utf-8"))["model_cfg"])
-        image_size = model["vision_cfg"].get("image_size", 224)
-        return {
-            "embedding_dim": model["embed_dim"],
-            "image_size": image_size if isinstance(image_size, int) else max(image_size),
-            "context_length": model["text_cfg"].get("context_length", 77),
-        }
+        return dict(sizes_of(json.loads(config.read_text("utf-8"))["model_cfg"]))
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return {}

@@ -9,20 +9,20 @@ from typing import Any, Self, cast
 import numpy as np
 import open_clip
 import torch
-from open_clip.pretrained import get_pretrained_cfg
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import Compose
 
-from models.checkpoints import WeightsMissing, WeightsUnusable, verify
-from models.clip import Embeddings, Pixels, UnknownClip
+from models.checkpoints import WeightsMissing, WeightsUnusable, read_sums, verify
+from models.clip import Embeddings, Pixels
 from models.clip.attention import replace_self_attention
 from models.clip.cards import CONFIG, ClipCard, find_card
 from models.clip.folding import fold_batch_norms, fold_paddings
 from models.clip.precision import DTYPES, Precision, convert, pick_precision
 from models.clip.preprocessing import Preprocessing
 from models.clip.tokens import Tokens, alike
+from models.downloads import how_to_fetch
 
 # Pictures and texts that one forward takes; more go through in pieces. On a CPU more gain nothing
 # (`benchmarks.clip_speed`), take memory, and let others wait.
@@ -60,7 +60,8 @@ class ClipNetwork:
         size = preprocess["size"]
         self._sides = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
         self.image_size = max(self._sides)  # R
-        self.context_length = int(model.context_length)
+        # a tower of transformers' has more places than its tokenizer gives it
+        self.context_length = min(int(model.context_length), int(tokenizer.context_length))
         self.mean = torch.tensor(preprocess["mean"], device=device).view(1, 3, 1, 1)
         self.std = torch.tensor(preprocess["std"], device=device).view(1, 3, 1, 1)
         replace_self_attention(model)
@@ -137,7 +138,7 @@ class ClipNetwork:
 class OpenClipEncoder:
     """A CLIP ready to serve; see `models.clip.ClipEncoder`."""
 
-    def __init__(self, network: ClipNetwork, transform: Compose) -> None:
+    def __init__(self, network: ClipNetwork, transform: Compose, *, drafts: bool) -> None:
         self.network = network
         self.name = network.name
         self.dimension = network.dimension
@@ -145,7 +146,6 @@ class OpenClipEncoder:
         self.context_length = network.context_length
         self.logit_scale = network.logit_scale
         self.logit_bias = network.logit_bias
-        drafts = find_card(network.name).drafts
         self.draft_size: int | None = 3 * network.image_size if drafts else None
         self.on_cpu = network.device.type == "cpu"
         self.max_images = MAX_IMAGES_CPU if self.on_cpu else MAX_BATCH
@@ -156,7 +156,7 @@ class OpenClipEncoder:
     @classmethod
     def load(cls, name: str, weights: Path, device: str = "auto", dtype: str = "fp32") -> Self:
         """Load a CLIP; as `models.clip.load`."""
-        return cls(*_load(name, weights, device, dtype))
+        return cls(*_load(name, weights, device, dtype), drafts=find_card(name, weights).drafts)
 
     def preprocess(self, image: Image.Image, *, exact: bool = True) -> Pixels:
         return self._preprocessing(image, exact=exact)
@@ -224,29 +224,20 @@ def _load(
     card = find_card(name, weights)
     place = pick_device(device)
     precision = pick_precision(dtype, place, needs_fp32=card.needs_fp32)
-    folder = card.local_folder(weights)
-    if folder is None:
-        source, options = _remote_source(card)
-    else:
-        _check_folder(folder, card)
-        source, options = f"local-dir:{folder}", {}
-    # fp32 first: converted any earlier, a logit scale of 100 would become 98.5 in bf16
-    options |= {"precision": "fp32", "device": "cpu"}
+    folder = card.folder(weights)
+    _check_folder(folder, card)
+    source = f"local-dir:{folder}"
     try:
-        # the small things first: they say early what is missing, and for a hub that does not answer
-        # get_tokenizer alone would take a tokenizer of another kind
-        open_clip.get_model_config(source)
         tokenizer = open_clip.get_tokenizer(source)
         with torch.random.fork_rng(devices=[]):  # weights are drawn at random before they are loaded
-            model, transform = open_clip.create_model_from_pretrained(source, **options)
+            # fp32 first: converted any earlier, a logit scale of 100 would become 98.5 in bf16
+            model, transform = open_clip.create_model_from_pretrained(
+                source, precision="fp32", device="cpu", **text_tower(folder)
+            )
     except ImportError as error:
         remedy = "; install clipcanvas[siglip]" if error.name == "transformers" else ""
         raise WeightsUnusable(f"{name} needs a package that is not installed: {error}{remedy}") from error
-    except Exception as error:  # open_clip, timm and the hub's client raise many kinds
-        if folder is None:
-            raise WeightsMissing(
-                f"{name} is not on this machine and could not be fetched: {error}"
-            ) from error
+    except Exception as error:  # open_clip and timm raise many kinds
         raise WeightsUnusable(f"{name} cannot be built of the files in {folder}: {error}") from error
     if fold:
         size = model.visual.preprocess_cfg["size"]
@@ -258,27 +249,24 @@ def _load(
 
 def _check_folder(folder: Path, card: ClipCard) -> None:
     """Raises WeightsMissing or WeightsCorrupt unless all is there, and what the card says it is."""
+    remedy = f"; {how_to_fetch(card.name)}" if card.name != card.source or card.scheme != "local-dir" else ""
     if not (folder / CONFIG).is_file():
-        raise WeightsMissing(f"weights file {folder / CONFIG} is not there")
-    for file, sha256 in card.files.items() if card.scheme == "local-dir" else ():
+        raise WeightsMissing(f"weights file {folder / CONFIG} of {card.name} is not there{remedy}")
+    for file, sha256 in (card.files or read_sums(folder)).items():
         verify(folder / file, sha256)
     # open_clip would take a pickle in its place
     if not any(folder.glob("*.safetensors")):
         raise WeightsMissing(
-            f"no .safetensors file in {folder}; python -m models.checkpoints makes one of a .pt or .bin"
+            f"no .safetensors file in {folder}; `clipcanvas models convert` makes one of a .pt or .bin"
         )
 
 
-def _remote_source(card: ClipCard) -> tuple[str, dict[str, Any]]:
-    """What open_clip calls a model that is not a folder, and how to build it as it was trained."""
-    if card.scheme == "hf-hub":
-        return card.source, {}
-    architecture, _, tag = card.place.partition("/")
-    pretrained = get_pretrained_cfg(architecture, tag)
-    if not pretrained:
-        raise UnknownClip(f"open_clip has no {architecture} with the tag {tag}")
-    # OpenAI's and some others were trained with QuickGELU: with GELU they load and are wrong (open_clip 771)
-    return architecture, {"pretrained": tag, "force_quick_gelu": pretrained.get("quick_gelu", False)}
+def text_tower(folder: Path) -> dict[str, Any]:
+    """For open_clip, how to build a text tower of transformers': by the config.json of its own folder."""
+    text: dict[str, Any] = open_clip.get_model_config(f"local-dir:{folder}").get("text_cfg", {})
+    if "hf_model_name" not in text:
+        return {}
+    return {"text_cfg": text | {"hf_model_name": str(folder), "hf_model_pretrained": False}}
 
 
 def _is_causal(tower: Any) -> bool:

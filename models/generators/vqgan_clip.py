@@ -75,7 +75,7 @@ class Options(DrawingOptions, frozen=True, extra="forbid"):
 
 def profile(names: "NetworkNames", presets: Presets = Presets()) -> Profile:
     """The defaults of the VQGAN's card, where it has some, or those of a program that the presets name."""
-    card = read_card(names.vqgan)
+    card = read_card(names.vqgan, names.weights)
     drawing = dict(card.drawing)
     sizes = {key: drawing.pop(key) for key in ("width", "height", "steps")}
     sides = drawing.pop("sides", None)
@@ -94,7 +94,7 @@ def check(request: GenerationRequest, names: "NetworkNames") -> None:
     """The guides can read the prompts, and the VQGAN has a prior if one is asked for."""
     check_prompts(request, names)
     wants_prior = request.options["start"] == "prior" and request.options["init_image"] is None
-    if wants_prior and read_card(names.vqgan).prior is None:
+    if wants_prior and read_card(names.vqgan, names.weights).prior is None:
         raise InvalidRequest(
             "/options/start", "no_prior", f"the VQGAN {names.vqgan} has no prior; use start=random"
         )

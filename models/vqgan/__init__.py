@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from pydantic import BaseModel, Field, model_validator
 
+from models.downloads import Download, how_to_fetch, is_model_name
+
 if TYPE_CHECKING:
     from models.prior import Prior
     from models.vqgan.network import Vqgan
 
 _CARDS = Path(__file__).parent / "cards"
+OWN_CARD = "vqgan.toml"
 
 
 class UnknownVqgan(LookupError):
@@ -73,6 +76,7 @@ class Card(BaseModel, frozen=True, extra="forbid"):
         None, description="of each group normalization; none: 32 groups, as taming has it"
     )
     weights: WeightsFile
+    downloads: tuple[Download, ...] = ()  # checkpoints to convert; the first that answers is taken
     prior: WeightsFile | None = None  # text embedding of the first guide -> codes to start from
     license: str
     source: str
@@ -80,23 +84,28 @@ class Card(BaseModel, frozen=True, extra="forbid"):
     drawing: dict[str, Any] = {}  # defaults of the generators: width, height, steps and their options
 
 
-def available() -> list[str]:
-    """The names of the cards."""
-    return sorted(path.stem for path in _CARDS.glob("*.toml"))
+def available(weights: Path | None = None) -> list[str]:
+    """The names of the cards; with those of your own among the weights."""
+    own = [] if weights is None else [path.parent.name for path in weights.glob(f"*/{OWN_CARD}")]
+    return sorted({*(path.stem for path in _CARDS.glob("*.toml")), *own})
 
 
-def read_card(name: str) -> Card:
+def read_card(name: str, weights: Path | None = None) -> Card:
     """The card of a VQGAN. Its `config` may be a table, or the name of a YAML or TOML file beside the card.
+
+    Args:
+        weights: where cards of your own lie: `<name>/vqgan.toml`.
 
     Raises:
         UnknownVqgan: no card has that name.
     """
-    if name not in available():
-        raise UnknownVqgan(f"no VQGAN {name!r}; there are {', '.join(available())}")
-    fields = tomllib.loads((_CARDS / f"{name}.toml").read_text())
-    if isinstance(fields["config"], str):
-        fields["config"] = read_config(_CARDS / fields["config"])
-    return Card(name=name, **fields)
+    for path in (_CARDS / f"{name}.toml", (weights or Path()) / name / OWN_CARD):
+        if is_model_name(name) and path.is_file():
+            fields = tomllib.loads(path.read_text("utf-8"))
+            if isinstance(fields["config"], str):
+                fields["config"] = read_config(path.parent / fields["config"])
+            return Card(name=name, **fields)
+    raise UnknownVqgan(f"no VQGAN {name!r}; there are {', '.join(available(weights))}")
 
 
 def read_config(path: Path) -> VqganConfig:
@@ -122,9 +131,10 @@ def load(name: str, weights: Path, device: str = "cpu", dtype: str = "fp32") -> 
     from models.checkpoints import load_tensors
     from models.vqgan.network import Vqgan
 
-    card = read_card(name)
+    card = read_card(name, weights)
+    tensors = load_tensors(_find(card, card.weights, weights), card.weights.sha256)
     vqgan = Vqgan(card.config, card.kind, card.channels_per_group)
-    vqgan.read(load_tensors(weights / card.weights.file, card.weights.sha256))
+    vqgan.read(tensors)
     if dtype == "bf16":
         vqgan.halve()
     # the demo's decoder takes two thirds of the time so on a CPU
@@ -136,7 +146,17 @@ def load_prior(name: str, weights: Path, device: str = "cpu") -> "Prior | None":
     from models.checkpoints import load_tensors
     from models.prior import Prior
 
-    card = read_card(name)
+    card = read_card(name, weights)
     if card.prior is None:
         return None
-    return Prior.read(load_tensors(weights / card.prior.file, card.prior.sha256)).to(device)
+    return Prior.read(load_tensors(_find(card, card.prior, weights), card.prior.sha256)).to(device)
+
+
+def _find(card: Card, part: WeightsFile, weights: Path) -> Path:
+    """Raises WeightsMissing, with what to do, if the file is not there."""
+    from models.checkpoints import WeightsMissing
+
+    path = weights / part.file
+    if not path.is_file():
+        raise WeightsMissing(f"weights file {path} of {card.name} is not there; {how_to_fetch(card.name)}")
+    return path

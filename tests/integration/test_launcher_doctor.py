@@ -50,4 +50,4 @@ def test_what_is_missing_is_named_with_what_to_do(tmp_path: Path) -> None:
 def test_settings_that_are_wrong_are_told_in_one_line(tmp_path: Path) -> None:
     code, findings = examine(tmp_path, "--port", "0", CLIPCANVAS_VQGAN="no-such-card")
     assert code == 1
-    assert "no VQGAN 'no-such-card'" in findings["weights"]["found"]
+    assert "no model 'no-such-card'" in findings["weights"]["found"]

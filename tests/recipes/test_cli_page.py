@@ -11,9 +11,8 @@ from tests.recipes.conftest import Shell, blocks
 pytestmark = pytest.mark.timeout(1500)
 
 EXAMPLES = re.findall(r"^ +(clipcanvas .+)$", "\n".join(blocks("cli.md", "text")), re.MULTILINE)
-ELSEWHERE = re.compile(
-    r"clipcanvas (serve|doctor)\b"
-)  # they start a service of their own: test_launcher_*.py
+# they start a service of their own: test_launcher_*.py; or fetch what is not there: test_real_formats.py
+ELSEWHERE = re.compile(r"clipcanvas (serve|doctor|models pull|models convert)\b")
 SLOW = re.compile(r"clipcanvas draw (?!.*(-o|--detach))")  # those are created and canceled
 FIRST, LAST = "collections create", "collections delete"
 

@@ -254,7 +254,7 @@ def test_a_job_that_failed_ends_with_1_and_says_why(
         ["draw", "a fox", "-o", "/no/such/folder/fox.png"],
         ["classify", "no-such-file.jpg", "cat"],
         ["classify"],
-        ["models", "--url", "not a url"],
+        ["models", "served", "--url", "not a url"],
         ["serve", "--workers", "-1"],
         ["nonsense"],
     ],

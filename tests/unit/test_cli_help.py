@@ -38,6 +38,8 @@ def test_every_command_has_examples_that_it_takes(
     (tmp_path / "photos").mkdir()
     for name in ("holidays.ndjson", "cat.jpg", "photo.jpg", "photos.tar", "addresses.txt"):
         (tmp_path / name).touch()
+    for name in ("last.ckpt", "epoch_32.pt", "model.yaml", "open_clip_config.json"):
+        (tmp_path / name).touch()
     told = COMMANDS[words].help.partition("Examples:\n")[2]
     examples = [shlex.split(line) for line in told.splitlines() if line.strip()]
     assert examples

@@ -31,8 +31,7 @@ def test_a_card_says_all_that_a_client_is_told(name: str) -> None:
 @pytest.mark.parametrize("name", DEMOS)
 def test_a_demo_card_has_the_hash_of_every_file_and_the_sizes_of_its_configuration(name: str) -> None:
     card = find_card(name)
-    folder = card.local_folder(WEIGHTS)
-    assert folder is not None
+    folder = card.folder(WEIGHTS)
     assert {path.name for path in folder.iterdir()} == set(card.files)
     for file, sha256 in card.files.items():
         verify(folder / file, sha256)
@@ -76,7 +75,7 @@ def test_a_source_is_a_name_without_a_card(name: str) -> None:
 def test_a_folder_is_a_name_and_its_configuration_gives_the_sizes() -> None:
     card = find_card(f"local-dir:{WEIGHTS / 'clip-photo'}")
     assert (card.embedding_dim, card.image_size, card.context_length) == (640, 192, 32)
-    assert card.local_folder(Path("/elsewhere")) == WEIGHTS / "clip-photo"
+    assert card.folder(Path("/elsewhere")) == WEIGHTS / "clip-photo"
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", "{}", '{"model_cfg": {"embed_dim": 1}}'])
@@ -88,12 +87,26 @@ def test_a_folder_with_no_sensible_configuration_still_has_a_card(
     assert find_card(f"local-dir:{tmp_path}").embedding_dim is None
 
 
-def test_a_folder_named_after_the_card_is_taken_before_the_hub(tmp_path: Path) -> None:
-    card = find_card("ViT-B-32")
-    assert card.local_folder(tmp_path) is None
-    (tmp_path / "ViT-B-32").mkdir()
-    (tmp_path / "ViT-B-32" / "open_clip_config.json").write_text("{}")
-    assert tmp_path / "ViT-B-32" == card.local_folder(tmp_path)
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [("ViT-B-32", "ViT-B-32"), ("hf-hub:laion/some-model", "hf-hub--laion--some-model")],
+)
+def test_a_model_is_here_when_its_folder_has_a_configuration(name: str, folder: str, tmp_path: Path) -> None:
+    card = find_card(name, tmp_path)
+    assert tmp_path / folder == card.folder(tmp_path)
+    assert not card.is_here(tmp_path)
+    card.folder(tmp_path).mkdir()
+    (card.folder(tmp_path) / "open_clip_config.json").write_text("{}")
+    assert card.is_here(tmp_path)
+
+
+def test_a_card_among_the_weights_is_a_name_too(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "clip.toml").write_text('source = "local-dir:mine"\nembedding_dim = 7\n')
+    assert find_card("mine", tmp_path).embedding_dim == 7
+    assert "mine" in available(tmp_path)
+    with pytest.raises(UnknownClip, match="mine"):
+        find_card("nothing", tmp_path)
 
 
 def test_cards_zero_shot_and_weights_errors_come_without_torch() -> None:

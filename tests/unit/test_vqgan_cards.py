@@ -14,6 +14,10 @@ PUBLISHED = {
     "imagenet-f16-1024": ("VQModel", 1024, 16),
     "imagenet-f16-16384": ("VQModel", 16384, 16),
     "openimages-f8-8192": ("GumbelVQ", 8192, 8),
+    "wikiart-f16-1024": ("VQModel", 1024, 16),
+    "wikiart-f16-16384": ("VQModel", 16384, 16),
+    "sflckr": ("VQModel", 1024, 16),
+    "faceshq": ("VQModel", 1024, 16),
 }
 
 

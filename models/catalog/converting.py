@@ -1,0 +1,264 @@
+"""A checkpoint from elsewhere becomes a model of ours: converted, checked against its card, put in place.
+
+A pickle is opened only in a process of its own, which is bounded in memory and time and knows no secrets.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from models import checkpoints, vqgan
+from models.catalog import Entry, UnknownModel, find
+from models.catalog.clip_files import NotInOpenClip, config_of
+from models.catalog.fitting import check_clip, check_vqgan
+from models.catalog.transfer import Progress
+from models.checkpoints import WeightsUnusable, read_sums, write_sums
+from models.clip import cards
+from models.clip.cards import CLIP_FILE, CONFIG, OWN_CARD, ClipCard, sizes_of
+from models.conversion import DTypeName
+from models.downloads import is_model_name
+
+ROOT = Path(__file__).resolve().parents[2]  # where the package `models` is
+VQGAN_FILE = "model.safetensors"
+
+_MEMORY_TIMES = 4  # of the file: it is read, converted, copied and written
+_MEMORY_BESIDE = 2 * 2**30
+_KEPT = ("HOME", "LANG", "LD_LIBRARY_PATH", "PATH", "TMPDIR")  # of the environment: nothing secret
+
+
+class CannotConvert(Exception):
+    """A file cannot become the model that it was to become; the message says why."""
+
+
+@dataclass(frozen=True)
+class How:
+    """How to convert, and what that may take.
+
+    Args:
+        dtype: of the floating-point tensors; none: as they are.
+        decoder_only: of a VQGAN, leave the encoder behind.
+        memory: bytes; none: by the size of the file.
+        seconds: of a processor, and twice that by the clock.
+    """
+
+    dtype: DTypeName | None = None
+    decoder_only: bool = False
+    memory: int | None = None
+    seconds: int = 1800
+
+
+def convert(
+    source: Path,
+    name: str,
+    weights: Path,
+    tell: Progress,
+    *,
+    config: Path | None = None,
+    how: How = How(),
+) -> dict[str, str]:
+    """Make a checkpoint the model of that name; returns what `models.conversion.convert` does.
+
+    Args:
+        name: of a card whose weights it becomes; or a new one, which needs a `config`.
+        config: taming's YAML of a VQGAN, or `open_clip_config.json` of a CLIP.
+
+    Raises:
+        CannotConvert: the name or the configuration does not do.
+        models.checkpoints.UnsafeCheckpoint: it names what is not on the list; nothing of it was run.
+        models.checkpoints.WeightsError: it cannot be read, or does not fit the configuration.
+    """
+    if config is not None:
+        return _convert_own(source, name, weights, config, tell, how)
+    try:
+        entry = find(name, weights)
+    except UnknownModel as error:
+        raise CannotConvert(
+            f"{name} has no card: say what network it is, with --config and taming's YAML of a VQGAN, or "
+            f"{CONFIG} of a CLIP"
+        ) from error
+    with _made(entry.folder):
+        if isinstance(entry.card, ClipCard):
+            try:
+                told = config_of(entry.card)
+            except NotInOpenClip as error:
+                raise CannotConvert(f"{error}; say what network it is with --config") from error
+            return put_clip(source, entry.folder, told, tell, how)
+        return put_vqgan(source, entry, tell, how)
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """The folder is there; it goes again if nothing comes into it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _convert_own(
+    source: Path, name: str, weights: Path, config: Path, tell: Progress, how: How
+) -> dict[str, str]:
+    """A model that gets a card of its own."""
+    if not is_model_name(name):
+        raise CannotConvert(f"{name!r} is no name for a model: letters, digits, dots, - and _, 100 at most")
+    if name in (*cards.available(), *vqgan.available()):
+        raise CannotConvert(f"{name} is a model of the catalog: leave --config out, or take another name")
+    values = _read(config)
+    folder = weights / name
+    with _made(folder):
+        if "model_cfg" in values:
+            report = put_clip(source, folder, values, tell, how)
+            (folder / OWN_CARD).write_text(_clip_card(source, name, values["model_cfg"]), "utf-8")
+            return report
+        card = vqgan.Card(
+            name=name,
+            description=f"Converted from {source.name}.",
+            config=vqgan.VqganConfig.model_validate(values),
+            weights=vqgan.WeightsFile(file=f"{name}/{VQGAN_FILE}"),
+            license="unknown",
+            source=source.name,
+            drawing={"width": 256, "height": 256, "steps": 300, "learning_rate": 0.1, "cutouts": 32},
+        )
+        report = put_vqgan(source, Entry(card, weights), tell, how, any_kind=True)
+        (folder / "config.yaml").write_text(yaml.safe_dump(values), "utf-8")
+        (folder / vqgan.OWN_CARD).write_text(_vqgan_card(card, report["kind"]), "utf-8")
+        return report
+
+
+def put_clip(
+    source: Path, folder: Path, config: Mapping[str, Any], tell: Progress, how: How = How()
+) -> dict[str, str]:
+    """Convert a CLIP's checkpoint and put it into its folder; the configuration comes last."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".convert-") as made:
+        new = Path(made) / CLIP_FILE
+        report = run(source, new, tell, how)
+        if report["kind"] != "CLIP":
+            raise WeightsUnusable(f"{source} is a {report['kind']}, and a CLIP was expected")
+        (Path(made) / CONFIG).write_text(json.dumps(config, indent=2), "utf-8")
+        check_clip(Path(made), source)
+        new.replace(folder / CLIP_FILE)
+        write_sums(folder, read_sums(folder) | {CLIP_FILE: report["sha256"]})
+        (Path(made) / CONFIG).replace(folder / CONFIG)
+    return report
+
+
+def put_vqgan(
+    source: Path, entry: Entry, tell: Progress, how: How = How(), *, any_kind: bool = False
+) -> dict[str, str]:
+    """Convert a VQGAN's checkpoint and put it where its card says."""
+    card = cast(vqgan.Card, entry.card)
+    target = entry.weights / card.weights.file
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".convert-") as made:
+        new = Path(made) / target.name
+        report = run(source, new, tell, how)
+        if report["kind"] != card.kind and (report["kind"] == "CLIP" or not any_kind):
+            raise WeightsUnusable(f"{source} is a {report['kind']}, and {card.name} is a {card.kind}")
+        codes = (int(report["n_embed"]), int(report["embed_dim"]))
+        check_vqgan(new, card, report["kind"], codes, source)
+        if card.weights.sha256 is not None:
+            checkpoints.verify(new, card.weights.sha256)
+        new.replace(target)
+    write_sums(target.parent, read_sums(target.parent) | {target.name: report["sha256"]})
+    return report
+
+
+def run(source: Path, target: Path, tell: Progress, how: How = How()) -> dict[str, str]:
+    """Convert in a process of its own; returns what `models.conversion.convert` does, and the `sha256`."""
+    if not source.is_file():
+        raise checkpoints.WeightsMissing(f"{source} is not there")
+    memory = how.memory or _MEMORY_BESIDE + _MEMORY_TIMES * source.stat().st_size
+    command = [sys.executable, "-P", "-m", "models.conversion", str(source), str(target)]
+    command += [f"--memory={memory}", f"--seconds={how.seconds}"]
+    command += [f"--dtype={how.dtype}"] if how.dtype else []
+    command += ["--decoder-only"] if how.decoder_only else []
+    environment = {key: os.environ[key] for key in _KEPT if key in os.environ} | {"PYTHONPATH": str(ROOT)}
+    tell("opening", 0, None)
+    last: dict[str, Any] = {}
+    with tempfile.TemporaryFile("w+") as complaints:
+        with subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            text=True,
+        ) as process:
+            clock = threading.Timer(2 * how.seconds, process.kill)
+            clock.start()
+            try:
+                assert process.stdout is not None
+                for line in process.stdout:
+                    last = json.loads(line)
+                    if "progress" in last:
+                        tell("converting", *last["progress"])
+                process.wait()
+            finally:
+                clock.cancel()
+                process.kill()
+        complaints.seek(0)
+        said = complaints.read().strip().splitlines()
+    if "result" in last:
+        return cast(dict[str, str], last["result"])
+    if "error" in last:
+        raise getattr(checkpoints, str(last["type"]), WeightsUnusable)(last["error"])
+    raise WeightsUnusable(f"{source} was not converted: {_why(process.returncode, memory, how, said)}")
+
+
+def _why(code: int, memory: int, how: How, said: list[str]) -> str:
+    if code in (-signal.SIGKILL, -signal.SIGXCPU):
+        return f"it took more than {how.seconds} s"
+    if code < 0 or any("MemoryError" in line or "not enough memory" in line for line in said):
+        return f"it took more than {memory / 2**30:.1f} GiB"
+    return said[-1] if said else f"the process ended with {code}"
+
+
+def _read(config: Path) -> dict[str, Any]:
+    """What a configuration says. JSON is YAML."""
+    try:
+        values = yaml.safe_load(config.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise CannotConvert(f"{config} cannot be read as YAML or JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise CannotConvert(f"{config} is no configuration of a network")
+    if "model_cfg" not in values:
+        try:
+            vqgan.VqganConfig.model_validate(values)
+        except ValueError as error:
+            raise CannotConvert(
+                f"{config} is neither taming's YAML of a VQGAN nor {CONFIG}: {error}"
+            ) from error
+    return values
+
+
+def _clip_card(source: Path, name: str, model: Mapping[str, Any]) -> str:
+    sizes = "".join(f"{key} = {value}\n" for key, value in sizes_of(model).items())
+    return (
+        f"description = {json.dumps(f'Converted from {source.name}.')}\n"
+        f"source = {json.dumps(f'local-dir:{name}')}\n{sizes}"
+    )
+
+
+def _vqgan_card(card: vqgan.Card, kind: str) -> str:
+    drawing = "".join(f"{key} = {value}\n" for key, value in card.drawing.items())
+    return (
+        f"description = {json.dumps(card.description)}\n"
+        f"license = {json.dumps(card.license)}\n"
+        f"source = {json.dumps(card.source)}\n"
+        f"kind = {json.dumps(kind)}\n"
+        'config = "config.yaml"\n\n'
+        f"[weights]\nfile = {json.dumps(card.weights.file)}\n\n"
+        f"[drawing]\n{drawing}"
+    )

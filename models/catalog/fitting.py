@@ -1,0 +1,87 @@
+"""Whether weights fit the network that they are said to be of: by names and shapes, before they are loaded.
+
+Networks are built without values, and of the weights only the header is read.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from models.checkpoints import WeightsUnusable
+from models.vqgan import Card
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def check_vqgan(weights: Path, card: Card, kind: str, codes: tuple[int, int], source: Path) -> None:
+    """Raises WeightsUnusable unless the tensors are those of the card's configuration.
+
+    Args:
+        codes: how many there are, and of how many numbers each.
+    """
+    import torch
+
+    from models.vqgan.network import Vqgan, WeightsMismatch
+
+    expected = (card.config.n_embed, card.config.embed_dim)
+    if codes != expected:  # the names of published files lie about that
+        raise WeightsUnusable(
+            f"{source} has {codes[0]} codes of {codes[1]} numbers, and its configuration says "
+            f"{expected[0]} of {expected[1]}"
+        )
+    with torch.device("meta"):
+        network = Vqgan(card.config, "GumbelVQ" if kind == "GumbelVQ" else "VQModel", card.channels_per_group)
+    try:
+        network.read(_without_values(weights))
+    except WeightsMismatch as error:
+        raise WeightsUnusable(f"{source} is not what its configuration says: {error}") from error
+
+
+def check_clip(folder: Path, source: Path) -> None:
+    """Raises WeightsUnusable unless the tensors in a folder are those of the configuration beside them."""
+    import open_clip
+    import torch
+    from open_clip.convert import convert_state_dict
+    from open_clip.model import convert_to_custom_text_state_dict
+
+    from models.clip.encoder import text_tower
+
+    try:
+        with torch.device("meta"):
+            network = open_clip.create_model(
+                f"local-dir:{folder}", load_weights=False, device="meta", **text_tower(folder)
+            )
+        state = convert_state_dict(network, _without_values(next(folder.glob("*.safetensors"))))
+        if "positional_embedding" in state and not hasattr(network, "positional_embedding"):
+            state = convert_to_custom_text_state_dict(state)
+    except ImportError as error:
+        raise WeightsUnusable(f"{source} needs a package that is not installed: {error}") from error
+    except Exception as error:  # open_clip and timm raise many kinds
+        raise WeightsUnusable(f"{source} has no configuration that open_clip builds: {error}") from error
+    expected: Mapping[str, Tensor] = network.state_dict()
+    # open_clip fits these to the network as it loads them
+    loose = ("positional_embedding", "logit_scale", "logit_bias", "position_ids", "pos_embed")
+    problems = [f"{key} is missing" for key in expected.keys() - state.keys() if not key.endswith(loose)]
+    problems += [
+        f"{key} is not expected" for key in state.keys() - expected.keys() if not key.endswith(loose)
+    ]
+    problems += [
+        f"{key} is {list(state[key].shape)}, expected {list(expected[key].shape)}"
+        for key in expected.keys() & state.keys()
+        if state[key].shape != expected[key].shape and not key.endswith(loose)
+    ]
+    if problems:
+        shown = "; ".join(sorted(problems)[:8])
+        raise WeightsUnusable(
+            f"{source} is not what its configuration says: {len(problems)} tensors differ: {shown}"
+        )
+
+
+def _without_values(weights: Path) -> "dict[str, Tensor]":
+    import torch
+    from safetensors import safe_open
+
+    with safe_open(weights, "pt") as file:
+        names = file.keys()
+        return {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in names}
