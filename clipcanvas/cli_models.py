@@ -300,9 +300,7 @@ def _limits(memory_gib: float | None, seconds: int) -> list[str]:
 def _pulled(report: dict[str, Any]) -> str:
     if not report["fetched"]:
         return f"{report['name']} is here: {report['folder']}"
-    known = (
-        "as expected" if report["sha256_was_known"] else "which nobody had published: it is noted now"
-    )
+    known = "as expected" if report["sha256_was_known"] else "which nobody had published: it is noted now"
     return (
         f"{report['name']} is here: {report['folder']}\n  from {report['from']}\n"
         f"  SHA-256 {report['sha256']}, {known}"

@@ -128,7 +128,7 @@ def write_openai_archive(path: Path) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch would rather have it exported otherwise, and traces numbers
         torch.jit.trace(network, example, check_trace=False).half().save(str(path))
-    return network
+    return network.float()  # the trace shares its tensors
 
 
 def write_open_clip_training(path: Path) -> Any:
