@@ -26,7 +26,7 @@ test: $(READY) ## run every test but those of the page and the recipes, which ne
 test-page: $(READY) ## try the page in Chromium; CLIPCANVAS_SCREENSHOTS=docs/images keeps pictures of it
 	@$(BIN)/python -m pytest tests/page
 
-test-recipes: $(READY) ## run the programs of the README, docs/python.md and docs/recipes.md; some need Node
+test-recipes: $(READY) ## run the commands and programs of the README and the docs; some need Node and npm
 	@$(BIN)/python -m pytest tests/recipes
 
 test-chaos: $(READY) ## kill everything at random for two minutes; CHAOS="--seed 7" chooses how
