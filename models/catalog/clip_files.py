@@ -12,6 +12,9 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 TOKENIZER_TOO = ("special_tokens_map.json", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
 """Some tokenizers have these."""
 
+TOWER = "config.json"
+"""How transformers build the text tower, of CLIPs that have it from there."""
+
 _PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 
 FetchOne = Callable[[str, str], None]
@@ -59,7 +62,7 @@ def fetch_tokenizer(model: dict[str, Any], repository: str | None, fetch: FetchO
     """
     text = model.get("text_cfg", {})
     if name := text.get("hf_model_name"):
-        fetch(name, "config.json")
+        fetch(name, TOWER)
     name = text.get("hf_tokenizer_name")
     if not name:
         return

@@ -5,6 +5,7 @@ A pickle is opened only in a process of its own, which is bounded in memory and 
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import yaml
 
 from models import checkpoints, vqgan
 from models.catalog import Entry, UnknownModel, find
-from models.catalog.clip_files import NotInOpenClip, config_of
+from models.catalog.clip_files import TOKENIZER, TOKENIZER_TOO, TOWER, NotInOpenClip, config_of
 from models.catalog.fitting import check_clip, check_vqgan
 from models.catalog.transfer import Progress
 from models.checkpoints import WeightsUnusable, read_sums, write_sums
@@ -120,6 +121,7 @@ def _convert_own(
     folder = weights / name
     with _made(folder):
         if "model_cfg" in values:
+            _copy_tokenizer(config.parent, folder)
             report = put_clip(source, folder, values, tell, how)
             (folder / OWN_CARD).write_text(_clip_card(source, name, values["model_cfg"]), "utf-8")
             return report
@@ -148,7 +150,7 @@ def put_clip(
         if report["kind"] != "CLIP":
             raise WeightsUnusable(f"{source} is a {report['kind']}, and a CLIP was expected")
         (Path(made) / CONFIG).write_text(json.dumps(config, indent=2), "utf-8")
-        check_clip(Path(made), source)
+        check_clip(Path(made), folder, source)
         new.replace(folder / CLIP_FILE)
         write_sums(folder, read_sums(folder) | {CLIP_FILE: report["sha256"]})
         (Path(made) / CONFIG).replace(folder / CONFIG)
@@ -241,6 +243,13 @@ def _read(config: Path) -> dict[str, Any]:
                 f"{config} is neither taming's YAML of a VQGAN nor {CONFIG}: {error}"
             ) from error
     return values
+
+
+def _copy_tokenizer(beside: Path, folder: Path) -> None:
+    """Bring along the files of a tokenizer, and of a text tower of transformers', if they are there."""
+    for file in (*TOKENIZER, *TOKENIZER_TOO, TOWER):
+        if (beside / file).is_file():
+            shutil.copyfile(beside / file, folder / file)
 
 
 def _clip_card(source: Path, name: str, model: Mapping[str, Any]) -> str:

@@ -38,8 +38,12 @@ def check_vqgan(weights: Path, card: Card, kind: str, codes: tuple[int, int], so
         raise WeightsUnusable(f"{source} is not what its configuration says: {error}") from error
 
 
-def check_clip(folder: Path, source: Path) -> None:
-    """Raises WeightsUnusable unless the tensors in a folder are those of the configuration beside them."""
+def check_clip(folder: Path, tower: Path, source: Path) -> None:
+    """Raises WeightsUnusable unless the tensors in a folder are those of the configuration beside them.
+
+    Args:
+        tower: the folder with the config.json of a text tower that transformers build.
+    """
     import open_clip
     import torch
     from open_clip.convert import convert_state_dict
@@ -50,7 +54,7 @@ def check_clip(folder: Path, source: Path) -> None:
     try:
         with torch.device("meta"):
             network = open_clip.create_model(
-                f"local-dir:{folder}", load_weights=False, device="meta", **text_tower(folder)
+                f"local-dir:{folder}", load_weights=False, device="meta", **text_tower(folder, tower)
             )
         state = convert_state_dict(network, _without_values(next(folder.glob("*.safetensors"))))
         if "positional_embedding" in state and not hasattr(network, "positional_embedding"):

@@ -261,12 +261,16 @@ def _check_folder(folder: Path, card: ClipCard) -> None:
         )
 
 
-def text_tower(folder: Path) -> dict[str, Any]:
-    """For open_clip, how to build a text tower of transformers': by the config.json of its own folder."""
+def text_tower(folder: Path, tower: Path | None = None) -> dict[str, Any]:
+    """For open_clip, how to build a text tower of transformers': by a config.json here, not on the hub.
+
+    Args:
+        tower: the folder that has it; none: the same.
+    """
     text: dict[str, Any] = open_clip.get_model_config(f"local-dir:{folder}").get("text_cfg", {})
     if "hf_model_name" not in text:
         return {}
-    return {"text_cfg": text | {"hf_model_name": str(folder), "hf_model_pretrained": False}}
+    return {"text_cfg": text | {"hf_model_name": str(tower or folder), "hf_model_pretrained": False}}
 
 
 def _is_causal(tower: Any) -> bool:

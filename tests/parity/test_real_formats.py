@@ -324,8 +324,9 @@ def test_a_clip_with_another_tokenizer_brings_it_along(
     assert serves("hf-hub:somebody/siglip", weights, redis_server, tmp_path).shape == (96,)
 
 
-def test_a_clip_of_many_languages_is_pulled_with_its_text_tower(
-    run: Run, server: WeightsServer, weights: Path, tmp_path: Path, redis_server: RedisServer
+@pytest.mark.parametrize("how", ["pulled", "pulled, bin only", "converted"])
+def test_a_clip_of_many_languages_comes_with_its_text_tower(
+    run: Run, server: WeightsServer, weights: Path, tmp_path: Path, redis_server: RedisServer, how: str
 ) -> None:
     """As xlm-roberta-base-ViT-B-32: transformers build its tower by another repository's configuration."""
     folder, tower = tmp_path / "repository", tmp_path / "tower"
@@ -346,17 +347,27 @@ def test_a_clip_of_many_languages_is_pulled_with_its_text_tower(
         "hf_model_name": "somebody/tower",
         "hf_tokenizer_name": "somebody/tower",
         "hf_pooler_type": "mean_pooler",
+        "context_length": 16,
     }
-    wild.write_open_clip_config(
-        folder / "open_clip_config.json", wild.CLIP | {"text_cfg": text | {"context_length": 16}}
-    )
+    wild.write_open_clip_config(folder / "open_clip_config.json", wild.CLIP | {"text_cfg": text})
+    repository = f"somebody/many-{how.split()[-1]}"
+    if how == "pulled, bin only":
+        (folder / "open_clip_model.safetensors").unlink()
+        torch.save(network.state_dict(), folder / "open_clip_pytorch_model.bin")
     for path in folder.iterdir():
-        server.put_on_hub("somebody/many", path.name, path.read_bytes())
+        server.put_on_hub(repository, path.name, path.read_bytes())
     for path in tower.iterdir():
         server.put_on_hub("somebody/tower", path.name, path.read_bytes())
-    code, _, said = run("pull", "hf-hub:somebody/many")
+    name = f"hf-hub:{repository}"
+    words = ["pull", name]
+    if how == "converted":
+        name = "mine"
+        wild.write_open_clip_config(tower / "open_clip_config.json", wild.CLIP | {"text_cfg": text})
+        words = ["convert", str(folder / "open_clip_model.safetensors"), name]
+        words += ["--config", str(tower / "open_clip_config.json")]
+    code, _, said = run(*words)
     assert code == 0, said
-    served = serves("hf-hub:somebody/many", weights, redis_server, tmp_path)
+    served = serves(name, weights, redis_server, tmp_path)
     np.testing.assert_allclose(embedding_of(network), served, atol=1e-4)
 
 
