@@ -47,7 +47,6 @@ check: $(READY) ## lint, format, types, imports, docs, container files
 bench: $(READY) ## measure, and print tables
 	@$(BIN)/python -m benchmarks.clip_speed
 	@$(BIN)/python -m benchmarks.draw_speed
-	@$(BIN)/python -m benchmarks.serving
 	@$(BIN)/python -m benchmarks.clip_serving
 	@$(BIN)/python -m benchmarks.jobs
 	@$(BIN)/python -m benchmarks.search

@@ -6,6 +6,9 @@ import gc
 import os
 import sys
 
+# numpy reads it as it is imported: threads of its linear algebra spin for 20 ms after each product
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 from pydantic import ValidationError
 
 from app.auth import new_key

@@ -45,15 +45,16 @@ class Device:
         self._running = 0
 
     async def run(
-        self, function: Callable[[list[Item]], Result], items: list[Item], others: int = 0
+        self, function: Callable[[list[Item]], Result], items: list[Item], others: int, most: int
     ) -> Result:
         """Call a function on one of the threads; to be asked within a `turn`.
 
         Args:
             others: batches that are about to follow.
+            most: cores to use at most.
         """
         self._running += 1
-        cores = max(1, self.threads // (self._running + others))
+        cores = max(1, min(most, self.threads // (self._running + others)))
         try:
             return await asyncio.get_running_loop().run_in_executor(
                 self._pool, self._call, cores, function, items
@@ -121,6 +122,7 @@ class Batcher(Generic[Item, Result]):
         max_reserved: so many items may be in work in all, from `reserve` to their results.
         max_wait_s: nor are more taken than can be done in this time, as fast as it went lately.
         at_once: so many batches may run at once, if the device has as many threads.
+        max_cores: cores that a batch may have when it is alone; none: all.
         observe: is told the size of each batch and the seconds it took.
     """
 
@@ -133,6 +135,7 @@ class Batcher(Generic[Item, Result]):
         max_reserved: int,
         max_wait_s: float = math.inf,
         at_once: int = 1,
+        max_cores: int | None = None,
         observe: Callable[[int, float], None] = lambda size, seconds: None,
     ) -> None:
         self._function = function
@@ -141,6 +144,7 @@ class Batcher(Generic[Item, Result]):
         self._max_reserved = max_reserved
         self._max_wait_s = max_wait_s
         self._at_once = min(at_once, device.threads)
+        self._max_cores = max_cores or device.threads
         self._observe = observe
         self._closed = False
         self._reserved = 0
@@ -279,7 +283,7 @@ class Batcher(Generic[Item, Result]):
         began = time.perf_counter()
         try:
             items = [call.items[index] for call, index in batch]
-            results = await self._device.run(self._call_function, items, others)
+            results = await self._device.run(self._call_function, items, others, self._max_cores)
         except Exception as error:
             if len(batch) == 1:
                 if not batch[0][0].done.done():

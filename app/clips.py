@@ -197,6 +197,8 @@ async def open_clips(
         max_batch_texts=settings.max_batch_texts,
         batches_at_once_images=1,
         batches_at_once_texts=1,
+        cores_images=None,
+        cores_texts=None,
         max_waiting_images=settings.max_waiting_images,
         max_waiting_texts=settings.max_waiting_texts,
         max_wait_s=settings.clip_timeout_s,
@@ -250,6 +252,8 @@ def fit_batches(encoder: ClipEncoder, limits: EncoderLimits, budget_s: float, th
         limits,
         batches_at_once_images=threads if not encoder.on_cpu or _is_long(images) else 1,
         batches_at_once_texts=threads if not encoder.on_cpu or _is_long(texts) else 1,
+        cores_images=_cores_of_one(images, threads) if encoder.on_cpu else None,
+        cores_texts=_cores_of_one(texts, threads) if encoder.on_cpu else None,
     )
     if not budget_s:
         return limits
@@ -260,12 +264,26 @@ def fit_batches(encoder: ClipEncoder, limits: EncoderLimits, budget_s: float, th
     )
 
 
+def _cores_of_one(encode: Callable[[int], None], threads: int) -> int | None:
+    """How many cores make one item soonest: one, or all. Many a small operation is slower on several."""
+    seconds = {}
+    for count in (threads, 1):
+        use_cores(count)
+        encode(1)
+        seconds[count] = min(_seconds(encode) for _ in range(2))
+    return min(seconds, key=seconds.__getitem__)
+
+
 def _is_long(encode: Callable[[int], None]) -> bool:
     """Whether one item takes so long that a second thread for the next ones is worth its turns of Python."""
     encode(1)  # the first call is slow
+    return _seconds(encode) > _LONG_S
+
+
+def _seconds(encode: Callable[[int], None]) -> float:
     began = time.perf_counter()
     encode(1)
-    return time.perf_counter() - began > _LONG_S
+    return time.perf_counter() - began
 
 
 def open_pool(settings: ApiSettings) -> ThreadPoolExecutor:

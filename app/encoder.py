@@ -67,6 +67,8 @@ class EncoderLimits:
     max_batch_texts: int
     batches_at_once_images: int
     batches_at_once_texts: int
+    cores_images: int | None  # of a batch that is alone; none: all
+    cores_texts: int | None
     max_waiting_images: int
     max_waiting_texts: int
     max_wait_s: float
@@ -110,6 +112,7 @@ class BatchedClip:
             device,
             max_batch=limits.max_batch_images,
             at_once=limits.batches_at_once_images,
+            max_cores=limits.cores_images,
             max_reserved=limits.max_waiting_images,
             max_wait_s=limits.max_wait_s,
             observe=partial(_observe, metrics, "image"),
@@ -119,6 +122,7 @@ class BatchedClip:
             device,
             max_batch=limits.max_batch_texts,
             at_once=limits.batches_at_once_texts,
+            max_cores=limits.cores_texts,
             max_reserved=limits.max_waiting_texts,
             max_wait_s=limits.max_wait_s,
             observe=partial(_observe, metrics, "text"),

@@ -19,6 +19,7 @@ from typing import Literal
 from benchmarks.processes import Server
 
 TIMEOUT_S = 120
+IDLE_S = 2  # after which a connection may be closed by the server as it is used
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,9 @@ def _ask_at(port: int, request: Request, rate: float, seconds: float) -> Outcome
     async def one(outcome: Outcome, idle: list["_Connection"]) -> None:
         began = time.perf_counter()
         connection = idle.pop() if idle else await _Connection.open(port)
+        if connection.used + IDLE_S < began:
+            connection.close()
+            connection = await _Connection.open(port)
         await connection.send(request, began, outcome)
         idle.append(connection)
 
@@ -158,6 +162,7 @@ class _Connection:
     port: int
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
+    used: float = field(default_factory=time.perf_counter)  # when it was last
 
     @classmethod
     async def open(cls, port: int) -> "_Connection":
@@ -169,7 +174,8 @@ class _Connection:
         async with asyncio.timeout(TIMEOUT_S):
             head = (await self.reader.readuntil(b"\r\n\r\n")).lower()
             await self.reader.readexactly(int(head.split(b"content-length:")[1].split(b"\r\n")[0]))
-        taken = time.perf_counter() - began
+        self.used = time.perf_counter()
+        taken = self.used - began
         status = head[9:12].decode()
         outcome.statuses[status] += 1
         (outcome.taken_s if status == "200" else outcome.refused_s).append(taken)

@@ -74,6 +74,16 @@ async def test_threads_of_a_device_take_a_batch_each_and_share_the_cores(doubler
     device.close()
 
 
+async def test_a_batch_that_is_alone_has_no_more_cores_than_it_makes_use_of(doubler: Doubler) -> None:
+    shares: list[int] = []
+    device = Device(4, shares.append)
+    for most in (None, 1):
+        async with Batcher(doubler, device, max_batch=2, max_reserved=100, max_cores=most) as doubling:
+            await submit(doubling, 1)
+    assert shares == [4, 1]
+    device.close()
+
+
 async def test_what_comes_while_the_device_is_busy_shares_the_next_batch(
     doubler: Doubler, device: Device
 ) -> None:
