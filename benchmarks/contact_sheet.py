@@ -1,6 +1,8 @@
 """Can a person see what the demo models draw? Draws eight prompts with the defaults, each over its name.
 
 `python -m benchmarks.contact_sheet docs/images/contact-sheet.png`
+
+`--many --each FOLDER` draws 24, and keeps each for `python -m training.evaluate r-precision FOLDER`.
 """
 
 import argparse
@@ -19,6 +21,21 @@ PROMPTS = (
     *("a red heart", "a slice of pizza", "a yellow smiling face", "a green tree"),
     *("a blue car", "a red apple", "a house", "a purple flower"),
 )
+MANY = (
+    *PROMPTS,
+    *("a cat", "a dog", "a fish", "a bird", "a yellow star", "a blue butterfly", "a mushroom", "a cactus"),
+    *(
+        "a birthday cake",
+        "a cup of coffee",
+        "an orange",
+        "a rocket",
+        "a sailboat",
+        "a bicycle",
+        "an umbrella",
+    ),
+    "a snowman",
+)
+"""The fixed sheet of 24, of which R-precision is told."""
 COLUMNS = 4
 CELL = 192  # pixels
 LABEL = 24
@@ -33,6 +50,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, help="pixels along each side; default: the generator's own")
     parser.add_argument("--steps", type=int, help="default: the generator's own")
     parser.add_argument("--prompts", nargs="+", default=PROMPTS)
+    parser.add_argument("--many", action="store_const", dest="prompts", const=MANY, help="24 prompts")
+    parser.add_argument("--each", type=Path, help="a folder: each picture is kept there, named by its prompt")
     parser.add_argument(
         "--option", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="of the generator"
     )
@@ -55,6 +74,9 @@ def main() -> None:
         started = time.perf_counter()
         *_, last = generator.generate(request, seed=request.seed, pictures={})
         drawn[prompt] = last.render()
+        if chosen.each:
+            chosen.each.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(drawn[prompt]).save(chosen.each / f"{prompt}.png")
         seconds = time.perf_counter() - started
         size = f"{request.width}x{request.height}"
         loss, score = last.loss() if last.loss else np.nan, last.score() if last.score else np.nan

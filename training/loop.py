@@ -73,9 +73,8 @@ class Run:
     def report(self, **losses: Tensor) -> None:
         """Tell a step's losses; the log has their means."""
         for name, loss in losses.items():
-            self._sums[name] = (
-                self._sums.get(name, torch.zeros(())) + loss.detach().float().cpu() / _LOG_EVERY
-            )
+            # on its device: to fetch it now would wait for the step
+            self._sums[name] = loss.detach().float() / _LOG_EVERY + self._sums.get(name, 0)
 
     def save(self) -> None:
         """Keep everything, so that the run can go on from here."""

@@ -1,4 +1,4 @@
-"""Train the VQGAN: pictures to codes of a codebook and back, crisp enough for a discriminator.
+"""Train the VQGAN: pictures to codes of a codebook and back, for a discriminator if one is wanted.
 
 `python -m training.vqgan data/vqgan` trains from scratch; `--start models/weights/vqgan --keep-codes` goes on
 with the decoder alone: codes mean what they meant, and what was trained on them keeps its worth.
@@ -41,8 +41,8 @@ def main() -> None:
     parser.add_argument(
         "--gan-from",
         type=float,
-        default=0.5,
-        help="share of the steps without a discriminator; default: %(default)s",
+        default=1.0,
+        help="share of the steps before a discriminator; default: none at all",
     )
     parser.add_argument("--rate", type=float, default=1e-3, help="of learning; default: %(default)s")
     chosen = parser.parse_args()
@@ -101,7 +101,7 @@ class Trainer:
         *,
         steps: int,
         rate: float = 1e-3,
-        gan_from: float = 0.5,
+        gan_from: float = 1.0,
         has_codes: bool = False,
         keep_codes: bool = False,
     ) -> None:
@@ -109,7 +109,7 @@ class Trainer:
 
         Args:
             draw: gives a batch (N, 3, H, W) in [-1, 1] of `rng`'s random numbers.
-            gan_from: share of the steps without a discriminator.
+            gan_from: share of the steps before there is a discriminator; 1: there is none.
             has_codes: the codebook is one; else the first tenth of the steps does without, and it begins as
                 the means of clusters of latents.
             keep_codes: the decoder alone learns.
