@@ -35,7 +35,7 @@ _LONG_S = 0.01  # of one item: with shorter ones two threads wait for Python's l
 
 # what a client may know of a failed load; the log has the rest
 _REASONS = {
-    "WeightsMissing": "its weights are missing",
+    "WeightsMissing": "its weights are missing; `clipcanvas models pull {name}` fetches them",
     "WeightsCorrupt": "its weights are not those of its card",
     "WeightsUnusable": "its weights do not fit it",
 }
@@ -144,6 +144,7 @@ class Clips:
                     log.info("model ready", model=name)
                 except Exception as error:
                     why = _REASONS.get(type(error).__name__, "the log of the service says why")
+                    why = why.format(name=name)
                     self._failed[name] = (why, time.monotonic())
                     log.exception("model failed to load", model=name)
                 finally:
