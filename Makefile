@@ -68,6 +68,8 @@ train: $(READY) ## make the demo models from packages, in TRAINED=data: hours on
 	@$(BIN)/python -m training.vqgan $(TRAINED)/vqgan --pictures $(TRAINED)/pictures
 	@$(BIN)/python -m training.prior $(TRAINED)/prior --pictures $(TRAINED)/pictures \
 		--tensors $(TRAINED)/vqgan/model.safetensors --clip local-dir:$(abspath $(TRAINED))/clip-icons
+	@$(BIN)/python -m training.dalle $(TRAINED)/dalle --pictures $(TRAINED)/pictures --tensors $(TRAINED)/vqgan/model.safetensors \
+		--prior $(TRAINED)/prior/model.safetensors --clip local-dir:$(abspath $(TRAINED))/clip-icons
 	@for name in photo icons; do echo "clip-$$name"; $(BIN)/python -m training.evaluate demo $(TRAINED)/pictures \
 		--clip local-dir:$(abspath $(TRAINED))/clip-$$name --tensors $(TRAINED)/vqgan/model.safetensors; done
 

@@ -111,10 +111,10 @@ class Sampler:
         return embedded + beside.repeat_interleave(len(embedded) // len(self._mix), 0)
 
 
-def told_class(transformer: Transformer, label: int | None) -> Told:
-    """What taming-transformers' transformer begins with: the number of a class, or token 0."""
+def told_class(transformer: Transformer, label: int) -> Told:
+    """What taming-transformers' transformer begins with: the number of a class; 0 where it knows none."""
     device = transformer.positions.device
-    token = torch.tensor([[label or 0]], device=device)
+    token = torch.tensor([[label]], device=device)
     return Told(transformer, Conditions(transformer.tokens(token)), torch.ones(1, device=device))
 
 

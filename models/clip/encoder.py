@@ -31,6 +31,10 @@ MAX_TEXTS_CPU = 64
 MAX_BATCH = 256
 
 
+class NoWordVectors(LookupError):
+    """A CLIP's text tower has no vectors of byte-pair tokens."""
+
+
 def pick_device(name: str = "auto") -> torch.device:
     """The device of a name such as cpu, cuda:1 or mps; `auto` is the first there is of cuda, mps and cpu."""
     if name != "auto":
@@ -110,6 +114,17 @@ class ClipNetwork:
         with self._autocast():
             features = self._trimmed(tokens) if self.trims_texts else self._model.encode_text(tokens)
         return F.normalize(features.float(), dim=-1)
+
+    def word_vectors(self, texts: Sequence[str]) -> list[Tensor]:
+        """What the text tower first makes of each token of each text, without the end tokens: (L, width)
+
+        Raises:
+            NoWordVectors: the tower is not CLIP's own.
+        """
+        if not self.trims_texts:
+            raise NoWordVectors(f"{self.name} has no token vectors of CLIP's own kind")
+        rows = [torch.tensor(row[1:-1], dtype=torch.long, device=self.device) for row in self.tokens(texts)]
+        return [self._text.token_embedding(row).float() for row in rows]
 
     def _see(self, normalized: Tensor) -> Tensor:
         with self._autocast():
