@@ -99,13 +99,19 @@ def rows_of(table: str) -> dict[str, dict[str, Any]]:
                 "adamw, decay 0.1": options(optimizer="adamw", weight_decay=0.1),
                 "sgd, rate 60": options(optimizer="sgd", learning_rate=60),
             }
+        case "starts":
+            return {
+                "prior": {},
+                "dalle": options(start="dalle"),
+                "dalle, 30 steps": options(start="dalle") | {"steps": 30},
+            }
         case _:  # generators
             return {name: {"generator": name} for name in ("vqgan_clip", "pixels", "fft", "lines")}
 
 
 TABLES = (
     *("quality", "compat", "cutout methods", "cutouts", "learning rates", "schedules", "optimizers"),
-    *("accelerations", "generators"),
+    *("accelerations", "starts", "generators"),
 )
 
 
