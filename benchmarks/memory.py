@@ -31,6 +31,7 @@ from models.clip.precision import convert
 from models.generators import complete, find
 from models.memory import decoder_bytes, guide_memory, predict, vqgan_weights
 from models.networks import WEIGHTS, NetworkNames, Networks
+from models.options import DrawingOptions
 from models.requests import GenerationRequest, Prompt
 
 MB = 1e6
@@ -173,6 +174,8 @@ CASES: tuple[tuple[str, int, dict[str, Any], int], ...] = (
     ("vqgan_clip", 192, {}, 2),
     ("vqgan_clip", 384, {"cutouts": 8}, 0),
     ("pixels", 256, {}, 0),
+    ("dalle", 96, {}, 0),
+    ("dalle", 96, {"candidates": 64}, 0),
 )
 """Drawings with the demo models: generator, side in pixels, options, image prompts."""
 
@@ -200,14 +203,14 @@ def drawings(device: str) -> None:
 
 
 def drawing(generator: str, side: int, options: Mapping[str, Any], prompts: int = 0) -> GenerationRequest:
-    """A square drawing of two steps with the demo models."""
+    """A square drawing with the demo models, of two steps where they can be chosen."""
     return complete(
         NetworkNames(),
         generator=generator,
         prompts=(Prompt(text="a red apple"), *(Prompt(image="picture") for _ in range(prompts))),
         width=side,
         height=side,
-        steps=2,
+        steps=2 if issubclass(find(generator).Options, DrawingOptions) else None,
         seed=1,
         options=options,
     )
@@ -217,8 +220,9 @@ def measure_drawing(request: GenerationRequest, device: str, frugal: bool) -> in
     """Bytes of the tensors that are alive at once in a drawing, beside the weights."""
     networks = Networks(NetworkNames(device=device))
     generator = find(request.generator).load(networks)
-    guides = [guide._model for guide in networks.guides()]
-    live = LiveBytes(networks.vqgan(), *guides)
+    loaded = [networks.vqgan(), networks.prior(), networks.dalle()]
+    loaded += [guide._model for guide in networks.guides()]
+    live = LiveBytes(*(network for network in loaded if network is not None))
     with live:
         _draw(generator, request, frugal)
     return live.peak

@@ -43,7 +43,7 @@ class JobSettings(BaseSettings):
     )
     weights: Path = Field(WEIGHTS, description="folder of the weights that cards name by a relative path")
     generators: tuple[str, ...] = Field(
-        ("fft", "gradient", "lines", "pixels", "vqgan_clip"),
+        ("dalle", "fft", "gradient", "lines", "pixels", "vqgan_clip", "vqgan_transformer"),
         min_length=1,
         description="what clients may ask for, as a JSON list",
     )

@@ -113,7 +113,11 @@ def told_of(request: GenerationRequest, guidance: float, networks: Networks) -> 
     Raises:
         GenerationError: a text is too long, or the card has no dalle, or no prior.
     """
-    dalle, prior, card = networks.dalle(), networks.prior(), read_card(networks.names.vqgan).dalle
+    dalle, prior, card = (
+        networks.dalle(),
+        networks.prior(),
+        read_card(networks.names.vqgan, networks.names.weights).dalle,
+    )
     if dalle is None or prior is None or card is None:
         raise GenerationError("this VQGAN has no dalle with a prior to stand on")
     clip = networks.clip(card.clip)

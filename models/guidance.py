@@ -18,7 +18,7 @@ from models.drawing import straight_through
 from models.generators import GenerationError
 from models.memory import FRUGAL_VIEWS
 from models.networks import Networks
-from models.options import DrawingOptions
+from models.options import DrawingOptions, GuideOptions
 from models.requests import GenerationRequest, Prompt
 from models.targets import Clip, Targets, targets_of
 
@@ -37,7 +37,7 @@ class Guide:
 
 def guides_of(
     request: GenerationRequest,
-    options: DrawingOptions,
+    options: GuideOptions,
     networks: Networks,
     pictures: Mapping[str, Image.Image],
 ) -> list[Guide]:
@@ -62,7 +62,7 @@ def guides_of(
                 size=(request.height, request.width),
                 device=networks.device,
                 templates=options.templates,
-                contrasted=options.contrast > 0,
+                contrasted=isinstance(options, DrawingOptions) and options.contrast > 0,
             )
             guides.append(Guide(clip, targets, weight))
     if not guides:
@@ -128,7 +128,7 @@ class ClipGuidance:
 
     def score(self, image: Tensor, index: int) -> Tensor:
         """As `score`, of all guides: (1, 3, H, W) in [0, 1] -> scalar"""
-        return _mean([(score(image, guide, index), guide.weight) for guide in self._guides])
+        return scores(image, self._guides, index)[0]
 
     def _loss(self, image: Tensor, guide: Guide, index: int) -> Tensor:
         targets, vectors = guide.targets, guide.targets.vectors
@@ -161,13 +161,22 @@ class ClipGuidance:
         )
 
 
+def scores(images: Tensor, guides: Sequence[Guide], index: int) -> Tensor:
+    """As `score` of each picture, of all guides by weight: (N, 3, H, W) in [0, 1] -> (N,)"""
+    return _mean([(_cosines(images, guide, index), guide.weight) for guide in guides])
+
+
 def score(image: Tensor, guide: Guide, index: int) -> Tensor:
     """Cosine of the whole picture and the prompts that pull in step `index`: (1, 3, H, W) -> scalar"""
+    return _cosines(image, guide, index)[0]
+
+
+def _cosines(images: Tensor, guide: Guide, index: int) -> Tensor:
     size = (guide.clip.image_size, guide.clip.image_size)
-    whole = F.interpolate(image, size=size, mode="bicubic", antialias=True).clamp(0, 1)
+    wholes = F.interpolate(images, size=size, mode="bicubic", antialias=True).clamp(0, 1)
     targets = guide.targets
-    cosines = torch.cat([targets.vectors, targets.wholes]) @ guide.clip.encode_image(whole)[0]
-    return (cosines * targets.shares[index - 1]).sum()
+    cosines = guide.clip.encode_image(wholes) @ torch.cat([targets.vectors, targets.wholes]).T  # (N, V + I)
+    return (cosines * targets.shares[index - 1]).sum(-1)
 
 
 def _whole(prompt: Prompt) -> Prompt:
@@ -177,7 +186,7 @@ def _whole(prompt: Prompt) -> Prompt:
 
 def _mean(weighted: Sequence[tuple[Tensor, float]]) -> Tensor:
     total = sum(weight for _, weight in weighted)
-    return torch.stack([value * (weight / total) for value, weight in weighted]).sum()
+    return torch.stack([value * (weight / total) for value, weight in weighted]).sum(0)
 
 
 def _columns(row: Tensor, columns: Sequence[int]) -> Tensor:

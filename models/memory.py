@@ -56,8 +56,13 @@ def predict(request: GenerationRequest, names: "NetworkNames", *, frugal: bool) 
     vqgan = read_card(names.vqgan, names.weights).config
     share = 1.0 if names.dtype == "fp32" else _HALF
     weights = vqgan_weights(vqgan) + share * sum(weight for weight, _, _ in guides)
+    weights += profile.weight_bytes
     if names.judge is not None:
         weights += share * guide_memory(find_card(names.judge, names.weights), names.weights)[0]
+    if request.options.get("start", "dalle") == "dalle":
+        # a sequence for each prompt, and one without
+        sequences: int = request.options.get("candidates", 0) * (1 + len(request.prompts))
+        step += sequences * profile.bytes_per_candidate
     if issubclass(module.Options, DrawingOptions):
         options = request.options
         views = options["cutouts"] * (1 + sum(prompt.image is not None for prompt in request.prompts))

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
     from models.clip.encoder import ClipNetwork
     from models.company import Company
+    from models.dalle import Dalle
     from models.prior import Prior
+    from models.transformer import Transformer
     from models.vqgan.network import Vqgan
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -99,6 +101,16 @@ class Networks:
         with self._lock:
             return self._prior
 
+    def dalle(self) -> "Dalle | None":
+        """What draws texts on the VQGAN's codes; none: its card has none. Errors as `prior`."""
+        with self._lock:
+            return self._dalle
+
+    def transformer(self) -> "Transformer | None":
+        """The VQGAN's own transformer; none: its card has none. Errors as `prior`."""
+        with self._lock:
+            return self._transformer
+
     @cached_property
     def _vqgan(self) -> "Vqgan":
         from models.vqgan import load
@@ -110,3 +122,15 @@ class Networks:
         from models.vqgan import load_prior
 
         return load_prior(self.names.vqgan, self.names.weights, str(self.device))
+
+    @cached_property
+    def _dalle(self) -> "Dalle | None":
+        from models.vqgan import load_dalle
+
+        return load_dalle(self.names.vqgan, self.names.weights, str(self.device))
+
+    @cached_property
+    def _transformer(self) -> "Transformer | None":
+        from models.vqgan import load_transformer
+
+        return load_transformer(self.names.vqgan, self.names.weights, str(self.device))

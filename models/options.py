@@ -12,10 +12,9 @@ CutoutMethod = Literal["original", "updated", "pooling", "pixray", "views"]
 Weight = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 
 
-class DrawingOptions(BaseModel, frozen=True, extra="forbid"):
-    """What guides a drawing, how it starts, what is kept of it, how it moves and how fast it learns."""
+class GuideOptions(BaseModel, frozen=True, extra="forbid"):
+    """What CLIP is asked."""
 
-    # what CLIP sees
     templates: tuple[Annotated[str, Field(max_length=200)], ...] = Field(
         ("{prompt}",),
         min_length=1,
@@ -25,6 +24,37 @@ class DrawingOptions(BaseModel, frozen=True, extra="forbid"):
     guide_weights: dict[str, Annotated[float, Field(ge=0, le=10)]] = Field(
         {}, description="how much each guiding CLIP counts, by its name; 1 where none is said; 0: not used"
     )
+
+
+class SamplingOptions(GuideOptions, frozen=True, extra="forbid"):
+    """How pictures are sampled code by code, and which of them is kept."""
+
+    candidates: int = Field(
+        16,
+        ge=1,
+        le=64,
+        description="pictures sampled side by side; the one that CLIP finds nearest to the prompts is kept",
+    )
+    temperature: float = Field(
+        1,
+        gt=0,
+        le=10,
+        description="of the codes' probabilities; below 1, the likely ones are chosen more often",
+    )
+    top_k: int = Field(0, ge=0, le=65_536, description="codes that can be chosen, the likeliest; 0: all")
+    top_p: float = Field(
+        0.95, gt=0, le=1, description="choose among the likeliest codes that together have this probability"
+    )
+    init_image: PictureName | None = Field(
+        None, description="a picture whose upper part is kept and gone on from"
+    )
+    keep: float = Field(0.5, ge=0, lt=1, description="share of the rows of init_image that is kept")
+
+
+class DrawingOptions(GuideOptions, frozen=True, extra="forbid"):
+    """What guides a drawing, how it starts, what is kept of it, how it moves and how fast it learns."""
+
+    # what CLIP sees
     cutouts: int = Field(16, ge=1, le=256, description="views that each CLIP sees at each step")
     cutouts_end: float = Field(
         1,

@@ -33,7 +33,7 @@ class Effort:
     cutouts: float
 
 
-_EFFORTS: Mapping[Quality, Effort] = {
+EFFORTS: Mapping[Quality, Effort] = {
     "draft": Effort(0.5, 0.5),
     "normal": Effort(1, 1),
     "better": Effort(1.5, 1.5),
@@ -64,7 +64,7 @@ PROGRAMS: Mapping[Compat, Program] = {
         sides={"draft": 480, "normal": 480, "better": 480, "best": 480},
         aspect="square",
         options={"cutout_method": "original", "cutouts": 64, "learning_rate": 0.05},
-        efforts=_EFFORTS,
+        efforts=EFFORTS,
     ),
     # https://github.com/nerdyrodent/VQGAN-CLIP; 256 pixels are its size without a GPU
     "nerdyrodent": Program(
@@ -77,7 +77,7 @@ PROGRAMS: Mapping[Compat, Program] = {
             "learning_rate": 0.1,
             "init_method": "gray",
         },
-        efforts=_EFFORTS,
+        efforts=EFFORTS,
     ),
     # https://github.com/pixray/pixray
     "pixray": Program(
@@ -122,7 +122,7 @@ def apply(
     """
     quality = presets.quality
     ratio, side = profile.width / profile.height, math.sqrt(profile.width * profile.height)
-    steps, options, efforts = profile.steps, profile.options, _EFFORTS
+    steps, options, efforts = profile.steps, profile.options, EFFORTS
     if presets.compat is not None:
         program = (programs or {}).get(presets.compat)
         if program is None:

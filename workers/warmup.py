@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 import structlog
 
 from models.compiling import Compiled
-from models.generators import ImageGenerator, complete
+from models.generators import ImageGenerator, complete, find
 from models.networks import Networks
+from models.options import DrawingOptions
 from models.prompts import parse
 
 log = structlog.get_logger(__name__)
@@ -28,6 +29,8 @@ def compile_steps(networks: Networks, generators: Mapping[str, ImageGenerator], 
             for size in sizes:
                 width, height = map(int, size.split("x"))
                 for name, generator in generators.items():
+                    if not issubclass(find(name).Options, DrawingOptions):
+                        continue  # it has no steps of that kind, and perhaps no such size
                     request = complete(
                         networks.names,
                         generator=name,

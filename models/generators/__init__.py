@@ -42,6 +42,8 @@ class Profile:
     options: BaseModel  # an instance of the module's Options
     bytes_per_pixel: float = 0.0  # of the device's memory that a step takes, beside what the guides take
     frugal_bytes_per_pixel: float | None = None  # likewise, drawn frugally; none: the same
+    weight_bytes: int = 0  # of networks beside the VQGAN and the guides
+    bytes_per_candidate: int = 0  # of what is sampled side by side
 
 
 @dataclass(frozen=True)

@@ -33,10 +33,14 @@ _NO_ENCODER = (
 class Options(DrawingOptions, frozen=True, extra="forbid"):
     """Where the latents start, and what holds them."""
 
-    start: Literal["random", "pixels", "gradient", "perlin", "prior"] = Field(  # type: ignore[assignment]  # one more
+    start: Literal["random", "pixels", "gradient", "perlin", "prior", "dalle"] = Field(  # type: ignore[assignment]  # one more
         "random",
         description="where the drawing starts: random: random codes; pixels: uniform noise; gradient: a "
-        "random ramp in each color; perlin: soft noise of three sizes; prior: what it makes of the texts",
+        "random ramp in each color; perlin: soft noise of three sizes; prior: what it makes of the texts; "
+        "dalle: the best of what that generator samples for them",
+    )
+    candidates: int = Field(
+        16, ge=1, le=64, description="of start=dalle: pictures sampled, of which one is taken"
     )
     prior_temperature: float = Field(
         0.7, gt=0, le=10, description="of the prior's code probabilities; higher is softer"
@@ -86,6 +90,8 @@ def profile(names: "NetworkNames", presets: Presets = Presets()) -> Profile:
         options=options,
         bytes_per_pixel=decoder_bytes(card.config, names.dtype),
         frugal_bytes_per_pixel=decoder_bytes(card.config, names.dtype, frugal=True),
+        weight_bytes=card.dalle.weight_bytes if card.dalle is not None else 0,
+        bytes_per_candidate=card.dalle.cache_bytes if card.dalle is not None else 0,
     )
     return known.apply(plain, presets, sides=sides, programs=known.PROGRAMS)
 
@@ -93,16 +99,16 @@ def profile(names: "NetworkNames", presets: Presets = Presets()) -> Profile:
 def check(request: GenerationRequest, names: "NetworkNames") -> None:
     """The guides can read the prompts, and the VQGAN has a prior if one is asked for."""
     check_prompts(request, names)
-    wants_prior = request.options["start"] == "prior" and request.options["init_image"] is None
-    if wants_prior and read_card(names.vqgan, names.weights).prior is None:
+    start, card = request.options["start"], read_card(names.vqgan, names.weights)
+    if request.options["init_image"] is None and start in ("prior", "dalle") and getattr(card, start) is None:
         raise InvalidRequest(
-            "/options/start", "no_prior", f"the VQGAN {names.vqgan} has no prior; use start=random"
+            "/options/start", f"no_{start}", f"the VQGAN {names.vqgan} has no {start}; use start=random"
         )
 
 
 def load(networks: "Networks") -> ImageGenerator:
     """Load the VQGAN, its prior and the CLIPs that guide."""
-    networks.vqgan(), networks.prior(), networks.guides()
+    networks.vqgan(), networks.prior(), networks.dalle(), networks.guides()
     return VqganClip(networks)
 
 
@@ -132,7 +138,10 @@ class VqganClip:
             # the start and the cutouts each draw from the seed: the order of the first notebooks
             rng = torch.Generator().manual_seed(seed)
             start = start_picture(request, options, pictures, self._networks.device, rng)
-            latents = _encode(vqgan, start) if start is not None else self._start(request, options, rng)
+            if start is not None:
+                latents = _encode(vqgan, start)
+            else:
+                latents = self._start(request, options, pictures, seed, rng)
             if start is None:
                 start = vqgan.decode(latents).clamp(0, 1)  # what the prior gives lies between the codes
         if vqgan.encoder is None and (options.moves or options.overlay_image is not None):
@@ -153,7 +162,14 @@ class VqganClip:
             restarts=options.latent_decay_falls,
         )
 
-    def _start(self, request: GenerationRequest, options: Options, rng: "torch.Generator") -> "Tensor":
+    def _start(
+        self,
+        request: GenerationRequest,
+        options: Options,
+        pictures: Mapping[str, Image.Image],
+        seed: int,
+        rng: "torch.Generator",
+    ) -> "Tensor":
         """Latents to start from: (1, D, h, w)"""
         import torch
 
@@ -164,6 +180,8 @@ class VqganClip:
         grid = (request.height // vqgan.factor, request.width // vqgan.factor)
         # what pulls in the first step
         texts = [prompt for prompt in request.prompts if prompt.text is not None and prompt.weight_at(0) > 0]
+        if options.start == "dalle" and any(prompt.weight_at(0) > 0 for prompt in texts):
+            return self._sampled(request, options, pictures, seed, grid)
         if options.start == "prior" and prior is None:
             raise GenerationError("this VQGAN has no prior to start from; use start=random")
         if options.start == "prior" and prior is not None and texts:
@@ -180,6 +198,30 @@ class VqganClip:
             return _encode(vqgan, painted(picture, torch.tensor(color, device=device)))
         codes = torch.randint(len(vqgan.codebook), [grid[0] * grid[1]], generator=rng)
         return vqgan.lookup(codes.view(1, *grid).to(device))
+
+    def _sampled(
+        self,
+        request: GenerationRequest,
+        options: Options,
+        pictures: Mapping[str, Image.Image],
+        seed: int,
+        grid: tuple[int, int],
+    ) -> "Tensor":
+        """What the generator dalle draws, at this picture's size: (1, D, h, w)"""
+        from models.candidates import Candidates
+        from models.dalle import told_of
+        from models.generators import dalle
+
+        vqgan = self._networks.vqgan()
+        small = dalle.profile(self._networks.names)
+        given = options.model_dump(include={"candidates", "templates", "guide_weights"})
+        sampling = dalle.Options.model_validate(small.options.model_dump() | given)
+        told = told_of(request, sampling.guidance, self._networks)
+        asked = request.model_copy(
+            update={"width": small.width, "height": small.height, "steps": small.steps}
+        )
+        found = Candidates(told, asked, sampling, seed, self._networks, pictures)
+        return _scaled(vqgan.lookup(found.finish()), grid)
 
 
 class CodedPicture:

@@ -10,7 +10,9 @@ from pydantic import BaseModel, Field, model_validator
 from models.downloads import Download, how_to_fetch, is_model_name
 
 if TYPE_CHECKING:
+    from models.dalle import Dalle
     from models.prior import Prior
+    from models.transformer import Transformer
     from models.vqgan.network import Vqgan
 
 _CARDS = Path(__file__).parent / "cards"
@@ -65,6 +67,37 @@ class WeightsFile(BaseModel, frozen=True, extra="forbid"):
     sha256: str | None = None  # none: not pinned
 
 
+class TransformerFile(WeightsFile, frozen=True, extra="forbid"):
+    """A transformer over a VQGAN's codes, as `models.transformer` has it."""
+
+    width: int
+    depth: int
+    heads: int
+    length: int  # of its longest sequence, in tokens
+
+    @property
+    def weight_bytes(self) -> int:
+        """About what its weights take in fp32, without its tables of tokens."""
+        return 4 * 12 * self.depth * self.width**2
+
+    @property
+    def cache_bytes(self) -> int:
+        """What it remembers of one sequence."""
+        return 4 * 2 * self.depth * self.width * self.length
+
+
+class DalleFile(TransformerFile, frozen=True, extra="forbid"):
+    """One that draws texts, as `models.dalle` has it."""
+
+    clip: str  # the card of the CLIP that reads texts for it
+
+
+class Net2NetFile(TransformerFile, frozen=True, extra="forbid"):
+    """One that draws classes, or anything: taming-transformers' Net2NetTransformer."""
+
+    classes: int = 0  # none: it was trained without, and begins with token 0
+
+
 class Card(BaseModel, frozen=True, extra="forbid"):
     """What a VQGAN is and where its files are."""
 
@@ -78,6 +111,8 @@ class Card(BaseModel, frozen=True, extra="forbid"):
     weights: WeightsFile
     downloads: tuple[Download, ...] = ()  # checkpoints to convert; the first that answers is taken
     prior: WeightsFile | None = None  # text embedding of the first guide -> codes to start from
+    dalle: DalleFile | None = None  # stands on the prior
+    transformer: Net2NetFile | None = None
     license: str
     source: str
     attributions: tuple[str, ...] = ()
@@ -139,6 +174,30 @@ def load(name: str, weights: Path, device: str = "cpu", dtype: str = "fp32") -> 
         vqgan.halve()
     # the demo's decoder takes two thirds of the time so on a CPU
     return vqgan.to(memory_format=torch.channels_last).to(device)
+
+
+def load_dalle(name: str, weights: Path, device: str = "cpu") -> "Dalle | None":
+    """Load what draws texts on the codes of a VQGAN's card; none: the card has none. Errors as `load`."""
+    from models.checkpoints import load_tensors
+    from models.dalle import Dalle
+
+    card = read_card(name, weights)
+    if card.dalle is None:
+        return None
+    tensors = load_tensors(_find(card, card.dalle, weights), card.dalle.sha256)
+    return Dalle.read(tensors, card.dalle.heads).to(device)
+
+
+def load_transformer(name: str, weights: Path, device: str = "cpu") -> "Transformer | None":
+    """Load the transformer of a VQGAN's card; none: the card has none. Errors as `load`."""
+    from models.checkpoints import load_tensors
+    from models.transformer import Transformer
+
+    card = read_card(name, weights)
+    if card.transformer is None:
+        return None
+    tensors = load_tensors(_find(card, card.transformer, weights), card.transformer.sha256)
+    return Transformer.read(tensors, card.transformer.heads).to(device)
 
 
 def load_prior(name: str, weights: Path, device: str = "cpu") -> "Prior | None":

@@ -159,6 +159,27 @@ def test_every_drawer_goes_on_in_motion_after_kill_9_to_the_same_bytes(
                 assert client.output(job.id, picture) == client.output(whole.id, picture), (name, picture)
 
 
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("generator", ["dalle", "vqgan_transformer"])
+def test_a_sampled_picture_goes_on_after_kill_9_to_the_same_bytes(service: Service, generator: str) -> None:
+    asked = {"seed": 7, "generator": generator, "num_images": 2, "options": {"candidates": 48}}
+    worker = service.worker(json.dumps([generator]))
+    with service.client() as client:
+        job = client.create_job("a red heart", **asked)
+        service.wait_for(job.id, lambda job: bool(job.progress and job.progress.step > 30), 100)
+        worker.kill()
+        assert not client.job(job.id).is_final, "it was killed too late to tell"
+        service.worker(json.dumps([generator]))
+        ended = client.wait(job.id, timeout_s=200)
+        whole = client.draw("a red heart", timeout_s=200, **asked)
+        assert (ended.attempt, whole.attempt) == (2, 1)
+        pictures = [output for output in ended.outputs if output.kind == "image"]
+        assert len(pictures) == 2
+        for picture in pictures:
+            assert client.output(job.id, picture.name) == client.output(whole.id, picture.name)
+            assert -1 <= picture.clip_score <= 1
+
+
 def test_redis_may_be_gone_for_10_s(service: Service) -> None:
     service.worker()
     with service.client() as client:

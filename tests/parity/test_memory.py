@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks.memory import drawing, measure_drawing, measure_guide, measure_vqgan
 from models.clip.cards import find_card
+from models.generators import find
 from models.memory import HEADROOM, RUNTIME, decoder_bytes, guide_memory, predict, vqgan_weights
 from models.networks import WEIGHTS, NetworkNames
 from models.vqgan import read_card
@@ -16,6 +17,7 @@ NAMES = NetworkNames(device="cpu")
 def reckoned(request: Any, *, frugal: bool) -> float:
     """Bytes of a step, without the headroom, the libraries and the weights."""
     weights = vqgan_weights(read_card(NAMES.vqgan).config)
+    weights += find(request.generator).profile(NAMES).weight_bytes
     weights += sum(guide_memory(find_card(name), WEIGHTS)[0] for name in NAMES.clips)
     return (predict(request, NAMES, frugal=frugal) - RUNTIME - weights) / HEADROOM
 
@@ -33,6 +35,8 @@ def reckoned(request: Any, *, frugal: bool) -> float:
         ("vqgan_clip", 192, {"cutouts": 2}, 0, True),
         ("pixels", 256, {"cutouts": 4}, 0, False),
         ("fft", 256, {"cutouts": 2}, 0, False),
+        ("dalle", 96, {"candidates": 8}, 0, False),
+        ("dalle", 96, {"candidates": 24}, 0, False),
     ],
 )
 def test_a_drawing_takes_about_what_is_reckoned(

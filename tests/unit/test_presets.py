@@ -4,11 +4,13 @@ import pytest
 
 from models.generators import available, complete, find
 from models.networks import NetworkNames
+from models.options import SamplingOptions
 from models.presets import changes
 from models.requests import InvalidRequest, Presets, Prompt
 from models.vqgan import available as cards
 from models.vqgan import read_card
 
+SHAPING = [name for name in available() if not issubclass(find(name).Options, SamplingOptions)]
 DEMO, IMAGENET = NetworkNames(), NetworkNames(vqgan="imagenet-f16-16384")
 
 
@@ -80,7 +82,7 @@ def test_pixrays_qualities_and_shapes_are_its_own(quality, steps, cutouts, squar
         assert size_of(request) == size
 
 
-@pytest.mark.parametrize("generator", available())
+@pytest.mark.parametrize("generator", SHAPING)
 @pytest.mark.parametrize("vqgan", cards())
 @pytest.mark.parametrize("aspect", ["square", "portrait", "widescreen"])
 @pytest.mark.parametrize("quality", ["draft", "normal", "better", "best"])

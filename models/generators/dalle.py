@@ -1,0 +1,85 @@
+"""A small DALL-E: a transformer goes on from a text with a picture's codes, and CLIP picks the best."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from PIL import Image
+from pydantic import Field
+
+from models import sampled
+from models.clip.cards import find_card
+from models.generators import ImageGenerator, Profile, Step
+from models.memory import guide_memory
+from models.options import SamplingOptions
+from models.prompts import check_prompts
+from models.requests import GenerationRequest, InvalidRequest, Presets
+from models.vqgan import read_card
+
+if TYPE_CHECKING:
+    from models.networks import NetworkNames, Networks
+
+
+class Options(SamplingOptions, frozen=True, extra="forbid"):
+    """How it is sampled, and how closely it follows the text."""
+
+    guidance: float = Field(
+        3,
+        ge=0,
+        le=20,
+        description="how far to go beyond what is likely without the text: 0: no text, 1: as it was trained",
+    )
+
+
+def profile(names: "NetworkNames", presets: Presets = Presets()) -> Profile:
+    """One size, that of the pictures it was trained on, and a step for each of their codes."""
+    card = read_card(names.vqgan, names.weights)
+    options = Options(templates=card.drawing.get("templates", ("{prompt}",)))
+    plain = sampled.profile_of(card, card.dalle, options, presets)
+    if card.dalle is None or card.dalle.clip in names.clips:
+        return plain
+    reader = guide_memory(find_card(card.dalle.clip, names.weights), names.weights)[0]
+    return replace(plain, weight_bytes=plain.weight_bytes + reader)
+
+
+def check(request: GenerationRequest, names: "NetworkNames") -> None:
+    """The VQGAN has a transformer that reads texts, and there is one to draw."""
+    if read_card(names.vqgan, names.weights).dalle is None:
+        raise InvalidRequest("/generator", "no_dalle", f"the VQGAN {names.vqgan} has no dalle")
+    sampled.check(request, profile(names))
+    for index, prompt in enumerate(request.prompts):
+        if prompt.text is None:
+            raise InvalidRequest(f"/prompts/{index}", "text_only", "dalle reads texts only")
+    if all(prompt.weight_at(0) <= 0 for prompt in request.prompts):
+        raise InvalidRequest("/prompts", "nothing_to_draw", "dalle needs a text with a weight above 0")
+    check_prompts(request, names)
+
+
+def load(networks: "Networks") -> ImageGenerator:
+    """Load the transformer, what it stands on, and the CLIPs that rank."""
+    networks.vqgan(), networks.prior(), networks.dalle(), networks.guides()
+    return DalleGenerator(networks)
+
+
+class DalleGenerator:
+    """Draws with a transformer over the codes of a VQGAN."""
+
+    def __init__(self, networks: "Networks") -> None:
+        self._networks = networks
+
+    def generate(
+        self,
+        request: GenerationRequest,
+        *,
+        seed: int,
+        pictures: Mapping[str, Image.Image],
+        checkpoint: bytes | None = None,
+        frugal: bool = False,
+    ) -> Iterator[Step]:
+        """See `ImageGenerator`."""
+        from models.candidates import Candidates
+        from models.dalle import told_of
+
+        options = Options.model_validate(request.options)
+        told = told_of(request, options.guidance, self._networks)
+        return Candidates(told, request, options, seed, self._networks, pictures).steps(checkpoint)
