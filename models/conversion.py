@@ -35,6 +35,7 @@ def convert(
     *,
     dtype: DTypeName | None = None,
     decoder_only: bool = False,
+    transformer: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, str]:
     """Make a safetensors file of an old pickled checkpoint without running anything the pickle names.
@@ -46,11 +47,12 @@ def convert(
     Args:
         dtype: of the floating-point tensors; none: as they are.
         decoder_only: of a VQGAN, leave the encoder behind: it can draw, but not start from a picture.
+        transformer: keep the transformer over a VQGAN in its stead.
         progress: told how many bytes of how many are read.
 
     Returns:
-        The new file's metadata: `kind` (VQModel, GumbelVQ or CLIP), `source`, `source_sha256`, and for a
-        VQGAN `n_embed` and `embed_dim`.
+        The new file's metadata: `kind` (VQModel, GumbelVQ, Net2Net or CLIP), `source`, `source_sha256`, and
+        for a VQGAN `n_embed` and `embed_dim`.
 
     Raises:
         WeightsMissing: the source is not there.
@@ -60,13 +62,17 @@ def convert(
     import torch
 
     metadata = {"source": source.name, "source_sha256": sha256_of(source)}
-    kind, tensors = _select(_state_dict(source), source, decoder_only)
+    state = _state_dict(source)
+    if transformer:
+        kind, tensors = "Net2Net", _transformer(state, source)
+    else:
+        kind, tensors = _select(state, source, decoder_only)
     if dtype is not None:
         to = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
         tensors = {name: t.to(to) if t.is_floating_point() else t for name, t in tensors.items()}
     metadata["kind"] = kind
     total = sum(tensor.nbytes for tensor in tensors.values())
-    if kind != "CLIP":
+    if kind in _CODEBOOKS:
         codes = tensors[_CODEBOOKS[kind]]
         metadata |= {"n_embed": str(codes.shape[0]), "embed_dim": str(codes.shape[1])}
     save_tensors(target, tensors, metadata, lambda done: progress(done, total))
@@ -97,6 +103,15 @@ def _select(
     raise WeightsUnusable(
         f"{source} is neither a VQGAN (no {' or '.join(_CODEBOOKS.values())}) nor a CLIP (no logit_scale)"
     )
+
+
+def _transformer(state: "Mapping[str, Tensor]", source: Path) -> "dict[str, Tensor]":
+    """taming-transformers' GPT out of a Net2NetTransformer's checkpoint, under its own names."""
+    prefix = "transformer."
+    found = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
+    if "tok_emb.weight" not in found:
+        raise WeightsUnusable(f"{source} holds no transformer over a VQGAN (no {prefix}tok_emb.weight)")
+    return {name: t for name, t in found.items() if not name.endswith("attn.mask")}
 
 
 class _Inert:
@@ -215,6 +230,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("target", type=Path, help="the safetensors file to write")
     parser.add_argument("--dtype", choices=["fp32", "fp16", "bf16"], help="default: as the source has it")
     parser.add_argument("--decoder-only", action="store_true", help="leave a VQGAN's encoder behind")
+    parser.add_argument(
+        "--transformer", action="store_true", help="keep the transformer over a VQGAN instead"
+    )
     parser.add_argument("--memory", type=int, help="bytes it may take beside what torch itself does")
     parser.add_argument("--seconds", type=int, default=1800, help="time of a processor that it may take")
     options = parser.parse_args(arguments)
@@ -229,6 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.target,
             dtype=options.dtype,
             decoder_only=options.decoder_only,
+            transformer=options.transformer,
             progress=lambda done, total: _tell({"progress": [done, total]}),
         )
     except (WeightsError, OSError) as error:
