@@ -24,21 +24,12 @@ class Device:
     """The threads that compute, each lent to one batch at a time, in the order of asking.
 
     Args:
-        threads: batches that run at once: on a CPU one per core, and none waits for another; on a GPU two,
-            so that one is stacked and copied while the other is computed.
+        threads: batches that run at once: one on a GPU; on a CPU one per core, and none waits for another.
         use_cores: called on a batch's thread with how many cores it may use: its share of `threads`.
-        spreads: what waits is shared among threads that are free; else the first of them takes it all.
     """
 
-    def __init__(
-        self,
-        threads: int = 1,
-        use_cores: Callable[[int], None] = lambda count: None,
-        *,
-        spreads: bool = True,
-    ) -> None:
+    def __init__(self, threads: int = 1, use_cores: Callable[[int], None] = lambda count: None) -> None:
         self.threads = threads
-        self.spreads = spreads
         self.turn = asyncio.Semaphore(threads)
         self._use_cores = use_cores
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="device")
@@ -254,7 +245,7 @@ class Batcher(Generic[Item, Result]):
         batch: list[tuple[_Call[Item, Result], int]] = []
         now = time.perf_counter()
         waiting = sum(len(call.items) - call.taken for lane in self._waiting for call in lane.calls)
-        free = self._at_once - self._running if self._device.spreads else 1
+        free = self._at_once - self._running
         share = math.ceil(waiting / free)
         self._expected = max(0, self._expected - min(share, len(self._waiting)))
         while self._waiting and len(batch) < min(share, self.max_batch):

@@ -213,7 +213,7 @@ async def open_clips(
     memory = {
         name: serving_memory(card, settings.weights, settings.clip_dtype) for name, card in cards.items()
     }
-    cpu, gpu = Device(settings.clip_threads or cores(), use_cores), Device(2, spreads=False)
+    cpu, gpu = Device(settings.clip_threads or cores(), use_cores), Device()
 
     def start(name: str) -> BatchedClip:
         encoder = load(name)
@@ -251,8 +251,8 @@ def fit_batches(encoder: ClipEncoder, limits: EncoderLimits, budget_s: float, th
 
     limits = replace(
         limits,
-        batches_at_once_images=threads if not encoder.on_cpu or _is_long(images) else 1,
-        batches_at_once_texts=threads if not encoder.on_cpu or _is_long(texts) else 1,
+        batches_at_once_images=threads if _is_long(images) else 1,
+        batches_at_once_texts=threads if _is_long(texts) else 1,
         cores_images=_cores_of_one(images, threads) if encoder.on_cpu else None,
         cores_texts=_cores_of_one(texts, threads) if encoder.on_cpu else None,
     )

@@ -1,6 +1,5 @@
 """CLIP over open_clip: the tensor face that keeps gradients, and the numpy face that serves requests."""
 
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -166,7 +165,6 @@ class OpenClipEncoder:
         self.max_images = MAX_IMAGES_CPU if self.on_cpu else MAX_BATCH
         self.max_texts = MAX_TEXTS_CPU if self.on_cpu else MAX_BATCH
         self._preprocessing = Preprocessing(transform)
-        self._threads = threading.local()
 
     @classmethod
     def load(cls, name: str, weights: Path, device: str = "auto", dtype: str = "fp32") -> Self:
@@ -206,18 +204,10 @@ class OpenClipEncoder:
     ) -> Embeddings:
         """Rows of all pieces, each in the place that its index names."""
         rows = np.empty((count, self.dimension), np.float32)
-        with torch.inference_mode(), self._stream():
+        with torch.inference_mode():
             for piece in pieces:
                 rows[piece] = encode(piece).cpu().numpy()
         return rows
-
-    def _stream(self) -> AbstractContextManager[object]:
-        """A CUDA stream of this thread's own: its copies go on while that of another thread computes."""
-        if self.network.device.type != "cuda":
-            return nullcontext()
-        if not hasattr(self._threads, "stream"):
-            self._threads.stream = torch.cuda.Stream(self.network.device)
-        return torch.cuda.stream(self._threads.stream)
 
 
 def load_network(

@@ -182,7 +182,7 @@ def test_bad_jobs_are_refused_before_they_queue(
 def test_unknown_names(unharmed: LiveApi) -> None:
     body = {"images": [GOOD], "labels": ["a"], "model": "gpt-9"}
     refused(unharmed, 404, "model_not_found", "'gpt-9'", "demo-photo", json=body)
-    for name in ("dalle", "../../etc", "Gradient", ""):
+    for name in ("dall-e-9", "../../etc", "Gradient", ""):
         job = {**JOB, "generator": name}
         code = "generator_not_found" if name else "invalid_request"
         refused(unharmed, 422, code, repr(name) if name else "#/generator", json=job, path="/v1/jobs")

@@ -42,6 +42,7 @@ def draw(
     **options: object,
 ) -> tuple[list[float], bytes, bytes]:
     """Losses, picture and checkpoint of the last step."""
+    torch.set_num_threads(1)  # each thread of Python has a number of its own, which rounding depends on
     request = complete(
         networks.names,
         generator="vqgan_clip",

@@ -73,7 +73,7 @@ def test_only_shapes_of_the_warm_up_are_compiled():
     assert len(noted.shapes) == 2
 
 
-def test_a_compiler_that_fails_leaves_drawing_as_it_was(capsys):
+def test_a_compiler_that_fails_leaves_drawing_as_it_was():
     def fail(network):
         raise RuntimeError("no compiler here")
 
@@ -81,7 +81,6 @@ def test_a_compiler_that_fails_leaves_drawing_as_it_was(capsys):
     networks = drawing_networks(company)
     compile_steps(networks, {"vqgan_clip": VqganClip(networks)}, ["32x32"])
     assert company.shapes == 0
-    assert "no compiler here" in capsys.readouterr().out
     made, _ = slopes(company, torch.ones(1, 3, 2, 2))
     torch.testing.assert_close(made, wave(torch.ones(1, 3, 2, 2)))
 

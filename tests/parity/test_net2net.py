@@ -1,10 +1,11 @@
 """A checkpoint in the layout of taming-transformers' Net2NetTransformer, converted, draws classes."""
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-import transformers
+import transformers  # noqa: F401 - as taming's module will find it
 
 from models import conversion
 from models.catalog.converting import convert
@@ -25,7 +26,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small VQGAN and taming's own GPT over its codes, as Lightning saves them."""
     with pytest.MonkeyPatch.context() as patch:
         # taming's module wants a name that transformers no longer has
-        patch.setattr(transformers, "top_k_top_p_filtering", None, raising=False)
+        patch.setattr(sys.modules["transformers"], "top_k_top_p_filtering", None, raising=False)
         from taming.modules.transformer.mingpt import GPT
     torch.manual_seed(3)
     gpt = GPT(vocab_size=64, block_size=LENGTH, n_layer=2, n_head=2, n_embd=16)

@@ -121,20 +121,6 @@ async def test_callers_who_come_back_one_by_one_share_batches_again(doubler: Dou
     device.close()
 
 
-async def test_a_device_that_does_not_spread_prepares_the_next_batch_while_one_runs(doubler: Doubler) -> None:
-    device = Device(2, spreads=False)
-    async with Batcher(doubler, device, max_batch=8, max_reserved=100, at_once=2) as doubling:
-        doubler.free.clear()
-        first = asyncio.create_task(submit(doubling, 0, 1, 2, 3))
-        await asyncio.sleep(0.05)
-        second = asyncio.create_task(submit(doubling, 4, 5))
-        await asyncio.sleep(0.05)
-        assert doubler.batches == [[0, 1, 2, 3], [4, 5]]
-        doubler.free.set()
-        assert await asyncio.gather(first, second) == [[0, 2, 4, 6], [8, 10]]
-    device.close()
-
-
 async def test_no_batch_is_larger_than_allowed_and_order_is_kept(doubler: Doubler, device: Device) -> None:
     async with batcher(doubler, device, max_batch=4) as doubling:
         assert await submit(doubling, *range(10)) == [2 * number for number in range(10)]
