@@ -3,13 +3,14 @@
 import io
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Page, Request, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, Request, sync_playwright
 
 from tests.conftest import RedisServer, private_redis
 from tests.e2e.conftest import Service
@@ -50,6 +51,17 @@ class Visit:
         if folder := os.environ.get("CLIPCANVAS_SCREENSHOTS"):
             with Image.open(io.BytesIO(self.page.screenshot(full_page=True))) as image:
                 image.convert("RGB").save(Path(folder) / f"page-{name}.webp", quality=80, method=6)
+
+
+def wait_for_pixels(images: Locator) -> None:
+    """Wait until there is such an image and the browser has the pixels of each.
+
+    `Page.wait_for_function` evaluates strings from its second try on, which the page's policy forbids.
+    """
+    ends = time.monotonic() + PATIENCE_MS / 1000
+    while not (widths := images.evaluate_all("all => all.map(image => image.naturalWidth)")) or 0 in widths:
+        assert time.monotonic() < ends, f"pixels are missing: widths {widths}"
+        time.sleep(0.05)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from playwright.sync_api import BrowserContext, Page
 
 from tests.conftest import RedisServer
 from tests.e2e.conftest import Service
-from tests.page.conftest import PHONE, Visit
+from tests.page.conftest import PHONE, Visit, wait_for_pixels
 from tests.page.test_look import ran
 
 pytestmark = pytest.mark.timeout(240)
@@ -53,7 +53,7 @@ def test_a_picture_forms_live_and_is_drawn_again_from_its_seed(visit: Visit, sha
     visit.shoot("draw-live")
     ended(page)
     page.locator("#queue", has_text="0 running, 0 waiting, 1 worker").wait_for()
-    page.wait_for_function("document.querySelector('#history img')?.naturalWidth > 0")
+    wait_for_pixels(page.locator("#history img").first)
     visit.shoot("draw")
     page.set_viewport_size(PHONE)
     visit.shoot("draw-phone")

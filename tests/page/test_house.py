@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, BrowserContext
 from app.auth import new_key
 from tests.conftest import RedisServer
 from tests.e2e.conftest import Service
-from tests.page.conftest import CAT, DESKTOP, PHONE, Visit
+from tests.page.conftest import CAT, DESKTOP, PHONE, Visit, wait_for_pixels
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -93,7 +93,7 @@ def test_a_service_with_keys_asks_for_one(
         page.select_option("#generator", "gradient")
         page.get_by_role("button", name="Draw", exact=True).click()
         page.locator("#drawing figure img").wait_for()
-        page.wait_for_function("document.querySelector('#drawing figure img').naturalWidth > 0")
+        wait_for_pixels(page.locator("#drawing figure img"))
         page.get_by_text("The same from a shell or a program").click()
         for code in page.locator("#draw-code pre").all_inner_texts():
             assert "CLIPCANVAS_API_KEY" in code

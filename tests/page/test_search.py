@@ -7,7 +7,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from tests.page.conftest import CAT, PHONE, Visit
+from tests.page.conftest import CAT, PHONE, Visit, wait_for_pixels
 from tests.page.test_look import ran
 
 pytestmark = pytest.mark.timeout(180)
@@ -48,7 +48,7 @@ def test_pictures_are_added_and_found(visit: Visit, pictures: list[Path], tmp_pa
     page.get_by_role("button", name="Search", exact=True).click()
     page.locator("#search-answer img").nth(2).wait_for()
     assert page.locator("#search-answer .name").first.inner_text() == "rocket.jpg"
-    page.wait_for_function("[...document.querySelectorAll('#search-answer img')].every(i => i.naturalWidth)")
+    wait_for_pixels(page.locator("#search-answer img"))
     visit.shoot("search")
     page.set_viewport_size(PHONE)
     visit.shoot("search-phone")
