@@ -21,8 +21,7 @@ serve: $(READY) ## run the service; SERVE="--port 9000 --workers 2" passes optio
 	@$(BIN)/clipcanvas serve $(SERVE)
 
 test: $(READY) ## run every test but those of the page and the recipes, which need a browser and Node
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/page --ignore tests/recipes --ignore tests/unit/test_cli_terminal.py
-	@$(BIN)/python -m pytest tests/unit/test_cli_terminal.py # terminals: not beside others
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/page --ignore tests/recipes
 
 test-page: $(READY) ## try the page in Chromium; CLIPCANVAS_SCREENSHOTS=docs/images keeps pictures of it
 	@$(BIN)/python -m pytest tests/page

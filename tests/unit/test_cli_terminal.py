@@ -117,6 +117,8 @@ def on_terminal(
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 80, 0, 0))
     environment = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor", **variables}
+    for size in ("LINES", "COLUMNS"):  # GNU readline, which pytest loads, sets them for processes of xdist
+        environment.pop(size, None)
     # as a shell has it: the terminal is the one that controls the process, and what it is at the end is seen
     group = "process_group=0" if background else ""
     keep = [sys.executable, "-c", KEEPER % group, sys.executable, "-m", "clipcanvas", *words]
