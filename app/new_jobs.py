@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import structlog
@@ -15,7 +15,7 @@ from app.schemas import AnyJobRequest, Fault, WebhookRequest
 from app.settings import ApiSettings
 from jobs.outbound import AddressRefused, check_url, port_of
 from jobs.queue import Idempotency, IdempotencyConflict, NewJob, QueueFull, TenantQueueFull, draft
-from jobs.record import Webhook
+from jobs.record import JobMissing, Webhook
 from jobs.views import view
 
 log = structlog.stdlib.get_logger(__name__)
@@ -69,12 +69,18 @@ def in_common(body: AnyJobRequest, caller: Caller, settings: ApiSettings) -> dic
 
 
 async def submit(
-    prepared: Prepared, kind: str, idempotency_key: str | None, resources: Resources
+    prepared: Prepared,
+    kind: str,
+    idempotency_key: str | None,
+    resources: Resources,
+    *,
+    anew_if_broken_off: bool = False,
 ) -> Response:
     """Keep the files, queue the job, and answer; or answer as the first time, if this is a repetition.
 
     Args:
         kind: the generator, or what else the metrics tell apart.
+        anew_if_broken_off: make another job if that of the first time came to nothing, and may yet succeed.
 
     Raises:
         MalformedHeader: of the Idempotency-Key.
@@ -86,15 +92,19 @@ async def submit(
     if idempotency_key is not None:
         repeat = Idempotency(check_idempotency_key(idempotency_key), prepared.fingerprint, answer)
     earlier = await _create(prepared, repeat, resources)
+    while anew_if_broken_off and repeat and earlier and await _broke_off(_id(earlier), new.tenant, resources):
+        # whoever repeats it next comes the same way; no key of a client's has a blank
+        repeat = replace(repeat, key=f"{repeat.key} {_id(earlier)}")
+        earlier = await _create(prepared, repeat, resources)
     # after a lost answer from Redis the same create is asked again, and finds itself
-    replayed = earlier is not None and json.loads(earlier)["id"] != new.id
+    replayed = earlier is not None and _id(earlier) != new.id
     if replayed:
         resources.metrics.replays.inc()
     else:
         resources.metrics.jobs_submitted.labels(kind, new.priority).inc()
         log.info("job queued", job_id=new.id, kind=kind)
     text = earlier or answer
-    headers = {"Location": f"/v1/jobs/{json.loads(text)['id']}", "Retry-After": str(POLL_S)}
+    headers = {"Location": f"/v1/jobs/{_id(text)}", "Retry-After": str(POLL_S)}
     if replayed:
         headers["Idempotent-Replayed"] = "true"
     return Response(text, 202, headers, media_type="application/json")
@@ -124,9 +134,21 @@ async def _create(prepared: Prepared, repeat: Idempotency | None, resources: Res
         # after other errors nobody knows whether the job was made: the janitor finds files without one
         await resources.forget(prepared.job.id)
         raise
-    if earlier is not None and json.loads(earlier)["id"] != prepared.job.id:
+    if earlier is not None and _id(earlier) != prepared.job.id:
         await resources.forget(prepared.job.id)
     return earlier
+
+
+async def _broke_off(job_id: str, tenant: str, resources: Resources) -> bool:
+    try:
+        job = await resources.ask(resources.queue.get, job_id, tenant)
+    except JobMissing:  # deleted
+        return True
+    return job.error is not None and job.error.retryable
+
+
+def _id(answer: str) -> str:
+    return str(json.loads(answer)["id"])
 
 
 def _webhook(asked: WebhookRequest, settings: ApiSettings) -> Webhook:

@@ -115,7 +115,8 @@ async def _draw(
         loop = asyncio.get_running_loop()
         job = await loop.run_in_executor(resources.pool, job_of, asked, resources.settings)
         prepared = await accept(job, caller, resources)
-        queued = await submit(prepared, job.generator, idempotency_key, resources)
+        # who asks for pictures again does not ask for an old error, as who asks for a job would
+        queued = await submit(prepared, job.generator, idempotency_key, resources, anew_if_broken_off=True)
     job_id = json.loads(bytes(queued.body))["id"]  # an earlier one, where the request is repeated
     waiting = nullcontext() if idempotency_key else _canceled_with_its_client(job_id, caller, resources)
     if asked.stream:
