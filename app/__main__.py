@@ -49,6 +49,8 @@ def serve() -> None:
     logs.configure(settings.log_level)
     keep_freed_memory(one_heap=True)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's threads do not spin while they wait
+    # what a request makes goes by itself: cycles, which are few, are looked for a tenth as often
+    gc.set_threshold(7_000, 10, 10)
     stopping = asyncio.Event()
     app = create_app(settings, stopping=stopping, clips_changed=gc.freeze)
     Server(configure(app, settings), stopping).run()

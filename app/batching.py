@@ -181,10 +181,13 @@ class Batcher(Generic[Item, Result]):
             raise Overloaded(
                 f"{self._reserved} of {self._max_reserved} places are taken, {count} were asked for"
             )
-        before = sum(min(lane.left, count) for lane in self._lanes)
-        wait_s = self._item_s * before / self._at_once
-        if wait_s > self._max_wait_s:
-            raise Overloaded(f"it would take about {wait_s:.0f} s; at most {self._max_wait_s:g} are waited")
+        each_s = self._item_s / self._at_once
+        if each_s * self._reserved > self._max_wait_s:  # else all of it is done in time
+            wait_s = each_s * sum(min(lane.left, count) for lane in self._lanes)
+            if wait_s > self._max_wait_s:
+                raise Overloaded(
+                    f"it would take about {wait_s:.0f} s; at most {self._max_wait_s:g} are waited"
+                )
         lane = Lane(count)
         self._lanes.add(lane)
         self._reserved += count

@@ -55,7 +55,7 @@ class ApiSettings(JobSettings):
         "the least recently used is put out for one that is wanted; 0: no bound",
     )
     clip_warm_up_s: float = Field(
-        2,
+        4,
         ge=0,
         description="longest time to measure which batches suit a CLIP when it is loaded; 0: the largest",
     )

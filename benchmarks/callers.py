@@ -5,6 +5,7 @@ No two requests are alike, so that nothing can be answered from a cache unless a
 
 import asyncio
 import base64
+import os
 import random
 import statistics
 import time
@@ -12,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from multiprocessing import get_context
 from typing import Literal
@@ -86,10 +88,19 @@ def percentile_ms(seconds: list[float], percent: int) -> float:
 
 
 class Callers:
-    """The process of the callers. Use as a context manager."""
+    """The process of the callers. Use as a context manager.
+
+    Args:
+        core: that it runs on; none: any.
+    """
+
+    def __init__(self, core: int | None = None) -> None:
+        self._cores = os.sched_getaffinity(0) if core is None else {core}
 
     def __enter__(self) -> "Callers":
-        self._process = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+        self._process = ProcessPoolExecutor(
+            1, get_context("spawn"), initializer=os.sched_setaffinity, initargs=(0, self._cores)
+        )
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -100,9 +111,11 @@ class Callers:
         self._process.submit(_ask, server.port, request, callers, min(2.0, seconds / 2)).result()
         return self._watch(server, _ask, request, callers, seconds)
 
-    def ask_at(self, server: Server, request: Request, rate: float, seconds: float) -> Outcome:
-        """Requests that come at random moments, `rate` a second, whether or not others are answered."""
-        return self._watch(server, _ask_at, request, rate, seconds)
+    def ask_at(
+        self, server: Server, request: Request, rate: float, seconds: float, *, evenly: bool = False
+    ) -> Outcome:
+        """Requests that come whether or not others are answered, `rate` a second, at random or evenly."""
+        return self._watch(server, _ask_evenly if evenly else _ask_at, request, rate, seconds)
 
     def _watch(
         self, server: Server, ask: Callable[..., Outcome], request: Request, many: float, seconds: float
@@ -132,7 +145,15 @@ def _ask(port: int, request: Request, callers: int, seconds: float) -> Outcome:
     return asyncio.run(all_callers())
 
 
-def _ask_at(port: int, request: Request, rate: float, seconds: float) -> Outcome:
+def _ask_evenly(port: int, request: Request, rate: float, seconds: float) -> Outcome:
+    return _ask_at(port, request, rate, seconds, lambda: 1 / rate)
+
+
+def _ask_at(
+    port: int, request: Request, rate: float, seconds: float, distance: Callable[[], float] | None = None
+) -> Outcome:
+    distance = distance or partial(random.Random(0).expovariate, rate)
+
     async def one(outcome: Outcome, idle: list["_Connection"]) -> None:
         began = time.perf_counter()
         connection = idle.pop() if idle else await _Connection.open(port)
@@ -143,10 +164,10 @@ def _ask_at(port: int, request: Request, rate: float, seconds: float) -> Outcome
         idle.append(connection)
 
     async def all_requests() -> Outcome:
-        rng, outcome, idle = random.Random(0), Outcome(0), list[_Connection]()
+        outcome, idle = Outcome(0), list[_Connection]()
         began = due = time.perf_counter()
         async with asyncio.TaskGroup() as group:
-            while (due := due + rng.expovariate(rate)) < began + seconds:
+            while (due := due + distance()) < began + seconds:
                 await asyncio.sleep(due - time.perf_counter())
                 group.create_task(one(outcome, idle))
         outcome.seconds = time.perf_counter() - began

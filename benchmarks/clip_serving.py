@@ -5,7 +5,8 @@
 Real processes: a Redis server and `python -m app`, asked by callers in a process of their own that send their
 next request when they have the answer to the last. In the same run: the *limit*, a bare loop on all cores
 (`bare_clip`), and *naive*, open_clip called in a FastAPI handler (`naive_clip`). ViT-B-32 and thin, which has
-one layer, have random weights. Callers and service share this machine's cores; the limit has them for itself.
+one layer, have random weights. Callers and service share this machine's cores, unless they are kept apart;
+the limit has the service's for itself.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from benchmarks import bare_clip, random_clip
 from benchmarks.bare_clip import Bare
 from benchmarks.callers import Callers, Outcome, Request, percentile_ms
 from benchmarks.processes import Server, api, free_port, start
+from benchmarks.queueing import ideal_times_s
 from models.clip.cards import find_card
 from models.networks import WEIGHTS
 
@@ -95,6 +97,7 @@ def main() -> None:
     parser.add_argument("--callers", type=int, nargs="+", default=[1, 4, 16, 64, 256])
     parser.add_argument("--seconds", type=float, default=5, help="of each measurement, after a warm-up")
     parser.add_argument("--no-limit", action="store_true", help="measure neither the limit nor naive")
+    parser.add_argument("--apart", action="store_true", help="callers on one core, all else on the others")
     parser.add_argument("--load", action="store_true", help="half load, twice the capacity, cached labels")
     parser.add_argument("--soak", type=float, metavar="SECONDS", help="ask for so long, and print the memory")
     options = parser.parse_args()
@@ -103,9 +106,13 @@ def main() -> None:
         model = options.model
         if model in ("ViT-B-32", "thin"):
             model = random_clip.save(folder / model, model)
-        callers = stack.enter_context(Callers())
+        own = max(os.sched_getaffinity(0)) if options.apart else None
+        callers = stack.enter_context(Callers(own))
+        if own is not None:
+            os.sched_setaffinity(0, os.sched_getaffinity(0) - {own})  # and what is started from here
         chosen = [cases()[name] for name in options.cases]
-        print(f"{options.model} in {options.dtype}, {os.cpu_count()} cores, load {load()} before the start\n")
+        cores = len(os.sched_getaffinity(0))
+        print(f"{options.model} in {options.dtype}, {cores} cores, load {load()} before the start\n")
         if options.soak:
             soak(folder, model, options.dtype, callers, options.soak)
             return
@@ -133,12 +140,16 @@ def show_limit(case: Case, model: str, dtype: str) -> float:
     print(f"\n| {case.name}, bare, by {batch} | per second | CPU ms each |\n| --- | ---: | ---: |")
     for way, speed in speeds.items():
         print(f"| {way} | {speed.rate:.1f} | {speed.cpu_ms:.1f} |")
-    for threads in sorted({1, cores}):
-        alone = bare_clip.latency_s(Bare(model, dtype, case.picture, 1, threads))
-        print(
-            f"| one alone, {threads} threads of torch: {1000 * alone:.1f} ms | {1 / alone:.1f} |", flush=True
-        )
-    return max(speed.rate for speed in speeds.values())
+    limit = max(speed.rate for speed in speeds.values())
+    alone = {n: bare_clip.latency_s(Bare(model, dtype, case.picture, 1, n)) for n in {cores, 1}}
+    for threads, seconds in alone.items():
+        print(f"| one alone, {threads} threads of torch: {1000 * seconds:.1f} ms | {1 / seconds:.1f} |")
+    more = max(0.0, (batch * cores / limit - alone[1]) / (batch - 1))  # seconds for each but the first
+    ideal = ideal_times_s(limit / 2, lambda count: alone[1] + more * (count - 1), cores=cores, most=batch)
+    p50, p99 = (percentile_ms(ideal, percent) for percent in (50, 99))
+    print(f"\nAn ideal service at half of the limit, at random: p50 {p50:.1f} ms, p99 {p99:.1f} ms,", end=" ")
+    print(f"{p99 / p50:.2f} of p50", flush=True)
+    return limit
 
 
 def show(what: str, outcome: Outcome, count: int | str, limit: float) -> None:
@@ -154,13 +165,19 @@ def show_load(callers: Callers, server: Server, case: Case, seconds: float) -> N
     """Rows for requests that come on their own, at half and at twice what the service can do."""
     peak = callers.ask(server, case.request(), 64, seconds)
     show(f"{case.name}, peak", peak, 64, 0)
+    even = callers.ask_at(server, case.request(), peak.rate / 2, 2 * seconds, evenly=True)
+    show(f"{case.name}, half load, evenly", even, "open", 0)
     half = callers.ask_at(server, case.request(), peak.rate / 2, 2 * seconds)
-    show(f"{case.name}, half load", half, "open", 0)
+    show(f"{case.name}, half load, at random", half, "open", 0)
     twice = callers.ask_at(server, case.request(), peak.rate * 2, 4 * seconds)
     show(f"{case.name}, twice the load", twice, "open", 0)
+    after = callers.ask(server, case.request(), 64, seconds)
+    show(f"{case.name}, peak again", after, 64, 0)
     refusals = " and ".join(f"{percentile_ms(twice.refused_s, percent):.0f} ms" for percent in (50, 95))
-    print(f"\nhalf load: p99 is {half.ms(99) / half.ms(50):.2f} of p50")
-    print(f"twice the load: throughput is {twice.rate / peak.rate:.2f} of the peak; refusals take {refusals}")
+    even_ratio, ratio = (outcome.ms(99) / outcome.ms(50) for outcome in (even, half))
+    print(f"\nhalf load: p99 is {even_ratio:.2f} of p50 evenly, {ratio:.2f} at random")
+    peak_rate = (peak.rate + after.rate) / 2
+    print(f"twice the load: {twice.rate / peak_rate:.2f} of the peak's throughput; refusals take {refusals}")
     print(f"(p50 and p95); {dict(twice.statuses)}", flush=True)
     if case.picture is not None:
         show_labels(callers, server, case.picture, seconds)

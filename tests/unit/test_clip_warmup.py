@@ -39,3 +39,13 @@ def test_time_ends_it() -> None:
     machine = Machine(0.05, 0)
     best_batch(machine, 2**20, 0.3)
     assert max(machine.sizes) < 64
+
+
+def test_a_slow_moment_does_not_decide() -> None:
+    class Disturbed(Machine):
+        def __call__(self, size: int) -> None:
+            super().__call__(size)
+            if self.sizes.count(size) == 1 and size > 1:
+                time.sleep(0.02 * size)  # others take the machine when each size is first tried
+
+    assert best_batch(Disturbed(0.02, 0.001), 4, 10) == 4
