@@ -16,7 +16,7 @@ from models import snapshots
 from models.generators import GenerationError, Step
 from models.guidance import guides_of, judge_of, scores
 from models.networks import Networks
-from models.options import SamplingOptions
+from models.options import CompletingOptions, SamplingOptions
 from models.requests import GenerationRequest
 from models.sampled import AT_ONCE
 from models.sampling import Choice, Sampler, Told
@@ -30,6 +30,9 @@ _UNDRAWN = 0.9
 class Candidates:
     """Pictures of one request and seed that grow side by side.
 
+    Args:
+        vqgan: whose codes are chosen.
+
     Raises:
         GenerationError: as `ImageGenerator.generate`.
     """
@@ -37,14 +40,14 @@ class Candidates:
     def __init__(
         self,
         told: Told,
+        vqgan: Vqgan,
         request: GenerationRequest,
         options: SamplingOptions,
         seed: int,
         networks: Networks,
         pictures: Mapping[str, Image.Image],
     ) -> None:
-        self._request, self._seed, self._networks = request, seed, networks
-        self._vqgan = networks.vqgan()
+        self._request, self._seed, self._networks, self._vqgan = request, seed, networks, vqgan
         self._grid = (request.height // self._vqgan.factor, request.width // self._vqgan.factor)
         self._guides = guides_of(request, options, networks, pictures)
         self._judge = judge_of(request, networks, pictures)
@@ -156,7 +159,7 @@ def _kept(
     device: torch.device,
 ) -> Tensor:
     """The codes of what is kept of `init_image`, row by row: (K,)"""
-    if options.init_image is None:
+    if not isinstance(options, CompletingOptions) or options.init_image is None:
         return torch.empty(0, dtype=torch.long)
     picture = to_tensor(find_picture(pictures, options.init_image), (request.height, request.width), device)
     try:

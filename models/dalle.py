@@ -15,7 +15,7 @@ from models.clip import TextTooLong
 from models.generators import GenerationError
 from models.networks import Networks
 from models.requests import GenerationRequest
-from models.sampling import Conditions, Told
+from models.sampling import Conditions, Told, guided
 from models.transformer import Transformer
 from models.vqgan import read_card
 
@@ -104,11 +104,9 @@ class Dalle(nn.Module):
 def told_of(request: GenerationRequest, guidance: float, networks: Networks) -> Told:
     """What a request's texts tell the transformer of the VQGAN's card.
 
-    Logits are those without a text, and `guidance` times what each text changes of them, by weight (Ho and
-    Salimans 2022, https://arxiv.org/abs/2207.12598; of several texts, Liu et al. 2022, arXiv:2206.01714).
-
     Args:
         request: with a text of a weight above 0.
+        guidance: as of `models.sampling.guided`.
 
     Raises:
         GenerationError: a text is too long, or the card has no dalle, or no prior.
@@ -123,7 +121,6 @@ def told_of(request: GenerationRequest, guidance: float, networks: Networks) -> 
     clip = networks.clip(card.clip)
     prompts = [prompt for prompt in request.prompts if prompt.text is not None and prompt.weight_at(0)]
     weights = torch.tensor([prompt.weight_at(0) for prompt in prompts], device=networks.device)
-    mix = guidance * weights / weights.clamp(min=0).sum()
     try:
         with torch.no_grad():
             embeddings = clip.encode_text([prompt.text or "" for prompt in prompts])
@@ -132,7 +129,7 @@ def told_of(request: GenerationRequest, guidance: float, networks: Networks) -> 
     except TextTooLong as error:
         raise GenerationError(f"the prompt is too long for {clip.name}: {error}") from error
     nothing = told_nothing(networks).conditions
-    mix = torch.cat([1 - mix.sum(0, keepdim=True), mix])
+    mix = guided(weights, guidance)
     counted = mix.nonzero()[:, 0]  # with a guidance of 1, what there is without a text does not
     both = (torch.cat([getattr(nothing, part), getattr(told, part)]) for part in ("before", "beside", "bias"))
     return Told(dalle.transformer, Conditions(*(part[counted] for part in both)), mix[counted])

@@ -45,6 +45,11 @@ class SamplingOptions(GuideOptions, frozen=True, extra="forbid"):
     top_p: float = Field(
         0.95, gt=0, le=1, description="choose among the likeliest codes that together have this probability"
     )
+
+
+class CompletingOptions(SamplingOptions, frozen=True, extra="forbid"):
+    """Which part of a picture of one's own is kept, where the VQGAN has an encoder."""
+
     init_image: PictureName | None = Field(
         None, description="a picture whose upper part is kept and gone on from"
     )

@@ -5,7 +5,7 @@ from models.memory import decoder_bytes
 from models.options import SamplingOptions
 from models.presets import EFFORTS
 from models.requests import GenerationRequest, InvalidRequest, Presets
-from models.vqgan import Card, TransformerFile
+from models.vqgan import VqganConfig
 
 AT_ONCE = 8
 """Candidates that are decoded and seen by CLIP at once."""
@@ -15,12 +15,18 @@ _PASSING = 0.25
 
 
 def profile_of(
-    card: Card, file: TransformerFile | None, options: SamplingOptions, presets: Presets
+    config: VqganConfig,
+    options: SamplingOptions,
+    presets: Presets,
+    *,
+    weight_bytes: int,
+    bytes_per_candidate: int,
 ) -> Profile:
     """The profile of a generator that samples a VQGAN's codes.
 
     Args:
-        file: of its transformer; none: the VQGAN has none, so that nothing can be drawn.
+        options: at normal quality.
+        weight_bytes, bytes_per_candidate: as of `Profile`.
 
     Raises:
         InvalidRequest: it has no such shape, and stands in for no program.
@@ -31,16 +37,16 @@ def profile_of(
             f"/presets/{name}", "unknown_preset", f"this generator has no preset {name}={value}"
         )
     candidates = max(1, round(options.candidates * EFFORTS[presets.quality].cutouts))
-    side, factor = card.config.ddconfig.resolution, card.config.factor
+    side, factor = config.ddconfig.resolution, config.factor
     return Profile(
         width=side,
         height=side,
         steps=(side // factor) ** 2,
         size_multiple=side,
         options=options.model_copy(update={"candidates": candidates}),
-        bytes_per_pixel=AT_ONCE * _PASSING * decoder_bytes(card.config, "fp32"),
-        weight_bytes=file.weight_bytes if file is not None else 0,
-        bytes_per_candidate=file.cache_bytes if file is not None else 0,
+        bytes_per_pixel=AT_ONCE * _PASSING * decoder_bytes(config, "fp32"),
+        weight_bytes=weight_bytes,
+        bytes_per_candidate=bytes_per_candidate,
     )
 
 
@@ -62,4 +68,19 @@ def check(request: GenerationRequest, profile: Profile) -> None:
             "/steps",
             "invalid_steps",
             f"{request.generator} takes a step for each code, which are {profile.steps}, not {request.steps}",
+        )
+
+
+def check_texts(request: GenerationRequest) -> None:
+    """There are texts alone, and one to draw.
+
+    Raises:
+        InvalidRequest: there is something else, or nothing to draw.
+    """
+    for index, prompt in enumerate(request.prompts):
+        if prompt.text is None:
+            raise InvalidRequest(f"/prompts/{index}", "text_only", f"{request.generator} reads texts only")
+    if all(prompt.weight_at(0) <= 0 for prompt in request.prompts):
+        raise InvalidRequest(
+            "/prompts", "nothing_to_draw", f"{request.generator} needs a text with a weight above 0"
         )

@@ -1,11 +1,28 @@
 """Sampling: pictures chosen code by code out of what a transformer expects, several at once."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.transformer import Cache, Transformer
+
+
+class Expecting(Protocol):
+    """What expects codes: `models.transformer.Transformer` is one."""
+
+    tokens: nn.Embedding  # codes and whatever else its sequences hold
+
+    def cache(self, rows: int) -> Cache:
+        """An empty one for so many sequences."""
+
+    def __call__(self, inputs: Tensor, cache: Cache, /) -> Tensor:
+        """Embedded tokens to the logits of the one after each: (N, T, width) -> (N, T, codes)
+
+        Args:
+            cache: of the same N sequences; the inputs come after what it holds, and it keeps them, too.
+        """
 
 
 @dataclass(frozen=True)
@@ -31,7 +48,7 @@ class Told:
         mix: (P,) how much each condition's logits count; they add up to 1, and some may be negative.
     """
 
-    transformer: Transformer
+    transformer: Expecting
     conditions: Conditions
     mix: Tensor
 
@@ -72,10 +89,10 @@ class Sampler:
     ) -> None:
         transformer, known, mix = told.transformer, told.conditions, told.mix
         self._transformer, self._known, self._mix, self._choice = transformer, known, mix, choice
-        device = transformer.positions.device
+        device = mix.device
         rng = torch.Generator().manual_seed(seed)
         self._chances = torch.rand(number, length, generator=rng).to(device)
-        self._cache = Cache(transformer, len(mix) * number)
+        self._cache = transformer.cache(len(mix) * number)
         self.codes = kept.to(device).expand(number, -1)
         first = known.before.repeat_interleave(
             number, 0
@@ -93,7 +110,7 @@ class Sampler:
         """
         place = self.codes.shape[1]
         logits = self._transformer(self._unread, self._cache)[:, -1].float()
-        logits = logits.unflatten(0, (len(self._mix), -1))  # (P, N, codes)
+        logits = logits.view(len(self._mix), -1, logits.shape[1])  # (P, N, codes)
         if self._known.bias is not None:
             logits = logits + self._known.bias[:, place, None]
         mixed = torch.einsum("p,pnk->nk", self._mix, logits)
@@ -116,6 +133,19 @@ def told_class(transformer: Transformer, label: int) -> Told:
     device = transformer.positions.device
     token = torch.tensor([[label]], device=device)
     return Told(transformer, Conditions(transformer.tokens(token)), torch.ones(1, device=device))
+
+
+def guided(weights: Tensor, guidance: float) -> Tensor:
+    """How much logits count, those without a text first: (P,) -> (1 + P,)
+
+    They are those without a text, and `guidance` times what each text changes of them, by weight (Ho and
+    Salimans 2022, https://arxiv.org/abs/2207.12598; of several texts, Liu et al. 2022, arXiv:2206.01714).
+
+    Args:
+        weights: of the texts, one at least above 0.
+    """
+    mix = guidance * weights / weights.clamp(min=0).sum()
+    return torch.cat([1 - mix.sum(0, keepdim=True), mix])
 
 
 def choose(logits: Tensor, chances: Tensor, choice: Choice) -> Tensor:

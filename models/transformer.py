@@ -23,13 +23,16 @@ _TAMING = {
 
 
 class Cache:
-    """Keys and values of what was read: per layer (2, N, heads, length, width / heads)"""
+    """Keys and values of what was read: per layer (2, N, heads, length, width / heads)
 
-    def __init__(self, network: "Transformer", rows: int) -> None:
-        like = network.positions
-        heads, width = network.heads, network.width
-        shape = (len(network.blocks), 2, rows, heads, network.length, width // heads)
-        self._kept = like.new_empty(shape)
+    Args:
+        positions: of the network, (1, length, width); of its device and its precision.
+        rows: N, of sequences.
+    """
+
+    def __init__(self, positions: Tensor, *, depth: int, heads: int, rows: int) -> None:
+        _, length, width = positions.shape
+        self._kept = positions.new_empty((depth, 2, rows, heads, length, width // heads))
         self.filled = 0  # tokens
 
     def put(self, layer: int, new: Tensor) -> Tensor:
@@ -70,6 +73,10 @@ class Transformer(nn.Module):
         network.load_state_dict(tensors)
         return network.eval().requires_grad_(False)
 
+    def cache(self, rows: int) -> Cache:
+        """An empty one for so many sequences."""
+        return Cache(self.positions, depth=len(self.blocks), heads=self.heads, rows=rows)
+
     def forward(self, inputs: Tensor, cache: Cache | None = None) -> Tensor:
         """Embedded tokens to the logits of the one after each: (N, T, width) -> (N, T, vocabulary)
 
@@ -102,15 +109,29 @@ class _Block(nn.Module):
         queries, seen = parts[0], parts[1:]
         if cache is not None:
             seen = cache.put(layer, seen)
-        mask = None
-        if 1 < new < seen.shape[3]:
-            mask = torch.ones(new, seen.shape[3], dtype=torch.bool, device=x.device).tril(seen.shape[3] - new)
-        found = F.scaled_dot_product_attention(
-            queries, seen[0], seen[1], attn_mask=mask, is_causal=new == seen.shape[3] > 1
-        )
-        x = x + self.project(found.transpose(1, 2).reshape(rows, new, width))
+        x = x + self.project(attend(queries, seen))
         grown: Tensor = x + self.shrink(F.gelu(self.expand(self.norm2(x))))
         return grown
+
+
+def attend(queries: Tensor, seen: Tensor) -> Tensor:
+    """What the last T of L tokens find in those before them and in themselves.
+
+    Args:
+        queries: (N, heads, T, width / heads)
+        seen: keys and values, (2, N, heads, L, width / heads)
+
+    Returns:
+        (N, T, width)
+    """
+    new, length = queries.shape[2], seen.shape[3]
+    mask = None
+    if 1 < new < length:
+        mask = torch.ones(new, length, dtype=torch.bool, device=queries.device).tril(length - new)
+    found = F.scaled_dot_product_attention(
+        queries, seen[0], seen[1], attn_mask=mask, is_causal=new == length > 1
+    )
+    return found.transpose(1, 2).flatten(2)
 
 
 def _joined(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

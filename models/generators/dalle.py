@@ -1,7 +1,6 @@
 """A small DALL-E: a transformer goes on from a text with a picture's codes, and CLIP picks the best."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from PIL import Image
@@ -11,7 +10,7 @@ from models import sampled
 from models.clip.cards import find_card
 from models.generators import ImageGenerator, Profile, Step
 from models.memory import guide_memory
-from models.options import SamplingOptions
+from models.options import CompletingOptions
 from models.prompts import check_prompts
 from models.requests import GenerationRequest, InvalidRequest, Presets
 from models.vqgan import read_card
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from models.networks import NetworkNames, Networks
 
 
-class Options(SamplingOptions, frozen=True, extra="forbid"):
+class Options(CompletingOptions, frozen=True, extra="forbid"):
     """How it is sampled, and how closely it follows the text."""
 
     guidance: float = Field(
@@ -35,11 +34,14 @@ def profile(names: "NetworkNames", presets: Presets = Presets()) -> Profile:
     """One size, that of the pictures it was trained on, and a step for each of their codes."""
     card = read_card(names.vqgan, names.weights)
     options = Options(templates=card.drawing.get("templates", ("{prompt}",)))
-    plain = sampled.profile_of(card, card.dalle, options, presets)
-    if card.dalle is None or card.dalle.clip in names.clips:
-        return plain
-    reader = guide_memory(find_card(card.dalle.clip, names.weights), names.weights)[0]
-    return replace(plain, weight_bytes=plain.weight_bytes + reader)
+    weights = sequence = 0
+    if card.dalle is not None:  # else nothing can be drawn
+        weights, sequence = card.dalle.weight_bytes, card.dalle.cache_bytes
+        if card.dalle.clip not in names.clips:
+            weights += guide_memory(find_card(card.dalle.clip, names.weights), names.weights)[0]
+    return sampled.profile_of(
+        card.config, options, presets, weight_bytes=weights, bytes_per_candidate=sequence
+    )
 
 
 def check(request: GenerationRequest, names: "NetworkNames") -> None:
@@ -47,11 +49,7 @@ def check(request: GenerationRequest, names: "NetworkNames") -> None:
     if read_card(names.vqgan, names.weights).dalle is None:
         raise InvalidRequest("/generator", "no_dalle", f"the VQGAN {names.vqgan} has no dalle")
     sampled.check(request, profile(names))
-    for index, prompt in enumerate(request.prompts):
-        if prompt.text is None:
-            raise InvalidRequest(f"/prompts/{index}", "text_only", "dalle reads texts only")
-    if all(prompt.weight_at(0) <= 0 for prompt in request.prompts):
-        raise InvalidRequest("/prompts", "nothing_to_draw", "dalle needs a text with a weight above 0")
+    sampled.check_texts(request)
     check_prompts(request, names)
 
 
@@ -82,4 +80,5 @@ class DalleGenerator:
 
         options = Options.model_validate(request.options)
         told = told_of(request, options.guidance, self._networks)
-        return Candidates(told, request, options, seed, self._networks, pictures).steps(checkpoint)
+        vqgan = self._networks.vqgan()
+        return Candidates(told, vqgan, request, options, seed, self._networks, pictures).steps(checkpoint)

@@ -220,7 +220,7 @@ class VqganClip:
         asked = request.model_copy(
             update={"width": small.width, "height": small.height, "steps": small.steps}
         )
-        found = Candidates(told, asked, sampling, seed, self._networks, pictures)
+        found = Candidates(told, vqgan, asked, sampling, seed, self._networks, pictures)
         return _scaled(vqgan.lookup(found.finish()), grid)
 
 

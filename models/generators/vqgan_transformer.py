@@ -8,7 +8,7 @@ from pydantic import Field
 
 from models import sampled
 from models.generators import ImageGenerator, Profile, Step
-from models.options import SamplingOptions
+from models.options import CompletingOptions
 from models.prompts import check_prompts
 from models.requests import GenerationRequest, InvalidRequest, Presets
 from models.vqgan import read_card
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from models.networks import NetworkNames, Networks
 
 
-class Options(SamplingOptions, frozen=True, extra="forbid"):
+class Options(CompletingOptions, frozen=True, extra="forbid"):
     """Which class is drawn; the prompts only say which of the candidates is kept."""
 
     label: int = Field(
@@ -29,7 +29,14 @@ def profile(names: "NetworkNames", presets: Presets = Presets()) -> Profile:
     """One size, that of the pictures it was trained on, and a step for each of their codes."""
     card = read_card(names.vqgan, names.weights)
     options = Options(templates=card.drawing.get("templates", ("{prompt}",)))
-    return sampled.profile_of(card, card.transformer or card.dalle, options, presets)
+    file = card.transformer or card.dalle  # without one, nothing can be drawn
+    return sampled.profile_of(
+        card.config,
+        options,
+        presets,
+        weight_bytes=file.weight_bytes if file else 0,
+        bytes_per_candidate=file.cache_bytes if file else 0,
+    )
 
 
 def check(request: GenerationRequest, names: "NetworkNames") -> None:
@@ -76,4 +83,5 @@ class TransformerGenerator:
         options = Options.model_validate(request.options)
         transformer = self._networks.transformer()
         told = told_nothing(self._networks) if transformer is None else told_class(transformer, options.label)
-        return Candidates(told, request, options, seed, self._networks, pictures).steps(checkpoint)
+        vqgan = self._networks.vqgan()
+        return Candidates(told, vqgan, request, options, seed, self._networks, pictures).steps(checkpoint)

@@ -67,7 +67,7 @@ def test_the_best_of_the_candidates_is_kept(networks):
     request = asked(options={"candidates": 4})
     told = told_of(request, 3, networks)
     options = find("dalle").Options.model_validate(request.options)
-    found = Candidates(told, request, options, request.seed, networks, {})
+    found = Candidates(told, networks.vqgan(), request, options, request.seed, networks, {})
     best = found.finish()
     *_, last = steps(networks, request)
     alone = [

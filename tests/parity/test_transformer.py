@@ -7,7 +7,7 @@ import torch
 import transformers
 
 from models.sampling import Choice, Conditions, Sampler, Told, choose, told_class
-from models.transformer import Cache, Transformer
+from models.transformer import Transformer
 
 ALL = Choice(temperature=1, top_k=0, top_p=1)
 
@@ -61,7 +61,7 @@ def test_it_computes_what_tamings_does(tamings):
 @pytest.mark.parametrize("pieces", [[1] * 8, [3, 1, 4], [8]])
 def test_with_a_cache_it_computes_what_it_does_without(network, pieces):
     inputs = network.tokens(torch.arange(16).view(2, 8) % 9)
-    cache = Cache(network, 2)
+    cache = network.cache(2)
     found = torch.cat([network(piece, cache) for piece in inputs.split(pieces, 1)], 1)
     torch.testing.assert_close(found, network(inputs), atol=1e-5, rtol=1e-5)
 
