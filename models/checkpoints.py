@@ -111,6 +111,25 @@ def load_tensors(path: Path, sha256: str | None = None) -> "dict[str, Tensor]":
         raise WeightsUnusable(f"weights file {path} cannot be read as safetensors: {error}") from error
 
 
+def differences(
+    tensors: "Mapping[str, Tensor]", expected: "Mapping[str, Tensor]", loose: tuple[str, ...] = ()
+) -> str:
+    """How tensors differ from those that a network has, by name and by shape; empty: not at all.
+
+    Args:
+        loose: ends of names that may differ.
+    """
+    problems = [f"{name} is missing" for name in expected.keys() - tensors.keys()]
+    problems += [f"{name} is not expected" for name in tensors.keys() - expected.keys()]
+    problems += [
+        f"{name} is {list(tensors[name].shape)}, expected {list(expected[name].shape)}"
+        for name in expected.keys() & tensors.keys()
+        if tensors[name].shape != expected[name].shape
+    ]
+    problems = sorted(line for line in problems if not line.partition(" ")[0].endswith(loose))
+    return f"{len(problems)} tensors differ: {'; '.join(problems[:8])}" if problems else ""
+
+
 def save_tensors(
     path: Path,
     tensors: "Mapping[str, Tensor]",

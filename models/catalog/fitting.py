@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.checkpoints import WeightsUnusable
+from models.checkpoints import WeightsUnusable, differences
 from models.vqgan import Card
 
 if TYPE_CHECKING:
@@ -66,20 +66,8 @@ def check_clip(folder: Path, tower: Path, source: Path) -> None:
     expected: Mapping[str, Tensor] = network.state_dict()
     # open_clip fits these to the network as it loads them
     loose = ("positional_embedding", "logit_scale", "logit_bias", "position_ids", "pos_embed")
-    problems = [f"{key} is missing" for key in expected.keys() - state.keys() if not key.endswith(loose)]
-    problems += [
-        f"{key} is not expected" for key in state.keys() - expected.keys() if not key.endswith(loose)
-    ]
-    problems += [
-        f"{key} is {list(state[key].shape)}, expected {list(expected[key].shape)}"
-        for key in expected.keys() & state.keys()
-        if state[key].shape != expected[key].shape and not key.endswith(loose)
-    ]
-    if problems:
-        shown = "; ".join(sorted(problems)[:8])
-        raise WeightsUnusable(
-            f"{source} is not what its configuration says: {len(problems)} tensors differ: {shown}"
-        )
+    if problems := differences(state, expected, loose):
+        raise WeightsUnusable(f"{source} is not what its configuration says: {problems}")
 
 
 def _without_values(weights: Path) -> "dict[str, Tensor]":

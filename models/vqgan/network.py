@@ -14,6 +14,7 @@ from taming.modules.diffusionmodules.model import Decoder, Encoder
 from taming.modules.vqvae.quantize import GumbelQuantize, VectorQuantizer2
 from torch import Tensor, nn
 
+from models.checkpoints import differences
 from models.vqgan import VqganConfig
 from models.vqgan.decoder import decode, prepare
 
@@ -71,17 +72,8 @@ class Vqgan(nn.Module):
         tensors = {key: value.float() for key, value in weights.items() if not key.startswith("loss.")}
         if not any(key.startswith("encoder.") for key in tensors):
             self.encoder = self.quant_conv = None
-        expected = self.state_dict()
-        problems = [f"{key} is missing" for key in expected.keys() - tensors.keys()]
-        problems += [f"{key} is not expected" for key in tensors.keys() - expected.keys()]
-        problems += [
-            f"{key} is {list(tensors[key].shape)}, expected {list(expected[key].shape)}"
-            for key in expected.keys() & tensors.keys()
-            if tensors[key].shape != expected[key].shape
-        ]
-        if problems:
-            shown = "; ".join(sorted(problems)[:8])
-            raise WeightsMismatch(f"{len(problems)} tensors differ from the config's: {shown}")
+        if problems := differences(tensors, self.state_dict()):
+            raise WeightsMismatch(problems)
         self.load_state_dict(tensors)
         self._measure()
 
