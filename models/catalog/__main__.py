@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from models.catalog import UnknownModel, entries, find
-from models.catalog.converting import CannotConvert, How, convert
+from models.catalog.bounded import How
+from models.catalog.converting import CannotConvert, convert
 from models.catalog.pulling import pull, verify_files
 from models.catalog.transfer import TransferFailed
 from models.checkpoints import WeightsError

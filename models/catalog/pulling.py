@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from models.catalog import Entry, find, hub, transfer
+from models.catalog.bounded import How
 from models.catalog.clip_files import NotInOpenClip, config_of, downloads_of, fetch_tokenizer, is_safetensors
-from models.catalog.converting import How, put_clip, put_vqgan
+from models.catalog.converting import put_clip, put_vqgan
 from models.catalog.transfer import Absent, Progress, TransferFailed
 from models.checkpoints import WeightsError, read_sums, sha256_of, verify, write_sums
 from models.clip.cards import CLIP_FILE, CONFIG, ClipCard
