@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field
 
 from app.schemas import Fault
 from jobs.views import JobAnswer
+from models.generators import Model
 
 
 class LabelScore(BaseModel):
@@ -125,6 +126,10 @@ class GeneratorAnswer(BaseModel):
         description="what each of `quality`, `aspect` and `compat` changes of the defaults"
     )
     limits: dict[str, Any]
+    model: Model | None = Field(
+        None,
+        description="what it draws with, where that is a model of its own; none: the VQGAN and the guides",
+    )
     options: dict[str, Any] = Field(description="JSON Schema of a job's options")
 
 

@@ -112,6 +112,7 @@ def view_generator(name: str, settings: ApiSettings) -> GeneratorAnswer:
             "max_pixel_steps": settings.max_pixel_steps,
             "max_film_pixels": settings.max_film_pixels,
         },
+        model=profile.model,
         options=_with_defaults(module.Options.model_json_schema(), options),
     )
 

@@ -76,9 +76,9 @@ def served(url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = Fal
 
 @models.command("list")
 def list_(weights: Weights = None, as_json: AsJson = False) -> None:
-    """List the catalog: every CLIP and VQGAN that has a card, and whether its weights are here.
+    """List the catalog: every model that has a card, and whether its weights are here.
 
-    `memory` is what a CLIP takes to serve in fp32, and a VQGAN to draw with its defaults.
+    `memory` is what a CLIP takes to serve in fp32, and the others to draw with their defaults.
 
     \b
     Examples:
@@ -89,7 +89,7 @@ def list_(weights: Weights = None, as_json: AsJson = False) -> None:
     if as_json:
         terminal.print_json(catalog)
         return
-    for kind, title in (("clip", "CLIPs"), ("vqgan", "VQGANs")):
+    for kind, title in (("clip", "CLIPs"), ("vqgan", "VQGANs"), ("min-dalle", "DALL-E mini and mega")):
         terminal.print_table(
             ["name", "here", "download", "memory", "license"],
             [
@@ -228,7 +228,9 @@ def convert(
     source: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", help="A .ckpt, .pt, .bin or .safetensors.", exists=True, dir_okay=False
+            metavar="FILE",
+            help="A .ckpt, .pt, .bin or .safetensors; of a min-dalle, the folder with its files.",
+            exists=True,
         ),
     ],
     name: Annotated[
@@ -261,13 +263,14 @@ def convert(
     """Make a checkpoint of yours a model: safetensors and a card. Nothing that a pickle names is run.
 
     A VQGAN is taken out of Lightning's checkpoints, and out of a transformer's; a CLIP out of open_clip's and
-    OpenAI's.
+    OpenAI's; a min-dalle out of a copy of its repository, or of the folder that min-dalle keeps.
 
     \b
     Examples:
       clipcanvas models convert last.ckpt imagenet-f16-16384
       clipcanvas models convert last.ckpt my-vqgan --config model.yaml --dtype fp16
       clipcanvas models convert epoch_32.pt my-clip --config open_clip_config.json
+      clipcanvas models convert pretrained/dalle_bart_mini min-dalle-mini
     """
     if dtype not in (None, "fp32", "fp16", "bf16"):
         raise typer.BadParameter(f"{dtype} is not fp32, fp16 or bf16", param_hint="--dtype")
@@ -279,7 +282,8 @@ def convert(
     if as_json:
         terminal.print_json(report)
     else:
-        print(f"{name} is here: a {report['kind']}, SHA-256 {report['sha256']}")
+        sha256 = f", SHA-256 {report['sha256']}" if "sha256" in report else ""
+        print(f"{name} is here: a {report['kind']}{sha256}")
 
 
 def _ask(command: str, weights: Path | None, *arguments: str, progress: str = "") -> Any:
@@ -300,6 +304,8 @@ def _limits(memory_gib: float | None, seconds: int) -> list[str]:
 def _pulled(report: dict[str, Any]) -> str:
     if not report["fetched"]:
         return f"{report['name']} is here: {report['folder']}"
+    if report["sha256"] is None:
+        return f"{report['name']} is here: {report['folder']}\n  from {report['from']}"
     known = "as expected" if report["sha256_was_known"] else "which nobody had published: it is noted now"
     return (
         f"{report['name']} is here: {report['folder']}\n  from {report['from']}\n"

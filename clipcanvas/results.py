@@ -233,6 +233,7 @@ class GeneratorCard(_Answer):
     defaults: dict[str, Any] = {}
     presets: dict[str, dict[str, dict[str, Any]]] = {}  # what each changes of the defaults
     limits: dict[str, Any] = {}
+    model: dict[str, Any] | None = None  # that it draws with, where it has one of its own
 
 
 class QueueState(_Answer):

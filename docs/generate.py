@@ -34,6 +34,7 @@ COLUMNS = {
         "tokens": "context_length",
     },
     "vqgan": {"codes": "codes", "pixels of a code": "pixels_per_code", "quantizer": "quantizer"},
+    "min-dalle": {"codes": "codes", "pixels of a code": "pixels_per_code"},
 }
 GENERATED = "<!-- Written by docs/generate.py: edit the code, not this page. -->"
 
@@ -110,7 +111,7 @@ def models_page() -> str:
         )
         for kind, columns in COLUMNS.items()
     ]
-    return f"{before}{CATALOG[0]}\n\n{tables[0]}\n\n{tables[1]}\n\n{CATALOG[1]}{after}"
+    return "\n\n".join([f"{before}{CATALOG[0]}", *tables, f"{CATALOG[1]}{after}"])
 
 
 def _weights(item: dict[str, Any]) -> tuple[str, str, str, str]:

@@ -41,6 +41,9 @@ class JobSettings(BaseSettings):
     judge: str | None = Field(
         None, description="card of a CLIP that scores drawings and guides none; none: no held-out score"
     )
+    min_dalle: str = Field(
+        "min-dalle-mini", description="card of what the generator min_dalle draws with, if it is served"
+    )
     weights: Path = Field(WEIGHTS, description="folder of the weights that cards name by a relative path")
     generators: tuple[str, ...] = Field(
         ("dalle", "fft", "gradient", "lines", "pixels", "vqgan_clip", "vqgan_transformer"),
@@ -179,6 +182,8 @@ class JobSettings(BaseSettings):
             vqgan=self.vqgan,
             clips=self.guides,
             judge=self.judge,
+            min_dalle=self.min_dalle,
+            generators=self.generators,
             weights=self.weights,
             device=self.device,
             dtype=self.dtype,

@@ -42,7 +42,7 @@ def convert(
 
     A VQGAN keeps its encoder, decoder, codebook and their two convolutions, out of a transformer's checkpoint
     too; losses, discriminator and optimizer stay behind. A CLIP keeps all its tensors, out of one of OpenAI's
-    TorchScript archives too. A safetensors file is taken as well.
+    TorchScript archives too. Each of min-dalle's files is taken, and a safetensors file as well.
 
     Args:
         dtype: of the floating-point tensors; none: as they are.
@@ -51,13 +51,13 @@ def convert(
         progress: told how many bytes of how many are read.
 
     Returns:
-        The new file's metadata: `kind` (VQModel, GumbelVQ, Net2Net or CLIP), `source`, `source_sha256`, and
-        for a VQGAN `n_embed` and `embed_dim`.
+        The new file's metadata: `kind` (VQModel, GumbelVQ, Net2Net, CLIP, DalleBartEncoder or
+        DalleBartDecoder), `source`, `source_sha256`, and for a VQGAN `n_embed` and `embed_dim`.
 
     Raises:
         WeightsMissing: the source is not there.
         UnsafeCheckpoint: it names classes or functions that are not on the list.
-        WeightsUnusable: it cannot be read, or is neither a VQGAN nor a CLIP.
+        WeightsUnusable: it cannot be read, or is no network of these.
     """
     import torch
 
@@ -80,6 +80,7 @@ def convert(
 
 
 _CODEBOOKS = {"GumbelVQ": "quantize.embed.weight", "VQModel": "quantize.embedding.weight"}
+_DETOKER_CODES = "embedding.weight"  # of min-dalle's file detoker.pt
 # numbers that OpenAI's archives hold as tensors, and the mask, which the network makes itself
 _NOT_OF_A_CLIP = ("input_resolution", "context_length", "vocab_size", "attn_mask")
 _VQGAN_ENCODER = ("encoder.", "quant_conv.")
@@ -100,9 +101,27 @@ def _select(
             return kind, {name: t for name, t in inner.items() if name.startswith(parts)}
     if "logit_scale" in inner and any(name.startswith("visual.") for name in inner):
         return "CLIP", {name: t for name, t in inner.items() if not name.endswith(_NOT_OF_A_CLIP)}
+    if "layers.0.glu.fc0.weight" in inner:
+        return "DalleBartDecoder" if "lm_head.weight" in inner else "DalleBartEncoder", inner
+    if _DETOKER_CODES in inner:
+        return "VQModel", _of_detoker(inner)
     raise WeightsUnusable(
-        f"{source} is neither a VQGAN (no {' or '.join(_CODEBOOKS.values())}) nor a CLIP (no logit_scale)"
+        f"{source} is neither a VQGAN (no {' or '.join(_CODEBOOKS.values())}), nor a CLIP (no logit_scale), "
+        "nor of min-dalle (no layers.0.glu.fc0.weight)"
     )
+
+
+def _of_detoker(state: "dict[str, Tensor]") -> "dict[str, Tensor]":
+    """min-dalle's VQGAN, which is a decoder alone, as taming-transformers has it.
+
+    Its pictures are in [0, 1], and taming's in [-1, 1]: the last convolution makes the difference.
+    """
+    named = {name: tensor for name, tensor in state.items() if name.startswith(_VQGAN_DECODER)}
+    return named | {
+        _CODEBOOKS["VQModel"]: state[_DETOKER_CODES],
+        "decoder.conv_out.weight": 2 * state["decoder.conv_out.weight"].float(),
+        "decoder.conv_out.bias": 2 * state["decoder.conv_out.bias"].float() - 1,
+    }
 
 
 def _transformer(state: "Mapping[str, Tensor]", source: Path) -> "dict[str, Tensor]":

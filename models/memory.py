@@ -56,7 +56,8 @@ def predict(request: GenerationRequest, names: "NetworkNames", *, frugal: bool) 
     vqgan = read_card(names.vqgan, names.weights).config
     share = 1.0 if names.dtype == "fp32" else _HALF
     weights = vqgan_weights(vqgan) + share * sum(weight for weight, _, _ in guides)
-    weights += profile.weight_bytes
+    loaded = {request.generator, *names.generators}
+    weights += sum(find(name).profile(names).weight_bytes for name in loaded)
     if names.judge is not None:
         weights += share * guide_memory(find_card(names.judge, names.weights), names.weights)[0]
     if request.options.get("start", "dalle") == "dalle":

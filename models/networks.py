@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from models.clip.encoder import ClipNetwork
     from models.company import Company
     from models.dalle import Dalle
+    from models.min_dalle.network import MinDalle
     from models.prior import Prior
     from models.transformer import Transformer
     from models.vqgan.network import Vqgan
@@ -27,6 +28,8 @@ class NetworkNames:
     vqgan: str = "demo"
     clips: tuple[str, ...] = ("demo-icons",)
     judge: str | None = None  # a CLIP that scores drawings and guides none
+    min_dalle: str = "min-dalle-mini"
+    generators: tuple[str, ...] = ()  # those that are loaded, if known: what they hold takes memory for all
     weights: Path = WEIGHTS
     device: str = "auto"  # auto | cpu | cuda | cuda:1 | mps
     dtype: str = "fp32"  # fp32 | bf16 | fp16, which is of CLIP alone
@@ -111,6 +114,15 @@ class Networks:
         with self._lock:
             return self._transformer
 
+    def min_dalle(self) -> "MinDalle":
+        """DALL-E mini or mega.
+
+        Raises:
+            UnknownMinDalle, WeightsMissing, WeightsCorrupt, WeightsUnusable: as `models.min_dalle.load`.
+        """
+        with self._lock:
+            return self._min_dalle
+
     @cached_property
     def _vqgan(self) -> "Vqgan":
         from models.vqgan import load
@@ -134,3 +146,9 @@ class Networks:
         from models.vqgan import load_transformer
 
         return load_transformer(self.names.vqgan, self.names.weights, str(self.device))
+
+    @cached_property
+    def _min_dalle(self) -> "MinDalle":
+        from models.min_dalle import load
+
+        return load(self.names.min_dalle, self.names.weights, str(self.device), self.names.dtype)

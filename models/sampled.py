@@ -1,6 +1,6 @@
 """What is asked of pictures that are sampled: one size, a step for each code, and candidates for quality."""
 
-from models.generators import Profile
+from models.generators import Model, Profile
 from models.memory import decoder_bytes
 from models.options import SamplingOptions
 from models.presets import EFFORTS
@@ -21,12 +21,13 @@ def profile_of(
     *,
     weight_bytes: int,
     bytes_per_candidate: int,
+    model: Model | None = None,
 ) -> Profile:
     """The profile of a generator that samples a VQGAN's codes.
 
     Args:
         options: at normal quality.
-        weight_bytes, bytes_per_candidate: as of `Profile`.
+        weight_bytes, bytes_per_candidate, model: as of `Profile`.
 
     Raises:
         InvalidRequest: it has no such shape, and stands in for no program.
@@ -47,6 +48,7 @@ def profile_of(
         bytes_per_pixel=AT_ONCE * _PASSING * decoder_bytes(config, "fp32"),
         weight_bytes=weight_bytes,
         bytes_per_candidate=bytes_per_candidate,
+        model=model,
     )
 
 

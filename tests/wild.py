@@ -6,21 +6,24 @@ import sys
 import types
 import warnings
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import torch
 import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
+from models.min_dalle import OWN_CARD, Card
+from models.min_dalle.network import Decoder, Encoder
 from models.vqgan import VqganConfig
 from models.vqgan.network import Vqgan
 
-VQGAN = {
+VQGAN: dict[str, Any] = {
     "embed_dim": 16,
     "n_embed": 64,
     "ddconfig": {
@@ -50,12 +53,79 @@ PREPROCESSING = {
 }
 
 
-def vqgan_state(kind: str = "VQModel") -> dict[str, Tensor]:
+MIN_DALLE_VQGAN = VQGAN | {
+    "ddconfig": VQGAN["ddconfig"] | {"resolution": 64, "attn_resolutions": [16]}  # 256 codes, as it has
+}
+MIN_DALLE = {"vocabulary": 60, "words": 16, "width": 32, "middle": 48, "depth": 2, "heads": 4}
+MERGES = ["Ġ r", "Ġr e", "Ġre d", "h e", "a r", "he ar", "hear t", "Ġ heart", "Ġ c", "a t", "Ġc at", "o o"]
+
+
+def vqgan_state(kind: str = "VQModel", config: dict[str, Any] = VQGAN) -> dict[str, Tensor]:
     """The tensors of a small VQGAN."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        network = Vqgan(VqganConfig.model_validate(VQGAN), "GumbelVQ" if kind == "GumbelVQ" else "VQModel")
+        network = Vqgan(VqganConfig.model_validate(config), "GumbelVQ" if kind == "GumbelVQ" else "VQModel")
     return dict(network.state_dict())
+
+
+def min_dalle_card(name: str = "tiny") -> Card:
+    """A small min-dalle."""
+    about = {"description": "A small min-dalle.", "license": "MIT", "source": "a test"}
+    return Card.model_validate({"name": name, "config": MIN_DALLE_VQGAN, **about, **MIN_DALLE})
+
+
+def min_dalle_states() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The tensors of its encoder and its decoder, which has codes that mean nothing, as mega has."""
+    card = min_dalle_card()
+    with torch.device("meta"):
+        encoder, decoder = (network(card).state_dict() for network in (Encoder, Decoder))
+    for name in ("embed_tokens.weight", "lm_head.weight"):
+        decoder[name] = torch.empty(card.config.n_embed + 32, card.width, device="meta")
+    return random_state(encoder, 1), random_state(decoder, 2)
+
+
+def random_state(like: Mapping[str, Tensor], seed: int, scale: float = 0.2) -> dict[str, Tensor]:
+    """Tensors of these names and shapes, the same wherever they are made; fp16 holds them, too."""
+    rng = np.random.default_rng(seed)
+    made = {}
+    for name in sorted(like):
+        values = torch.from_numpy(rng.standard_normal(tuple(like[name].shape), np.float32))
+        # the weight of a norm is near 1
+        made[name] = (values * scale + (values.ndim == 1 and name.endswith("weight"))).half().float()
+    return made
+
+
+def min_dalle_tokens() -> dict[str, int]:
+    """Numbers of special tokens, letters, and what merges make."""
+    parts = ["<s>", "<pad>", "</s>", "<unk>", "Ġ", *"abcdefghijklmnopqrstuvwxyz_,"]
+    parts += [merge.replace(" ", "") for merge in MERGES]
+    return {part: number for number, part in enumerate(parts)}
+
+
+def write_min_dalle(folder: Path, suffix: str = "") -> None:
+    """The files of min-dalle's repository, with a small network."""
+    folder.mkdir(parents=True, exist_ok=True)
+    encoder, decoder = min_dalle_states()
+    torch.save(encoder, folder / f"encoder{suffix}.pt")
+    torch.save({name: tensor.half() for name, tensor in decoder.items()}, folder / f"decoder{suffix}.pt")
+    vqgan = vqgan_state(config=MIN_DALLE_VQGAN)
+    detoker = {key: t for key, t in vqgan.items() if key.startswith(("decoder.", "post_quant_conv."))}
+    torch.save(detoker | {"embedding.weight": vqgan["quantize.embedding.weight"]}, folder / "detoker.pt")
+    (folder / f"vocab{suffix}.json").write_text(json.dumps(min_dalle_tokens()))
+    (folder / f"merges{suffix}.txt").write_text("\n".join(["#version: 0.2", *MERGES, ""]))
+
+
+def write_min_dalle_card(weights: Path, name: str = "tiny", suffix: str = "", downloads: str = "") -> None:
+    """The card of such a model, which is one's own."""
+    (weights / name).mkdir(parents=True, exist_ok=True)
+    card = min_dalle_card(name).model_copy(update={"suffix": suffix})
+    fields = card.model_dump(exclude={"name", "config", "downloads", "attributions"})
+    lines = [f"{key} = {json.dumps(value)}" for key, value in fields.items()]
+    lines += [downloads, "[config]"]
+    lines += [f"{key} = {json.dumps(MIN_DALLE_VQGAN[key])}" for key in ("embed_dim", "n_embed")]
+    lines += ["[config.ddconfig]"]
+    lines += [f"{key} = {json.dumps(value)}" for key, value in MIN_DALLE_VQGAN["ddconfig"].items()]
+    (weights / name / OWN_CARD).write_text("\n".join(lines))
 
 
 def clip_network(config: dict[str, Any] = CLIP) -> Any:

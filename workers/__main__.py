@@ -112,6 +112,7 @@ def draw(settings: WorkerSettings) -> int:
         return LOAD_FAILED
     drain = threading.Event()
     about = {**versions(), "vqgan": settings.vqgan, "guides": ", ".join(settings.guides)[:512]}
+    about |= {"min_dalle": settings.min_dalle} if "min_dalle" in settings.generators else {}
     studio = Studio(loaded, open_store(settings.store), about)
     work = Drawing(settings, studio)
     pulse.show("idle", memory=work.memory)

@@ -1,13 +1,13 @@
-"""The catalog: every CLIP and VQGAN that has a card, and whether its weights are here. Needs no torch.
+"""The catalog: every model that has a card, and whether its weights are here. Needs no torch.
 
-A model is described in one place, its card; here the cards of both kinds are looked at alike.
+A model is described in one place, its card; here the cards of all kinds are looked at alike.
 """
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from models import vqgan
+from models import min_dalle, vqgan
 from models.checkpoints import read_sums, recorded_sha256
 from models.clip import UnknownClip, cards
 from models.clip.cards import CLIP_FILE, CONFIG, ClipCard
@@ -30,7 +30,7 @@ class Entry:
         weights: where relative folders start.
     """
 
-    card: ClipCard | vqgan.Card
+    card: ClipCard | vqgan.Card | min_dalle.Card
     weights: Path
 
     @property
@@ -38,14 +38,18 @@ class Entry:
         return self.card.name
 
     @property
-    def kind(self) -> Literal["clip", "vqgan"]:
-        return "clip" if isinstance(self.card, ClipCard) else "vqgan"
+    def kind(self) -> Literal["clip", "vqgan", "min-dalle"]:
+        if isinstance(self.card, ClipCard):
+            return "clip"
+        return "vqgan" if isinstance(self.card, vqgan.Card) else "min-dalle"
 
     @property
     def folder(self) -> Path:
         """Where its files lie, or will."""
         if isinstance(self.card, ClipCard):
             return self.card.folder(self.weights)
+        if isinstance(self.card, min_dalle.Card):
+            return self.weights / self.name
         return (self.weights / self.card.weights.file).parent
 
     @property
@@ -63,7 +67,10 @@ class Entry:
     @property
     def files(self) -> dict[Path, str | None]:
         """The files that it is loaded from, and the SHA-256 that each must have; none: any is taken."""
-        if not isinstance(self.card, ClipCard):
+        if isinstance(self.card, min_dalle.Card):
+            paths = [self.folder / file for file in min_dalle.FILES]
+            return {path: recorded_sha256(path) for path in paths}
+        if isinstance(self.card, vqgan.Card):
             parts = [part for part in (self.card.weights, self.card.prior) if part is not None]
             known = {self.weights / part.file: part.sha256 for part in parts}
             return {path: sha256 or recorded_sha256(path) for path, sha256 in known.items()}
@@ -75,11 +82,14 @@ class Entry:
 
     @property
     def memory(self) -> int:
-        """Bytes that it takes: a CLIP to serve, a VQGAN to draw with its defaults and those of the guides."""
+        """Bytes that it takes: a CLIP to serve; others to draw with their and the guides' defaults."""
         if isinstance(self.card, ClipCard):
             return serving_memory(self.card, self.weights, "fp32")
-        names = NetworkNames(vqgan=self.name, weights=self.weights)
-        request = complete(names, generator="vqgan_clip", prompts=(Prompt(text="a cat"),))
+        if isinstance(self.card, min_dalle.Card):
+            names, generator = NetworkNames(min_dalle=self.name, weights=self.weights), "min_dalle"
+        else:
+            names, generator = NetworkNames(vqgan=self.name, weights=self.weights), "vqgan_clip"
+        request = complete(names, generator=generator, prompts=(Prompt(text="a cat"),))
         return predict(request, names, frugal=False)
 
     def describe(self) -> dict[str, Any]:
@@ -111,17 +121,19 @@ class Entry:
             sizes = ("embedding_dim", "image_size", "context_length")
             told |= {key: asdict(card)[key] for key in sizes}
             return told | {"weight_bytes": guide_memory(card, self.weights)[0]}
-        return told | {
+        told |= {
             "codes": card.config.n_embed,
             "pixels_per_code": card.config.factor,
             "weight_bytes": vqgan_weights(card.config),
-            "quantizer": card.kind,
         }
+        if isinstance(card, vqgan.Card):
+            return told | {"quantizer": card.kind}
+        return told | {"weight_bytes": told["weight_bytes"] + card.weight_bytes("fp32")}
 
 
 def entries(weights: Path = WEIGHTS) -> list[Entry]:
     """All models that have a card, CLIPs first."""
-    names = [*cards.available(weights), *vqgan.available(weights)]
+    names = [*cards.available(weights), *vqgan.available(weights), *min_dalle.available(weights)]
     return [find(name, weights) for name in names]
 
 
@@ -133,6 +145,8 @@ def find(name: str, weights: Path = WEIGHTS) -> Entry:
     """
     if name in vqgan.available(weights):
         return Entry(vqgan.read_card(name, weights), weights)
+    if name in min_dalle.available(weights):
+        return Entry(min_dalle.read_card(name, weights), weights)
     try:
         return Entry(cards.find_card(name, weights), weights)
     except UnknownClip:

@@ -10,11 +10,12 @@ from typing import Any, cast
 
 import yaml
 
-from models import checkpoints, vqgan
+from models import checkpoints, min_dalle, vqgan
 from models.catalog import Entry, UnknownModel, find
 from models.catalog.bounded import How, run
 from models.catalog.clip_files import TOKENIZER, TOKENIZER_TOO, TOWER, NotInOpenClip, config_of
 from models.catalog.fitting import check_clip, check_vqgan
+from models.catalog.min_dalle_files import convert_folder
 from models.catalog.transfer import Progress
 from models.checkpoints import WeightsUnusable, read_sums, write_sums
 from models.clip import cards
@@ -49,6 +50,8 @@ def convert(
         models.checkpoints.WeightsError: it cannot be read, or does not fit the configuration.
     """
     if config is not None:
+        if source.is_dir():
+            raise CannotConvert(f"{source} is a folder, and a file is expected beside --config")
         return _convert_own(source, name, weights, config, tell, how)
     try:
         entry = find(name, weights)
@@ -57,7 +60,11 @@ def convert(
             f"{name} has no card: say what network it is, with --config and taming's YAML of a VQGAN, or "
             f"{CONFIG} of a CLIP"
         ) from error
+    if source.is_dir() and not isinstance(entry.card, min_dalle.Card):
+        raise CannotConvert(f"{source} is a folder, and {name} is made of one file")
     with _made(entry.folder):
+        if isinstance(entry.card, min_dalle.Card):
+            return convert_folder(source, entry, tell, how)
         if isinstance(entry.card, ClipCard):
             try:
                 told = config_of(entry.card)
@@ -84,7 +91,7 @@ def _convert_own(
     """A model that gets a card of its own."""
     if not is_model_name(name):
         raise CannotConvert(f"{name!r} is no name for a model: letters, digits, dots, - and _, 100 at most")
-    if name in (*cards.available(), *vqgan.available()):
+    if name in (*cards.available(), *vqgan.available(), *min_dalle.available()):
         raise CannotConvert(f"{name} is a model of the catalog: leave --config out, or take another name")
     values = _read(config)
     folder = weights / name
@@ -138,7 +145,7 @@ def put_vqgan(
         if report["kind"] != card.kind and (report["kind"] == "CLIP" or not any_kind):
             raise WeightsUnusable(f"{source} is a {report['kind']}, and {card.name} is a {card.kind}")
         codes = (int(report["n_embed"]), int(report["embed_dim"]))
-        check_vqgan(new, card, report["kind"], codes, source)
+        check_vqgan(new, card.config, report["kind"], codes, source, card.channels_per_group)
         if card.weights.sha256 is not None:
             checkpoints.verify(new, card.weights.sha256)
         new.replace(target)

@@ -8,34 +8,54 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.checkpoints import WeightsUnusable, differences
-from models.vqgan import Card
+from models.min_dalle import Card
+from models.vqgan import VqganConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def check_vqgan(weights: Path, card: Card, kind: str, codes: tuple[int, int], source: Path) -> None:
-    """Raises WeightsUnusable unless the tensors are those of the card's configuration.
+def check_vqgan(
+    weights: Path,
+    config: VqganConfig,
+    kind: str,
+    codes: tuple[int, int],
+    source: Path,
+    channels_per_group: int | None = None,
+) -> None:
+    """Raises WeightsUnusable unless the tensors are those of the configuration.
 
     Args:
         codes: how many there are, and of how many numbers each.
+        channels_per_group: as of `models.vqgan.Card`.
     """
     import torch
 
     from models.vqgan.network import Vqgan, WeightsMismatch
 
-    expected = (card.config.n_embed, card.config.embed_dim)
+    expected = (config.n_embed, config.embed_dim)
     if codes != expected:  # the names of published files lie about that
         raise WeightsUnusable(
             f"{source} has {codes[0]} codes of {codes[1]} numbers, and its configuration says "
             f"{expected[0]} of {expected[1]}"
         )
     with torch.device("meta"):
-        network = Vqgan(card.config, "GumbelVQ" if kind == "GumbelVQ" else "VQModel", card.channels_per_group)
+        network = Vqgan(config, "GumbelVQ" if kind == "GumbelVQ" else "VQModel", channels_per_group)
     try:
         network.read(_without_values(weights))
     except WeightsMismatch as error:
         raise WeightsUnusable(f"{source} is not what its configuration says: {error}") from error
+
+
+def check_min_dalle(weights: Path, card: Card, kind: str, source: Path) -> None:
+    """Raises WeightsUnusable unless the tensors are those of the card's encoder or decoder."""
+    import torch
+
+    from models.min_dalle.network import Decoder, Encoder, fitted
+
+    with torch.device("meta"):
+        network = Decoder(card) if kind == "DalleBartDecoder" else Encoder(card)
+    fitted(network, _without_values(weights), source)
 
 
 def check_clip(folder: Path, tower: Path, source: Path) -> None:

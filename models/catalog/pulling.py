@@ -15,10 +15,12 @@ from models.catalog import Entry, find, hub, transfer
 from models.catalog.bounded import How
 from models.catalog.clip_files import NotInOpenClip, config_of, downloads_of, fetch_tokenizer, is_safetensors
 from models.catalog.converting import put_clip, put_vqgan
+from models.catalog.min_dalle_files import pull_files
 from models.catalog.transfer import Absent, Progress, TransferFailed
 from models.checkpoints import WeightsError, read_sums, sha256_of, verify, write_sums
 from models.clip.cards import CLIP_FILE, CONFIG, ClipCard
 from models.downloads import Download
+from models.min_dalle import Card as MinDalleCard
 from models.networks import WEIGHTS
 
 _STAGING = ".pull"
@@ -63,6 +65,8 @@ def pull(
         raise Offline(
             f"{name} is not here, and --offline, CLIPCANVAS_OFFLINE or HF_HUB_OFFLINE says to fetch nothing"
         )
+    if isinstance(entry.card, MinDalleCard):
+        return _pull_files(entry, tell, how, url)
     places = (Download(url=url, sha256=sha256),) if url is not None else _places(entry)
     if not places:
         raise NoPlace(
@@ -83,6 +87,30 @@ def pull(
         "sha256": actual,
         "sha256_was_known": place.sha256 is not None,
         "kind": report["kind"],
+    }
+
+
+def _pull_files(entry: Entry, tell: Progress, how: How, url: str | None) -> dict[str, Any]:
+    """As `pull`, of a model that is several files."""
+    if url is not None or not entry.downloads:
+        raise NoPlace(
+            f"{entry.name} is several files, which come from a repository of the hub that its card names; "
+            f"of a folder that has them, `clipcanvas models convert FOLDER {entry.name}` makes it"
+        )
+    with _staging(entry.folder) as staging:
+        _check_room(staging, entry.downloads[0])
+        try:
+            place = pull_files(entry, staging, tell, how)
+        except WeightsError as error:
+            raise type(error)(str(error).replace(str(staging), entry.downloads[0].place)) from error
+    return {
+        "name": entry.name,
+        "folder": str(entry.folder),
+        "fetched": True,
+        "from": place.place,
+        "sha256": None,  # there are several
+        "sha256_was_known": False,
+        "kind": entry.kind,
     }
 
 

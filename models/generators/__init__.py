@@ -32,6 +32,17 @@ class UnknownGenerator(LookupError):
 
 
 @dataclass(frozen=True)
+class Model:
+    """What a generator draws with, where that is a model of its own."""
+
+    name: str
+    description: str
+    license: str
+    source: str
+    attributions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Profile:
     """What a generator does where the caller says nothing, and which sizes it can draw."""
 
@@ -44,6 +55,7 @@ class Profile:
     frugal_bytes_per_pixel: float | None = None  # likewise, drawn frugally; none: the same
     weight_bytes: int = 0  # of networks beside the VQGAN and the guides
     bytes_per_candidate: int = 0  # of what is sampled side by side
+    model: Model | None = None  # none: it draws with the VQGAN and the guides, or with no network
 
 
 @dataclass(frozen=True)

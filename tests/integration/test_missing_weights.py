@@ -28,19 +28,20 @@ def test_the_api_says_it_in_its_answer_and_serves_on(redis_server: RedisServer, 
 
 
 @pytest.mark.parametrize(
-    ("setting", "value", "name"),
+    ("settings", "name"),
     [
-        ("CLIPCANVAS_VQGAN", "imagenet-f16-16384", "imagenet-f16-16384"),
-        ("CLIPCANVAS_GUIDES", '["ViT-B-32"]', "ViT-B-32"),
+        ({"CLIPCANVAS_VQGAN": "imagenet-f16-16384"}, "imagenet-f16-16384"),
+        ({"CLIPCANVAS_GUIDES": '["ViT-B-32"]'}, "ViT-B-32"),
+        ({"CLIPCANVAS_GENERATORS": '["min_dalle"]'}, "min-dalle-mini"),
     ],
 )
 @pytest.mark.timeout(120)
 def test_a_worker_ends_with_4_and_says_it_in_its_log_and_its_pulse(
-    redis_server: RedisServer, start_api: StartApi, tmp_path: Path, setting: str, value: str, name: str
+    redis_server: RedisServer, start_api: StartApi, tmp_path: Path, settings: dict[str, str], name: str
 ) -> None:
     environment = {
         **os.environ,
-        setting: value,
+        **settings,
         "CLIPCANVAS_REDIS_URL": redis_server.url,
         "CLIPCANVAS_STORE": (tmp_path / "store").as_uri(),
         "CLIPCANVAS_HEARTBEAT_S": "1",

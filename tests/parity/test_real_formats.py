@@ -17,7 +17,10 @@ from PIL import Image
 from transformers import XLMRobertaConfig
 
 from models.catalog.__main__ import main as catalog
+from models.checkpoints import WeightsCorrupt
 from models.generators import complete, find
+from models.min_dalle import ENCODER, FILES
+from models.min_dalle import load as load_min_dalle
 from models.networks import NetworkNames, Networks
 from models.prompts import parse
 from models.vqgan import load, read_card
@@ -369,6 +372,95 @@ def test_a_clip_of_many_languages_comes_with_its_text_tower(
     assert code == 0, said
     served = serves(name, weights, redis_server, tmp_path)
     np.testing.assert_allclose(embedding_of(network), served, atol=1e-4)
+
+
+def test_a_min_dalle_is_pulled_file_by_file_over_a_bad_line(
+    run: Run, server: WeightsServer, weights: Path, tmp_path: Path
+) -> None:
+    wild.write_min_dalle(tmp_path / "repository", "_mini")
+    for path in (tmp_path / "repository").iterdir():
+        content = path.read_bytes()
+        breaks = [len(content) // 2] if path.suffix == ".pt" else []
+        server.put_on_hub("somebody/min-dalle", path.name, content, breaks_after=breaks)
+    wild.write_min_dalle_card(weights, suffix="_mini", downloads='[[downloads]]\nhub = "somebody/min-dalle"')
+    whole = server.files.pop("/somebody/min-dalle/resolve/main/detoker.pt")
+    assert "detoker.pt is not there" in run("pull", "tiny")[2]
+    assert [item["here"] for item in run("list")[1] if item["name"] == "tiny"] == [False]
+    server.files["/somebody/min-dalle/resolve/main/detoker.pt"] = whole
+    server.asked.clear()
+    code, report, said = run("pull", "tiny")
+    assert (code, report["kind"]) == (0, "min-dalle"), said
+    fetched = {path.rpartition("/")[2] for method, path, _ in server.asked if method == "GET"}
+    assert fetched == {"detoker.pt"}, "what is here is not fetched again"
+    assert {path.name for path in (weights / "tiny").iterdir()} == {*FILES, "SHA256SUMS", "min-dalle.toml"}
+    assert {file["state"] for file in run("verify", "tiny")[1]["tiny"]} == {"ok"}
+    assert load_min_dalle("tiny", weights).told(["a red heart"], [1], 16).mix.tolist() == [-15, 16]
+    assert run("pull", "tiny")[1]["fetched"] is False
+    (weights / "tiny/encoder.safetensors").write_bytes(b"something else")
+    states = {Path(file["path"]).name: file["state"] for file in run("verify", "tiny")[1]["tiny"]}
+    assert [name for name, state in states.items() if state != "ok"] == [ENCODER]
+    assert states[ENCODER] == "corrupt"
+    with pytest.raises(WeightsCorrupt, match=r"encoder\.safetensors"):
+        load_min_dalle("tiny", weights)
+
+
+def test_a_min_dalle_is_made_of_the_folders_that_min_dalle_keeps(
+    run: Run, weights: Path, tmp_path: Path
+) -> None:
+    wild.write_min_dalle(tmp_path / "dalle_bart_mini")
+    (tmp_path / "vqgan").mkdir()
+    (tmp_path / "dalle_bart_mini/detoker.pt").rename(tmp_path / "vqgan/detoker.pt")
+    wild.write_min_dalle_card(weights)
+    code, report, said = run("convert", str(tmp_path / "dalle_bart_mini"), "tiny")
+    assert (code, report) == (0, {"kind": "min-dalle"}), said
+    assert run("show", "tiny")[1]["here"]
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "said"),
+    [
+        ("absent", "is no folder with encoder.pt"),
+        ("swapped", "is a DalleBartDecoder, and a DalleBartEncoder was expected"),
+        ("pickle", "posix.mkdir"),
+        ("vocabulary", "does not number tokens from 0 to 59"),
+        ("merges", "is not of pairs"),
+        ("other", "tensors differ: embed_positions.weight is [16, 32], expected [64, 1024]"),
+        ("own config", "a file is expected"),
+        ("clip", "is made of one file"),
+    ],
+)
+def test_what_is_no_such_min_dalle_is_refused(
+    run: Run, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoiled: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder, name, words = tmp_path / "repository", "tiny", []
+    wild.write_min_dalle(folder)
+    wild.write_min_dalle_card(weights)
+    match spoiled:
+        case "absent":
+            (folder / "encoder.pt").unlink()
+        case "swapped":
+            (folder / "decoder.pt").replace(folder / "encoder.pt")
+            wild.write_min_dalle(tmp_path / "again")
+            (tmp_path / "again/decoder.pt").replace(folder / "decoder.pt")
+        case "pickle":
+            torch.save({"layers.0.glu.fc0.weight": torch.zeros(1), "x": Hostile()}, folder / "encoder.pt")
+        case "vocabulary":
+            (folder / "vocab.json").write_text('{"<s>": 0, "</s>": 2, "<unk>": 60}')
+        case "merges":
+            (folder / "merges.txt").write_text("#version\na b c\n")
+        case "other":
+            name = "min-dalle-mini"
+        case "own config":
+            wild.write_taming_yaml(tmp_path / "model.yaml")
+            name, words = "new", ["--config", str(tmp_path / "model.yaml")]
+        case "clip":
+            name = "ViT-B-32"
+    code, _, error = run("convert", str(folder), name, *words)
+    assert (code, said in error) == (1, True), error
+    assert not (tmp_path / "was-here").exists()
+    assert not any(weights.rglob("encoder.safetensors"))
+    assert "clipcanvas models convert" in run("pull", "tiny", "--url", "https://example.com/encoder.pt")[2]
 
 
 def test_offline_nothing_is_fetched_and_demo_models_come_along(

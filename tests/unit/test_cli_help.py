@@ -38,6 +38,7 @@ def test_every_command_has_examples_that_it_takes(
     (tmp_path / "photos").mkdir()
     for name in ("holidays.ndjson", "cat.jpg", "photo.jpg", "photos.tar", "addresses.txt"):
         (tmp_path / name).touch()
+    (tmp_path / "pretrained/dalle_bart_mini").mkdir(parents=True)
     for name in ("last.ckpt", "epoch_32.pt", "model.yaml", "open_clip_config.json"):
         (tmp_path / name).touch()
     told = COMMANDS[words].help.partition("Examples:\n")[2]

@@ -1,0 +1,94 @@
+"""DALL-E mini or mega by Dayma et al., not OpenAI's DALL-E: a text becomes codes, CLIP picks the best."""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from PIL import Image
+from pydantic import Field
+
+from models import sampled
+from models.generators import GenerationError, ImageGenerator, Model, Profile, Step
+from models.memory import vqgan_weights
+from models.min_dalle import read_card
+from models.options import SamplingOptions
+from models.prompts import check_prompts
+from models.requests import GenerationRequest, InvalidRequest, Presets
+
+if TYPE_CHECKING:
+    from models.networks import NetworkNames, Networks
+
+
+class Options(SamplingOptions, frozen=True, extra="forbid"):
+    """How it is sampled, and how closely it follows the text."""
+
+    guidance: float = Field(
+        16,
+        ge=0,
+        le=64,
+        description="how far to go beyond what is likely without the text: 0: no text, 1: as it was trained; "
+        "higher: closer to the text, with less variety. min-dalle calls it the supercondition factor",
+    )
+
+
+def profile(names: "NetworkNames", presets: Presets = Presets()) -> Profile:
+    """One size, that of the pictures it was trained on, and a step for each of their codes."""
+    card = read_card(names.min_dalle, names.weights)
+    return sampled.profile_of(
+        card.config,
+        Options(candidates=8, top_k=256, top_p=1),  # the last two as min-dalle
+        presets,
+        weight_bytes=card.weight_bytes(names.dtype) + vqgan_weights(card.config),
+        bytes_per_candidate=card.cache_bytes(names.dtype),
+        model=Model(card.name, card.description, card.license, card.source, card.attributions),
+    )
+
+
+def check(request: GenerationRequest, names: "NetworkNames") -> None:
+    """There are texts alone, and something to read in each."""
+    from models.min_dalle.tokens import readable
+
+    sampled.check(request, profile(names))
+    sampled.check_texts(request)
+    for index, prompt in enumerate(request.prompts):
+        if not readable(prompt.text or ""):
+            raise InvalidRequest(
+                f"/prompts/{index}", "unreadable", "min_dalle reads English: this text has no letter of ASCII"
+            )
+    check_prompts(request, names)
+
+
+def load(networks: "Networks") -> ImageGenerator:
+    """Load the model and the CLIPs that rank."""
+    networks.min_dalle(), networks.guides()
+    return MinDalleGenerator(networks)
+
+
+class MinDalleGenerator:
+    """Draws with DALL-E mini or mega."""
+
+    def __init__(self, networks: "Networks") -> None:
+        self._networks = networks
+
+    def generate(
+        self,
+        request: GenerationRequest,
+        *,
+        seed: int,
+        pictures: Mapping[str, Image.Image],
+        checkpoint: bytes | None = None,
+        frugal: bool = False,
+    ) -> Iterator[Step]:
+        """See `ImageGenerator`."""
+        from models.candidates import Candidates
+        from models.min_dalle.network import TextTooLong
+
+        options = Options.model_validate(request.options)
+        model = self._networks.min_dalle()
+        weighted = [(prompt.text or "", prompt.weight_at(0)) for prompt in request.prompts]
+        texts, weights = zip(*[(text, weight) for text, weight in weighted if weight], strict=True)
+        try:
+            told = model.told(texts, weights, options.guidance)
+        except TextTooLong as error:
+            raise GenerationError(f"the prompt is too long: {error}") from error
+        drawing = Candidates(told, model.vqgan, request, options, seed, self._networks, pictures)
+        return drawing.steps(checkpoint)
