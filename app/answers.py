@@ -168,3 +168,10 @@ class DeliveryList(BaseModel):
 
     object: Literal["list"] = "list"
     data: list[DeliveryAnswer]
+
+
+class ReadyAnswer(BaseModel):
+    """Whether the service can do its work, and how each part of it is."""
+
+    status: Literal["ready", "not ready"]
+    parts: dict[str, str]

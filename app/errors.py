@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import compile_path
 from starlette.types import Scope
 
 from app import (
@@ -26,7 +27,6 @@ from app import (
     moving,
     new_jobs,
     openai_images,
-    openapi,
     resources,
     searching,
     streams,
@@ -196,7 +196,7 @@ async def _answer_http(request: Request, error: Exception) -> JSONResponse:
     }
     headers = dict(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        headers["Allow"] = ", ".join(openapi.methods_of(request.app, request.url.path))
+        headers["Allow"] = ", ".join(_methods_of(request.app, request.url.path))
     answer = Answer(error.status_code, phrase.lower().replace(" ", "_").replace("-", "_"), phrase)
     return problem(request.scope, answer, details.get(error.status_code, phrase), headers=headers)
 
@@ -215,3 +215,11 @@ async def _answer_validation(request: Request, error: Exception) -> JSONResponse
 def _printable(text: str) -> str:
     # half a surrogate pair cannot be encoded
     return text.encode("utf-8", "replace").decode()[:2000]
+
+
+def _methods_of(app: FastAPI, path: str) -> list[str]:
+    # of all routes there, where a router knows only of the first that matches
+    operations = [
+        names for pattern, names in app.openapi()["paths"].items() if compile_path(pattern)[0].match(path)
+    ]
+    return sorted({name.upper() for names in operations for name in names})

@@ -8,7 +8,6 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
-from starlette.routing import compile_path
 
 from app.bulk_bodies import LINES, TAR
 from app.openai_images import EditRequest, ImagesRequest
@@ -171,11 +170,3 @@ def _tell_problems(document: Mapping[str, Any]) -> None:
             told = operation["responses"]
             if "application/json" in told.get("422", {}).get("content", {}):
                 told["422"] = responses(422)[422]
-
-
-def methods_of(app: FastAPI, path: str) -> list[str]:
-    """What can be done at a path: a router knows only of the first route that matches it."""
-    operations = [
-        names for pattern, names in describe(app)["paths"].items() if compile_path(pattern)[0].match(path)
-    ]
-    return sorted({name.upper() for names in operations for name in names})

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.bodies import InvalidBody, Parts, check_limit, fields_of, parse_json, read
@@ -131,7 +132,7 @@ async def vectorize(request: Request, caller: ClipCaller, resources: InUse) -> R
     return json_answer(said, {"Server-Timing": timings.header()})
 
 
-@immich.get("/ping", response_class=Response)
+@immich.get("/ping", response_class=PlainTextResponse)
 async def ping() -> Response:
     """`pong` while the process turns."""
     return Response("pong", media_type="text/plain")

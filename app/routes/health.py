@@ -5,10 +5,10 @@ from collections import Counter
 from typing import Any
 
 from fastapi import APIRouter, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from app.answers import GeneratorList, ModelAnswer, ModelList, QueueAnswer
+from app.answers import GeneratorList, ModelAnswer, ModelList, QueueAnswer, ReadyAnswer
 from app.clips import ModelNotFound
 from app.openapi import responses
 from app.resources import AnyCaller, InUse, QueueUnavailable, Resources
@@ -45,13 +45,19 @@ async def show_queue(caller: AnyCaller, resources: InUse) -> QueueAnswer:
     return await resources.ask(_look, resources.queue)
 
 
-@router.get("/livez", response_class=Response)
+@router.get("/livez", response_class=PlainTextResponse)
 async def livez() -> Response:
     """200 while the process turns, whatever its dependencies do."""
     return Response("ok\n", media_type="text/plain")
 
 
-@router.get("/readyz", responses={503: {"description": "some part is not ready; each says why"}})
+@router.get(
+    "/readyz",
+    responses={
+        200: {"model": ReadyAnswer},
+        503: {"model": ReadyAnswer, "description": "some part is not ready; each says why"},
+    },
+)
 async def readyz(resources: InUse) -> JSONResponse:
     """200 if every part is ready, else 503; either way each part says how it is.
 
@@ -81,7 +87,7 @@ async def readyz(resources: InUse) -> JSONResponse:
     )
 
 
-@router.get("/metrics", response_class=Response)
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(resources: InUse) -> Response:
     """For Prometheus; while Redis is away the rest is told all the same."""
     told = resources.metrics

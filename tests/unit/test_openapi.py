@@ -10,6 +10,8 @@ from openapi_spec_validator import validate
 from app.main import create_app
 from app.settings import ApiSettings
 
+BYTES = re.compile("image/|video/|application/(zip|x-npy)")
+
 
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
@@ -34,19 +36,29 @@ def test_each_operation_has_a_name_that_makes_a_method_and_says_what_it_does(
     assert all(operation["summary"] and operation["description"] for operation in operations)
 
 
-def test_each_operation_has_an_example_that_its_schema_takes(
+def test_what_is_sent_and_answered_has_an_example_that_its_schema_takes(
     document: dict[str, Any], operations: list[dict[str, Any]]
 ) -> None:
     def check(schema: dict[str, Any], example: Any) -> None:
         Draft202012Validator({**schema, "components": document["components"]}).validate(example)
 
     for operation in operations:
-        if body := operation.get("requestBody", {}).get("content", {}).get("application/json"):
-            check(body["schema"], body["example"])
+        for kind, body in operation.get("requestBody", {}).get("content", {}).items():
+            if kind != "application/x-tar":
+                check(body["schema"], body["example"])
         for parameter in operation.get("parameters", []):
             assert "example" in parameter or parameter["in"] != "path", (operation["operationId"], parameter)
             if "example" in parameter:
                 check(parameter["schema"], parameter["example"])
+        for status, answer in operation["responses"].items():
+            for kind, told in answer.get("content", {}).items():
+                if kind == "application/problem+json":
+                    [name] = told["examples"]
+                    value = document["components"]["examples"][name]["value"]
+                    check(told["schema"], value)
+                    assert (value["status"], value["code"]) == (int(status), name)
+                elif not BYTES.match(kind) and operation["operationId"] != "fetch_output" and status != "503":
+                    check(told.get("schema", {}), told["example"])
 
 
 def test_each_error_is_told_as_a_problem(operations: list[dict[str, Any]]) -> None:
