@@ -17,7 +17,7 @@ from models.checkpoints import WeightsMissing, WeightsUnusable, read_sums, verif
 from models.clip import Embeddings, Pixels
 from models.clip.attention import replace_self_attention
 from models.clip.cards import CONFIG, ClipCard, find_card
-from models.clip.folding import fold_batch_norms, fold_paddings
+from models.clip.folding import fold_batch_norms, fold_paddings, keep_clamped
 from models.clip.precision import DTYPES, Precision, convert, pick_precision
 from models.clip.preprocessing import Preprocessing
 from models.clip.tokens import Tokens, alike
@@ -249,6 +249,7 @@ def _load(
         sides = (size, size) if isinstance(size, int) else size
         fold_batch_norms(model.visual.eval(), torch.zeros(1, 3, *sides))
         fold_paddings(model.visual, torch.zeros(1, 3, *sides))
+        keep_clamped(model.visual)
     return ClipNetwork(name, model, tokenizer, place, precision), transform
 
 

@@ -2,7 +2,7 @@
 
 In a network that only infers, a batch norm is a scale and a shift per channel: they can be the weights
 and the bias of the convolution whose output it reads (Jacob et al. 2018, arXiv:1712.05877, 3.2). Padding of
-one side can be zeros in the kernel.
+one side can be zeros in the kernel. And a clamp can go back by what it gave.
 """
 
 import copy
@@ -117,6 +117,43 @@ class _Halved(torch.autograd.Function):
             (True, False, False),
         )
         return back.to(torch.bfloat16), *[None] * 6
+
+
+def keep_clamped(network: nn.Module) -> int:
+    """Let each ReLU6 go back by what it gave, in place of the modules; how many there were.
+
+    torch goes back by what it was given, and copies that before it clamps in place; the layer after keeps
+    what comes of it anyway. The gradient is the same, bit for bit.
+    """
+    found = 0
+    for parent in list(network.modules()):
+        for name, child in parent.named_children():
+            if type(child) is nn.ReLU6:
+                setattr(parent, name, _Relu6(child.inplace))
+                found += 1
+    return found
+
+
+class _Relu6(nn.ReLU6):
+    def forward(self, values: Tensor) -> Tensor:
+        if not (torch.is_grad_enabled() and values.requires_grad):
+            return super().forward(values)
+        clamped: Tensor = _Clamped.apply(values)
+        return clamped
+
+
+class _Clamped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        clamped = F.relu6(values)
+        ctx.save_for_backward(clamped)
+        return clamped
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (clamped,) = ctx.saved_tensors
+        back: Tensor = torch.ops.aten.hardtanh_backward(grad, clamped, 0.0, 6.0)
+        return back
 
 
 def _pairs(network: nn.Module, images: Tensor) -> dict[nn.BatchNorm2d, nn.Conv2d]:

@@ -8,7 +8,7 @@ import torch
 from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
-from models.clip.folding import PaddingConv2d, fold_batch_norms, fold_paddings
+from models.clip.folding import PaddingConv2d, fold_batch_norms, fold_paddings, keep_clamped
 
 
 def test_a_residual_tower_without_its_batch_norms_sees_the_same():
@@ -78,3 +78,23 @@ def test_other_convolutions_keep_their_padding():
     network = nn.Sequential(Conv2dSame(3, 4, 3, 2)).eval()
     assert fold_paddings(network, torch.rand(1, 3, 8, 8)) == 0
     assert isinstance(network[0], Conv2dSame)
+
+
+def test_a_clamp_goes_back_by_what_it_gave():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU6(inplace=True), nn.Conv2d(8, 4, 1))
+        images = torch.randn(2, 3, 16, 16) * 6
+    network.eval().requires_grad_(False)
+    before, slope = seen_and_slope(network, images)
+    assert keep_clamped(network) == 1
+    after, new_slope = seen_and_slope(network, images)
+    assert torch.equal(after, before)
+    assert torch.equal(new_slope, slope)
+    assert torch.equal(network(images), before)  # in place, where nothing goes back
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.append(tensor.data_ptr()), lambda _: None
+    ):
+        network(images.requires_grad_())
+    assert len(kept) > len(set(kept)), "the clamp and the layer after it keep the same values"
