@@ -89,7 +89,8 @@ def list_(weights: Weights = None, as_json: AsJson = False) -> None:
     if as_json:
         terminal.print_json(catalog)
         return
-    for kind, title in (("clip", "CLIPs"), ("vqgan", "VQGANs"), ("min-dalle", "DALL-E mini and mega")):
+    kinds = {"clip": "CLIPs", "vqgan": "VQGANs", "min-dalle": "DALL-E mini and mega", "unclip": "unCLIPs"}
+    for kind, title in kinds.items():
         terminal.print_table(
             ["name", "here", "download", "memory", "license"],
             [
@@ -229,7 +230,7 @@ def convert(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="A .ckpt, .pt, .bin or .safetensors; of a min-dalle, the folder with its files.",
+            help="A .ckpt, .pt, .bin or .safetensors; of a min-dalle or an unCLIP, the folder.",
             exists=True,
         ),
     ],
@@ -263,7 +264,8 @@ def convert(
     """Make a checkpoint of yours a model: safetensors and a card. Nothing that a pickle names is run.
 
     A VQGAN is taken out of Lightning's checkpoints, and out of a transformer's; a CLIP out of open_clip's and
-    OpenAI's; a min-dalle out of a copy of its repository, or of the folder that min-dalle keeps.
+    OpenAI's; a min-dalle out of a copy of its repository, or of the folder that min-dalle keeps; an
+    unCLIP is copied out of a folder in diffusers' layout.
 
     \b
     Examples:

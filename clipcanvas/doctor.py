@@ -29,6 +29,7 @@ from models.checkpoints import WeightsError, sha256_of, verify
 settings = ApiSettings()
 chosen = {*settings.clip_models, *settings.guides, *filter(None, [settings.judge]), settings.vqgan}
 chosen |= {settings.min_dalle} if "min_dalle" in settings.generators else set()
+chosen |= {*settings.unclip} if "unclip" in settings.generators else set()
 count, absent, wrong = 0, [], []
 for name in chosen:
     entry = find(name, settings.weights)

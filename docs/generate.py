@@ -35,6 +35,7 @@ COLUMNS = {
     },
     "vqgan": {"codes": "codes", "pixels of a code": "pixels_per_code", "quantizer": "quantizer"},
     "min-dalle": {"codes": "codes", "pixels of a code": "pixels_per_code"},
+    "unclip": {"pixels": "pixels"},
 }
 GENERATED = "<!-- Written by docs/generate.py: edit the code, not this page. -->"
 

@@ -44,6 +44,12 @@ class JobSettings(BaseSettings):
     min_dalle: str = Field(
         "min-dalle-mini", description="card of what the generator min_dalle draws with, if it is served"
     )
+    unclip: tuple[str, ...] = Field(
+        ("karlo-v1-alpha",),
+        min_length=1,
+        description="cards of what the generator unclip draws with, if it is served, as a JSON list; each "
+        "network is that of the first card which has it",
+    )
     weights: Path = Field(WEIGHTS, description="folder of the weights that cards name by a relative path")
     generators: tuple[str, ...] = Field(
         ("dalle", "fft", "gradient", "lines", "pixels", "vqgan_clip", "vqgan_transformer"),
@@ -183,6 +189,7 @@ class JobSettings(BaseSettings):
             clips=self.guides,
             judge=self.judge,
             min_dalle=self.min_dalle,
+            unclip=self.unclip,
             generators=self.generators,
             weights=self.weights,
             device=self.device,

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
+from models.clip.encoder import ClipNetwork
 from models.company import Company
 from models.cutouts import Cutouts
 from models.drawing import straight_through
@@ -82,9 +83,23 @@ def judge_of(
         GenerationError: a picture is not there.
     """
     clip = networks.judge()
+    return None if clip is None else onlooker(clip, request, networks, pictures)
+
+
+def onlooker(
+    clip: ClipNetwork,
+    request: GenerationRequest,
+    networks: Networks,
+    pictures: Mapping[str, Image.Image],
+) -> Guide | None:
+    """A CLIP that scores whole pictures and has no part in them; none: it cannot read a prompt.
+
+    Raises:
+        GenerationError: a picture is not there.
+    """
     prompts = [_whole(prompt) for prompt in request.prompts if prompt.vector is None and prompt.noise is None]
     texts = [prompt.text for prompt in prompts if prompt.text is not None]
-    if clip is None or not prompts or any(clip.tokens.count(text) > clip.context_length for text in texts):
+    if not prompts or any(clip.tokens.count(text) > clip.context_length for text in texts):
         return None
     size, device = (request.height, request.width), networks.device
     return Guide(clip, targets_of(clip, prompts, pictures, steps=request.steps, size=size, device=device))

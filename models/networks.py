@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from models.min_dalle.network import MinDalle
     from models.prior import Prior
     from models.transformer import Transformer
+    from models.unclip.network import Unclip
     from models.vqgan.network import Vqgan
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -29,6 +30,7 @@ class NetworkNames:
     clips: tuple[str, ...] = ("demo-icons",)
     judge: str | None = None  # a CLIP that scores drawings and guides none
     min_dalle: str = "min-dalle-mini"
+    unclip: tuple[str, ...] = ("karlo-v1-alpha",)  # models whose parts go together
     generators: tuple[str, ...] = ()  # those that are loaded, if known: what they hold takes memory for all
     weights: Path = WEIGHTS
     device: str = "auto"  # auto | cpu | cuda | cuda:1 | mps
@@ -123,6 +125,15 @@ class Networks:
         with self._lock:
             return self._min_dalle
 
+    def unclip(self) -> "Unclip":
+        """An unCLIP.
+
+        Raises:
+            UnknownUnclip, WeightsMissing, WeightsCorrupt, WeightsUnusable: as `models.unclip.load`.
+        """
+        with self._lock:
+            return self._unclip
+
     @cached_property
     def _vqgan(self) -> "Vqgan":
         from models.vqgan import load
@@ -152,3 +163,9 @@ class Networks:
         from models.min_dalle import load
 
         return load(self.names.min_dalle, self.names.weights, str(self.device), self.names.dtype)
+
+    @cached_property
+    def _unclip(self) -> "Unclip":
+        from models.unclip import load
+
+        return load(self.names.unclip, self.names.weights, str(self.device), self.names.dtype)

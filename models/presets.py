@@ -160,6 +160,19 @@ def shape(multiple: int, side: float, ratio: float) -> tuple[int, int]:
     return _down_to(multiple, side * math.sqrt(ratio)), _down_to(multiple, side / math.sqrt(ratio))
 
 
+def refuse_shapes(presets: Presets) -> None:
+    """For generators of one size, which is a square, that stand in for no program.
+
+    Raises:
+        InvalidRequest: the presets ask for another shape, or for a program.
+    """
+    if presets.compat is not None or presets.aspect not in (None, "square"):
+        name, value = ("compat", presets.compat) if presets.compat else ("aspect", presets.aspect)
+        raise InvalidRequest(
+            f"/presets/{name}", "unknown_preset", f"this generator has no preset {name}={value}"
+        )
+
+
 def changes(module: GeneratorModule, names: "NetworkNames") -> dict[str, dict[str, dict[str, Any]]]:
     """What each preset that a generator has changes of its defaults.
 

@@ -3,7 +3,7 @@
 from models.generators import Model, Profile
 from models.memory import decoder_bytes
 from models.options import SamplingOptions
-from models.presets import EFFORTS
+from models.presets import EFFORTS, refuse_shapes
 from models.requests import GenerationRequest, InvalidRequest, Presets
 from models.vqgan import VqganConfig
 
@@ -32,11 +32,7 @@ def profile_of(
     Raises:
         InvalidRequest: it has no such shape, and stands in for no program.
     """
-    if presets.compat is not None or presets.aspect not in (None, "square"):
-        name, value = ("compat", presets.compat) if presets.compat else ("aspect", presets.aspect)
-        raise InvalidRequest(
-            f"/presets/{name}", "unknown_preset", f"this generator has no preset {name}={value}"
-        )
+    refuse_shapes(presets)
     candidates = max(1, round(options.candidates * EFFORTS[presets.quality].cutouts))
     side, factor = config.ddconfig.resolution, config.factor
     return Profile(

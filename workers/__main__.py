@@ -113,6 +113,7 @@ def draw(settings: WorkerSettings) -> int:
     drain = threading.Event()
     about = {**versions(), "vqgan": settings.vqgan, "guides": ", ".join(settings.guides)[:512]}
     about |= {"min_dalle": settings.min_dalle} if "min_dalle" in settings.generators else {}
+    about |= {"unclip": ", ".join(settings.unclip)[:512]} if "unclip" in settings.generators else {}
     studio = Studio(loaded, open_store(settings.store), about)
     work = Drawing(settings, studio)
     pulse.show("idle", memory=work.memory)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from models import min_dalle, vqgan
+from models import min_dalle, unclip, vqgan
 from models.checkpoints import read_sums, recorded_sha256
 from models.clip import UnknownClip, cards
 from models.clip.cards import CLIP_FILE, CONFIG, ClipCard
@@ -30,7 +30,7 @@ class Entry:
         weights: where relative folders start.
     """
 
-    card: ClipCard | vqgan.Card | min_dalle.Card
+    card: ClipCard | vqgan.Card | min_dalle.Card | unclip.Card
     weights: Path
 
     @property
@@ -38,17 +38,23 @@ class Entry:
         return self.card.name
 
     @property
-    def kind(self) -> Literal["clip", "vqgan", "min-dalle"]:
-        if isinstance(self.card, ClipCard):
-            return "clip"
-        return "vqgan" if isinstance(self.card, vqgan.Card) else "min-dalle"
+    def kind(self) -> Literal["clip", "vqgan", "min-dalle", "unclip"]:
+        match self.card:
+            case ClipCard():
+                return "clip"
+            case vqgan.Card():
+                return "vqgan"
+            case min_dalle.Card():
+                return "min-dalle"
+            case _:
+                return "unclip"
 
     @property
     def folder(self) -> Path:
         """Where its files lie, or will."""
         if isinstance(self.card, ClipCard):
             return self.card.folder(self.weights)
-        if isinstance(self.card, min_dalle.Card):
+        if isinstance(self.card, min_dalle.Card | unclip.Card):
             return self.weights / self.name
         return (self.weights / self.card.weights.file).parent
 
@@ -67,8 +73,9 @@ class Entry:
     @property
     def files(self) -> dict[Path, str | None]:
         """The files that it is loaded from, and the SHA-256 that each must have; none: any is taken."""
-        if isinstance(self.card, min_dalle.Card):
-            paths = [self.folder / file for file in min_dalle.FILES]
+        if isinstance(self.card, min_dalle.Card | unclip.Card):
+            several = min_dalle.FILES if isinstance(self.card, min_dalle.Card) else self.card.files
+            paths = [self.folder / file for file in several]
             return {path: recorded_sha256(path) for path in paths}
         if isinstance(self.card, vqgan.Card):
             parts = [part for part in (self.card.weights, self.card.prior) if part is not None]
@@ -85,11 +92,16 @@ class Entry:
         """Bytes that it takes: a CLIP to serve; others to draw with their and the guides' defaults."""
         if isinstance(self.card, ClipCard):
             return serving_memory(self.card, self.weights, "fp32")
+        prompt = Prompt(text="a cat")
         if isinstance(self.card, min_dalle.Card):
             names, generator = NetworkNames(min_dalle=self.name, weights=self.weights), "min_dalle"
+        elif isinstance(self.card, unclip.Card):
+            names, generator = NetworkNames(unclip=(self.name,), weights=self.weights), "unclip"
+            if "prior" not in self.card.parameters:
+                prompt = Prompt(target="a picture")
         else:
             names, generator = NetworkNames(vqgan=self.name, weights=self.weights), "vqgan_clip"
-        request = complete(names, generator=generator, prompts=(Prompt(text="a cat"),))
+        request = complete(names, generator=generator, prompts=(prompt,))
         return predict(request, names, frugal=False)
 
     def describe(self) -> dict[str, Any]:
@@ -121,6 +133,8 @@ class Entry:
             sizes = ("embedding_dim", "image_size", "context_length")
             told |= {key: asdict(card)[key] for key in sizes}
             return told | {"weight_bytes": guide_memory(card, self.weights)[0]}
+        if isinstance(card, unclip.Card):
+            return told | {"pixels": card.side, "weight_bytes": unclip.Parts((card,)).weight_bytes("fp32")}
         told |= {
             "codes": card.config.n_embed,
             "pixels_per_code": card.config.factor,
@@ -133,8 +147,8 @@ class Entry:
 
 def entries(weights: Path = WEIGHTS) -> list[Entry]:
     """All models that have a card, CLIPs first."""
-    names = [*cards.available(weights), *vqgan.available(weights), *min_dalle.available(weights)]
-    return [find(name, weights) for name in names]
+    kinds = (cards, vqgan, min_dalle, unclip)
+    return [find(name, weights) for kind in kinds for name in kind.available(weights)]
 
 
 def find(name: str, weights: Path = WEIGHTS) -> Entry:
@@ -147,6 +161,8 @@ def find(name: str, weights: Path = WEIGHTS) -> Entry:
         return Entry(vqgan.read_card(name, weights), weights)
     if name in min_dalle.available(weights):
         return Entry(min_dalle.read_card(name, weights), weights)
+    if name in unclip.available(weights):
+        return Entry(unclip.read_card(name, weights), weights)
     try:
         return Entry(cards.find_card(name, weights), weights)
     except UnknownClip:

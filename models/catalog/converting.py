@@ -10,13 +10,14 @@ from typing import Any, cast
 
 import yaml
 
-from models import checkpoints, min_dalle, vqgan
+from models import checkpoints, min_dalle, unclip, vqgan
 from models.catalog import Entry, UnknownModel, find
 from models.catalog.bounded import How, run
 from models.catalog.clip_files import TOKENIZER, TOKENIZER_TOO, TOWER, NotInOpenClip, config_of
 from models.catalog.fitting import check_clip, check_vqgan
 from models.catalog.min_dalle_files import convert_folder
 from models.catalog.transfer import Progress
+from models.catalog.unclip_files import copy_folder
 from models.checkpoints import WeightsUnusable, read_sums, write_sums
 from models.clip import cards
 from models.clip.cards import CLIP_FILE, CONFIG, OWN_CARD, ClipCard, sizes_of
@@ -60,6 +61,8 @@ def convert(
             f"{name} has no card: say what network it is, with --config and taming's YAML of a VQGAN, or "
             f"{CONFIG} of a CLIP"
         ) from error
+    if isinstance(entry.card, unclip.Card):
+        return _copy(source, entry, tell)
     if source.is_dir() and not isinstance(entry.card, min_dalle.Card):
         raise CannotConvert(f"{source} is a folder, and {name} is made of one file")
     with _made(entry.folder):
@@ -72,6 +75,13 @@ def convert(
                 raise CannotConvert(f"{error}; say what network it is with --config") from error
             return put_clip(source, entry.folder, told, tell, how)
         return put_vqgan(source, entry, tell, how)
+
+
+def _copy(source: Path, entry: Entry, tell: Progress) -> dict[str, str]:
+    if not source.is_dir():
+        raise CannotConvert(f"{entry.name} is made of a folder in diffusers' layout, not of one file")
+    with _made(entry.folder):
+        return copy_folder(source, entry, tell)
 
 
 @contextmanager
@@ -91,7 +101,7 @@ def _convert_own(
     """A model that gets a card of its own."""
     if not is_model_name(name):
         raise CannotConvert(f"{name!r} is no name for a model: letters, digits, dots, - and _, 100 at most")
-    if name in (*cards.available(), *vqgan.available(), *min_dalle.available()):
+    if name in (*cards.available(), *vqgan.available(), *min_dalle.available(), *unclip.available()):
         raise CannotConvert(f"{name} is a model of the catalog: leave --config out, or take another name")
     values = _read(config)
     folder = weights / name

@@ -11,17 +11,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from models.catalog import Entry, find, hub, transfer
+from models.catalog import Entry, find, hub, min_dalle_files, transfer, unclip_files
 from models.catalog.bounded import How
 from models.catalog.clip_files import NotInOpenClip, config_of, downloads_of, fetch_tokenizer, is_safetensors
 from models.catalog.converting import put_clip, put_vqgan
-from models.catalog.min_dalle_files import pull_files
 from models.catalog.transfer import Absent, Progress, TransferFailed
 from models.checkpoints import WeightsError, read_sums, sha256_of, verify, write_sums
 from models.clip.cards import CLIP_FILE, CONFIG, ClipCard
 from models.downloads import Download
 from models.min_dalle import Card as MinDalleCard
 from models.networks import WEIGHTS
+from models.unclip import Card as UnclipCard
 
 _STAGING = ".pull"
 _ON_THE_HUB = (CLIP_FILE, "open_clip_pytorch_model.bin")
@@ -65,7 +65,7 @@ def pull(
         raise Offline(
             f"{name} is not here, and --offline, CLIPCANVAS_OFFLINE or HF_HUB_OFFLINE says to fetch nothing"
         )
-    if isinstance(entry.card, MinDalleCard):
+    if isinstance(entry.card, MinDalleCard | UnclipCard):
         return _pull_files(entry, tell, how, url)
     places = (Download(url=url, sha256=sha256),) if url is not None else _places(entry)
     if not places:
@@ -100,7 +100,10 @@ def _pull_files(entry: Entry, tell: Progress, how: How, url: str | None) -> dict
     with _staging(entry.folder) as staging:
         _check_room(staging, entry.downloads[0])
         try:
-            place = pull_files(entry, staging, tell, how)
+            if isinstance(entry.card, UnclipCard):
+                place = unclip_files.pull_files(entry, staging, tell)
+            else:
+                place = min_dalle_files.pull_files(entry, staging, tell, how)
         except WeightsError as error:
             raise type(error)(str(error).replace(str(staging), entry.downloads[0].place)) from error
     return {

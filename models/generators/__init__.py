@@ -55,6 +55,7 @@ class Profile:
     frugal_bytes_per_pixel: float | None = None  # likewise, drawn frugally; none: the same
     weight_bytes: int = 0  # of networks beside the VQGAN and the guides
     bytes_per_candidate: int = 0  # of what is sampled side by side
+    steps_of: Callable[[BaseModel, tuple[Prompt, ...]], int] | None = None  # where options and prompts decide
     model: Model | None = None  # none: it draws with the VQGAN and the guides, or with no network
 
 
@@ -184,12 +185,14 @@ def complete(
             f"{generator} draws sizes that are multiples of {multiple}, not {width}x{height}",
         )
     filled = module.Options.model_validate({**profile.options.model_dump(), **(options or {})})
+    if steps is None:
+        steps = profile.steps if profile.steps_of is None else profile.steps_of(filled, prompts)
     request = GenerationRequest(
         generator=generator,
         prompts=prompts,
         width=width,
         height=height,
-        steps=profile.steps if steps is None else steps,
+        steps=steps,
         seed=secrets.randbelow(MAX_SEED + 1) if seed is None else seed,
         num_images=num_images,
         options=filled.model_dump(mode="json"),

@@ -33,6 +33,7 @@ def test_the_api_says_it_in_its_answer_and_serves_on(redis_server: RedisServer, 
         ({"CLIPCANVAS_VQGAN": "imagenet-f16-16384"}, "imagenet-f16-16384"),
         ({"CLIPCANVAS_GUIDES": '["ViT-B-32"]'}, "ViT-B-32"),
         ({"CLIPCANVAS_GENERATORS": '["min_dalle"]'}, "min-dalle-mini"),
+        ({"CLIPCANVAS_GENERATORS": '["unclip"]'}, "karlo-v1-alpha"),
     ],
 )
 @pytest.mark.timeout(120)

@@ -7,7 +7,7 @@ import open_clip
 import pytest
 from open_clip.pretrained import get_pretrained_cfg
 
-from models import min_dalle, vqgan
+from models import min_dalle, unclip, vqgan
 from models.catalog import entries, find
 from models.catalog.clip_files import NotInOpenClip, config_of, downloads_of
 from models.clip import cards
@@ -58,7 +58,7 @@ def test_open_clips_others_are_found_by_their_tag_and_what_it_lacks_is_told() ->
 
 
 def test_no_name_is_of_two_models() -> None:
-    names = [*cards.available(), *vqgan.available(), *min_dalle.available()]
+    names = [*cards.available(), *vqgan.available(), *min_dalle.available(), *unclip.available()]
     assert len(set(names)) == len(names)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,12 +24,14 @@ from models.min_dalle import ENCODER, FILES
 from models.min_dalle import load as load_min_dalle
 from models.networks import NetworkNames, Networks
 from models.prompts import parse
+from models.unclip import load as load_unclip
 from models.vqgan import load, read_card
 from tests import wild
 from tests.conftest import RedisServer
 from tests.integration.conftest import plain
 from tests.live_api import live_api
 from tests.parity.test_clip_families import FAMILIES, save_tokenizer
+from tests.unclip_folders import write_unclip
 from tests.weights_server import WeightsServer, weights_server
 
 pytestmark = pytest.mark.timeout(240)
@@ -461,6 +464,63 @@ def test_what_is_no_such_min_dalle_is_refused(
     assert not (tmp_path / "was-here").exists()
     assert not any(weights.rglob("encoder.safetensors"))
     assert "clipcanvas models convert" in run("pull", "tiny", "--url", "https://example.com/encoder.pt")[2]
+
+
+def test_an_unclip_is_pulled_file_by_file_over_a_bad_line(
+    run: Run, server: WeightsServer, weights: Path, tmp_path: Path
+) -> None:
+    write_unclip(tmp_path / "karlo", "text")
+    for path in (tmp_path / "karlo").rglob("*.*"):
+        content, file = path.read_bytes(), str(path.relative_to(tmp_path / "karlo"))
+        breaks = [len(content) // 2] if path.suffix == ".safetensors" else []
+        server.put_on_hub("somebody/karlo", file, content, breaks_after=breaks)
+    card = (tmp_path / "karlo/unclip.toml").read_text()
+    (weights / "tiny").mkdir()
+    (weights / "tiny/unclip.toml").write_text(f'{card}\n[[downloads]]\nhub = "somebody/karlo"\n')
+    decoder = "decoder/diffusion_pytorch_model.safetensors"
+    whole = server.files.pop(f"/somebody/karlo/resolve/main/{decoder}")
+    server.put_on_hub("somebody/karlo", decoder.replace("safetensors", "bin"), b"a pickle")
+    assert f"{decoder} is not there" in run("pull", "tiny")[2]
+    assert run("show", "tiny")[1]["here"] is False
+    server.files[f"/somebody/karlo/resolve/main/{decoder}"] = whole
+    server.asked.clear()
+    code, report, said = run("pull", "tiny")
+    assert (code, report["kind"]) == (0, "unclip"), said
+    fetched = {path.rpartition("/main/")[2] for method, path, _ in server.asked if method == "GET"}
+    assert "prior/config.json" not in fetched, "what is here is not fetched again"
+    assert not list(weights.rglob("*.bin"))
+    assert {file["state"] for file in run("verify", "tiny")[1]["tiny"]} == {"ok"}
+    assert load_unclip(["tiny"], weights)
+    assert run("pull", "tiny")[1]["fetched"] is False
+    (weights / "tiny" / decoder).write_bytes(b"something else")
+    with pytest.raises(WeightsCorrupt, match="decoder"):
+        load_unclip(["tiny"], weights)
+
+
+def test_an_unclip_is_copied_out_of_a_folder(run: Run, weights: Path, tmp_path: Path) -> None:
+    for place in (tmp_path / "karlo", weights / "tiny"):
+        write_unclip(place, "image")
+    for folder in (weights / "tiny").iterdir():
+        if folder.is_dir():
+            shutil.rmtree(folder)
+    (weights / "tiny/model_index.json").unlink()
+    text_encoder = tmp_path / "karlo/text_encoder/model.safetensors"
+    content = text_encoder.read_bytes()
+    text_encoder.write_bytes(b"a pickle")
+    assert "cannot be read as safetensors" in run("convert", str(tmp_path / "karlo"), "tiny")[2]
+    text_encoder.unlink()
+    assert (
+        "is no folder with text_encoder/model.safetensors"
+        in run("convert", str(tmp_path / "karlo"), "tiny")[2]
+    )
+    assert run("show", "tiny")[1]["here"] is False
+    text_encoder.write_bytes(content)
+    code, report, said = run("convert", str(tmp_path / "karlo"), "tiny")
+    assert (code, report) == (0, {"kind": "unclip"}), said
+    assert run("show", "tiny")[1]["here"]
+    assert load_unclip(["tiny"], weights)
+    assert "is made of a folder" in run("convert", str(text_encoder), "tiny")[2]
+    assert "clipcanvas models convert" in run("pull", "karlo-v1-alpha", "--url", "https://example.com/x")[2]
 
 
 def test_offline_nothing_is_fetched_and_demo_models_come_along(

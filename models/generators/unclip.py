@@ -1,0 +1,151 @@
+"""unCLIP, the recipe of DALL-E 2, as in Karlo by Kakao Brain: not OpenAI's. Noise becomes a picture."""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from PIL import Image
+from pydantic import BaseModel, Field
+
+from models.generators import GenerationError, ImageGenerator, Profile, Step
+from models.presets import EFFORTS, refuse_shapes
+from models.requests import GenerationRequest, InvalidRequest, Presets, Prompt
+from models.unclip import read_parts
+
+if TYPE_CHECKING:
+    from models.networks import NetworkNames, Networks
+
+TIMES = 1000
+"""Of the noise in training: no more steps than these can differ."""
+
+
+class Options(BaseModel, frozen=True, extra="forbid"):
+    """How many steps each part takes, and how closely they follow the prompt."""
+
+    prior_steps: int = Field(
+        25, ge=2, le=TIMES, description="steps from the text to a picture's embedding; none with a picture"
+    )
+    decoder_steps: int = Field(
+        25, ge=2, le=TIMES, description="steps from the embedding to a picture of a quarter of the size"
+    )
+    upscaling_steps: int = Field(7, ge=2, le=TIMES, description="steps to the whole size")
+    prior_guidance: float = Field(
+        4,
+        ge=1,
+        le=20,
+        description="how far the embedding goes beyond what is likely without the text: 1: as it was "
+        "trained; higher: closer to the text, with less variety",
+    )
+    decoder_guidance: float = Field(8, ge=1, le=20, description="likewise, of the picture and its embedding")
+
+
+def profile(names: "NetworkNames", presets: Presets = Presets()) -> Profile:
+    """One size, that of the pictures it was trained on, and the steps of the pipelines in diffusers."""
+    refuse_shapes(presets)
+    parts = read_parts(names.unclip, names.weights)
+    plain, effort = Options(), EFFORTS[presets.quality].steps
+    scaled = {
+        name: max(2, round(getattr(plain, name) * effort))
+        for name in ("prior_steps", "decoder_steps", "upscaling_steps")
+    }
+    options = plain.model_copy(update=scaled)
+    return Profile(
+        width=parts.side,
+        height=parts.side,
+        steps=_count(options, with_prior=parts.reads_texts),
+        steps_of=_steps_of,
+        size_multiple=parts.side,
+        options=options,
+        bytes_per_pixel=parts.bytes_per_pixel(names.dtype),
+        weight_bytes=parts.weight_bytes(names.dtype),
+        model=parts.model,
+    )
+
+
+def check(request: GenerationRequest, names: "NetworkNames") -> None:
+    """There is one text or one picture, whichever the models read, and the size and the steps fit."""
+    parts = read_parts(names.unclip, names.weights)
+    if len(request.prompts) != 1:
+        raise InvalidRequest(
+            "/prompts",
+            "one_prompt",
+            f"unclip draws one text, or variations of one picture, not {len(request.prompts)} prompts: "
+            "a text and a picture cannot be mixed",
+        )
+    [prompt] = request.prompts
+    kind = next(
+        kind for kind in ("text", "image", "target", "vector", "noise") if getattr(prompt, kind) is not None
+    )
+    if kind in ("vector", "noise"):
+        raise InvalidRequest(f"/prompts/0/{kind}", "text_or_picture", f"unclip draws no {kind}")
+    if prompt != Prompt(**{kind: getattr(prompt, kind)}):
+        raise InvalidRequest(
+            f"/prompts/0/{kind}", "no_weight", "unclip's one prompt has no weight, stop, begin, end or fade"
+        )
+    if not (parts.reads_texts if kind == "text" else parts.reads_pictures):
+        what, lacks = ("texts", "prior") if kind == "text" else ("pictures", "image encoder")
+        raise InvalidRequest(
+            f"/prompts/0/{kind}", "not_read", f"{' and '.join(names.unclip)} cannot read {what}: no {lacks}"
+        )
+    if (request.width, request.height) != (parts.side, parts.side):
+        raise InvalidRequest(
+            "/width" if request.width != parts.side else "/height",
+            "invalid_size",
+            f"unclip draws {parts.side}x{parts.side}, not {request.width}x{request.height}",
+        )
+    if request.steps != (count := _steps_of(Options.model_validate(request.options), request.prompts)):
+        raise InvalidRequest(
+            "/steps",
+            "invalid_steps",
+            f"the options ask for {count} steps in all, not {request.steps}: leave steps out",
+        )
+
+
+def load(networks: "Networks") -> ImageGenerator:
+    """Load its networks, and the CLIPs that score."""
+    networks.unclip(), networks.guides()
+    return UnclipGenerator(networks)
+
+
+class UnclipGenerator:
+    """Draws with an unCLIP."""
+
+    def __init__(self, networks: "Networks") -> None:
+        self._networks = networks
+
+    def generate(
+        self,
+        request: GenerationRequest,
+        *,
+        seed: int,
+        pictures: Mapping[str, Image.Image],
+        checkpoint: bytes | None = None,
+        frugal: bool = False,
+    ) -> Iterator[Step]:
+        """See `ImageGenerator`."""
+        from models.denoised import Denoised
+        from models.targets import find_picture
+        from models.unclip.network import Plan, TextTooLong
+
+        options = Options.model_validate(request.options)
+        plan = Plan(**options.model_dump())
+        [prompt] = request.prompts
+        name = prompt.image or prompt.target
+        unclip = self._networks.unclip()
+        try:
+            if name is not None:
+                told = unclip.tell_picture(find_picture(pictures, name), plan)
+            else:
+                told = unclip.tell_text(prompt.text or "", plan)
+        except TextTooLong as error:
+            raise GenerationError(f"the prompt is too long: {error}") from error
+        return Denoised(unclip, told, plan, request, seed, self._networks, pictures).steps(checkpoint)
+
+
+def _steps_of(options: BaseModel, prompts: tuple[Prompt, ...]) -> int:
+    return _count(
+        Options.model_validate(options.model_dump()), with_prior=all(p.text is not None for p in prompts)
+    )
+
+
+def _count(options: Options, *, with_prior: bool) -> int:
+    return with_prior * options.prior_steps + options.decoder_steps + options.upscaling_steps
