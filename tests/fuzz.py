@@ -3,8 +3,8 @@
     python -m tests.fuzz --seed 7
 
 No answer may be a 5xx, nor of a status, a type, a header or a shape that the document does not tell; the exit
-code is 1 if one is. The API runs with all of its routes beside a real Redis, with a small CLIP and no worker. 504
-is let pass: it is what a caller gets whose own `X-Request-Timeout` is over.
+code is 1 if one is. The API runs with all of its routes beside a real Redis, with a small CLIP and no worker.
+504 is let pass: it is what a caller gets whose own `X-Request-Timeout` is over.
 """
 
 import argparse
