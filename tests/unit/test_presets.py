@@ -10,7 +10,9 @@ from models.requests import InvalidRequest, Presets, Prompt
 from models.vqgan import available as cards
 from models.vqgan import read_card
 
-SHAPING = [name for name in available() if not issubclass(find(name).Options, SamplingOptions)]
+SHAPING = [  # those that sample or denoise draw one size
+    name for name in available() if not issubclass(find(name).Options, SamplingOptions) and name != "unclip"
+]
 DEMO, IMAGENET = NetworkNames(), NetworkNames(vqgan="imagenet-f16-16384")
 
 
