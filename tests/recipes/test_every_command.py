@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,12 @@ def test_a_command_is_run_by_something(command: str, tmp_path: Path, monkeypatch
                 assert "http://127.0.0.1:8000/v1/jobs" in rest
                 asked = JobRequest.model_validate_json(rest[rest.index("-d") + 1])
                 assert asked.generator in available()
+            case [".venv/bin/python", "-m", "pip", "install", "-e", extra, "-c", constraints]:
+                extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+                    "optional-dependencies"
+                ]
+                assert extra in {f".[{name}]" for name in extras}
+                assert (ROOT / constraints).exists()
             case ["docker", "compose", *rest]:
                 check_compose(rest)
             case [".venv/bin/pytest", folder]:
