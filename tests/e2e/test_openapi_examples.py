@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -19,7 +20,7 @@ from PIL import Image
 
 from app.bulk_bodies import LINES
 from app.openapi_examples import ANSWERS, JOB
-from tests.conftest import RedisServer
+from tests.conftest import RedisServer, private_redis
 from tests.e2e.conftest import Service
 
 pytestmark = pytest.mark.timeout(600)
@@ -129,10 +130,14 @@ def _events(stream: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def walk(redis_process: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
-    folder = tmp_path_factory.mktemp("service")
+def walk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
+    with private_redis() as redis:  # lists are of what the examples made
+        yield from walk_on(redis, tmp_path_factory.mktemp("service"))
+
+
+def walk_on(redis: RedisServer, folder: Path) -> Iterator[Walk]:
     service = Service(
-        redis_process,
+        redis,
         folder,
         CLIPCANVAS_IMAGES_WAIT_S="0.1",
         CLIPCANVAS_COMPAT='["weaviate", "immich"]',
