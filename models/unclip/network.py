@@ -145,7 +145,7 @@ class Unclip:
 
     def _tell(self, text: str, *, guided: bool) -> Told:
         tokenizer, encoder = self._parts["tokenizer"], self._parts["text_encoder"]
-        longest = tokenizer.model_max_length
+        longest = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
         with self._reading:
             if (count := len(tokenizer(text).input_ids)) > longest:
                 raise TextTooLong(f"{count} tokens, and {longest} are read")

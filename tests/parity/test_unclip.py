@@ -1,6 +1,7 @@
 """unCLIP with small random networks, in the layout of Karlo's folders: diffusers' pictures, step by step."""
 
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,14 @@ def test_loading_asks_nobody_and_says_nothing(
     unclip.load(BOTH, weights)
     said = capfd.readouterr()
     assert (said.out, said.err) == ("", "")
+
+
+def test_without_the_extra_it_says_what_to_install(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    monkeypatch.delitem(sys.modules, "models.unclip.network")
+    assert find("unclip").profile(NetworkNames(unclip=BOTH, weights=weights)).width == SIDE
+    with pytest.raises(WeightsUnusable, match=r"install clipcanvas\[unclip\]"):
+        unclip.load(BOTH, weights)
 
 
 def test_weights_that_are_not_right_are_refused_and_say_what(tmp_path: Path) -> None:
