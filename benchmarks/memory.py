@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_map_only
 
 from models import vqgan
 from models.clip import cards
-from models.clip.folding import fold_batch_norms
+from models.clip.folding import fold_batch_norms, keep_clamped
 from models.clip.precision import convert
 from models.generators import complete, find
 from models.memory import decoder_bytes, guide_memory, predict, vqgan_weights
@@ -118,6 +118,7 @@ def measure_guide(card: cards.ClipCard, dtype: torch.dtype | None = None) -> tup
     size = network.visual.image_size
     sides = (size, size) if isinstance(size, int) else tuple(size)
     fold_batch_norms(network.visual, torch.zeros(1, 3, *sides, device="meta"))
+    keep_clamped(network.visual)
     weights = _bytes_of(network)
     if dtype is not None:
         convert(network, "bf16")

@@ -44,7 +44,8 @@ def test_a_drawing_takes_about_what_is_reckoned(
 ) -> None:
     request = drawing(generator, side, options, image_prompts)
     measured = measure_drawing(request, "cpu", frugal)
-    assert 0.8 < reckoned(request, frugal=frugal) / measured < 1.5
+    # what is added up may peak one after the other: then more is reckoned than is taken
+    assert 0.8 < reckoned(request, frugal=frugal) / measured < 1.8
 
 
 @pytest.mark.parametrize("name", ["demo", "imagenet-f16-1024", "openimages-f8-8192"])
