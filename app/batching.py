@@ -173,8 +173,20 @@ class Batcher(Generic[Item, Result]):
         """Hold places for items, from before they are made ready until their results are there.
 
         Raises:
-            Overloaded: there are not so many places, it would take too long, or all is over. None is taken.
+            Overloaded: as `check` finds. None is taken.
         """
+        self.check(count)
+        lane = Lane(count)
+        self._lanes.add(lane)
+        self._reserved += count
+        try:
+            yield lane
+        finally:
+            self._lanes.discard(lane)
+            self._reserved -= count
+
+    def check(self, count: int) -> None:
+        """Raises Overloaded: there are not so many places, it would take too long, or all is over."""
         if self._closed:
             raise Overloaded("it was closed just now")
         if self._reserved + count > self._max_reserved:
@@ -188,14 +200,6 @@ class Batcher(Generic[Item, Result]):
                 raise Overloaded(
                     f"it would take about {wait_s:.0f} s; at most {self._max_wait_s:g} are waited"
                 )
-        lane = Lane(count)
-        self._lanes.add(lane)
-        self._reserved += count
-        try:
-            yield lane
-        finally:
-            self._lanes.discard(lane)
-            self._reserved -= count
 
     async def submit(self, items: Sequence[Item], lane: Lane) -> Done[Result]:
         """One result per item, in order; the lane is that of `reserve`."""

@@ -179,7 +179,7 @@ class FormItems:
 
     def __init__(self, kind: str, max_item_bytes: int) -> None:
         self._count = 0
-        self._form = FormSplitter(kind, lambda size: _check_size(size, self._count, max_item_bytes))
+        self._form = FormSplitter(kind, check=lambda size: _check_size(size, self._count, max_item_bytes))
 
     def feed(self, data: bytes) -> Iterator[BulkItem]:
         for name, value in self._form.feed(data):

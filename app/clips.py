@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import structlog
 
-from app.batching import Device
+from app.batching import Device, Overloaded
 from app.encoder import BatchedClip, EncoderLimits
 from app.metrics import Metrics
 from app.settings import ApiSettings
@@ -117,6 +117,23 @@ class Clips:
     def peek(self, name: str) -> BatchedClip | None:
         """The CLIP of that name if it is loaded; that it was looked at does not count."""
         return self._loaded.get(name)
+
+    def check_room(self, part: str) -> None:
+        """Whether to read a part of a form, before it is known which CLIP it is for.
+
+        Raises:
+            app.batching.Overloaded: it is an image, and no CLIP that is loaded takes one more now.
+        """
+        if part != "image":
+            return
+        full: Overloaded | None = None
+        for clip in self._loaded.values():
+            try:
+                return clip.check_room()
+            except Overloaded as overloaded:
+                full = overloaded
+        if full is not None:
+            raise full
 
     def status(self, name: str) -> str:
         """`ready`, `loading`, `unloaded`, or `failed: ` and why."""

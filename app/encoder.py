@@ -149,6 +149,10 @@ class BatchedClip:
         """Whether anything is in work."""
         return bool(self._images.reserved or self._texts.reserved)
 
+    def check_room(self) -> None:
+        """Raises app.batching.Overloaded: not one picture more is taken now."""
+        self._images.check(1)
+
     async def embed_images(self, sources: Sequence[Source], timings: Timings) -> Embeddings:
         """Pictures -> (N, D)
 

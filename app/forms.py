@@ -17,17 +17,25 @@ class FormSplitter:
 
     Args:
         content_type: the header, with its boundary.
+        begins: is told the name of each part as it begins; may raise.
         check: is told the size of a part as it grows, in bytes; may raise.
     """
 
-    def __init__(self, content_type: str, check: Callable[[int], None] = lambda size: None) -> None:
+    def __init__(
+        self,
+        content_type: str,
+        *,
+        begins: Callable[[str], None] = lambda name: None,
+        check: Callable[[int], None] = lambda size: None,
+    ) -> None:
         boundary = parse_options_header(content_type)[1].get(b"boundary")
         if not boundary:
             raise MalformedBody("not a form that can be read: the content type names no boundary")
-        self._check = check
+        self._begins, self._check = begins, check
         self._parts: list[tuple[str, str | bytes]] = []
         self._head: list[tuple[bytearray, bytearray]] = []  # of the part: names and values
         self._head_bytes = 0
+        self._name, self._is_file = "", False
         self._data = bytearray()
         self._ended = False
         try:
@@ -38,6 +46,7 @@ class FormSplitter:
                     "on_header_begin": self._begin_header,
                     "on_header_field": self._take_name,
                     "on_header_value": self._take_value,
+                    "on_headers_finished": self._end_head,
                     "on_part_data": self._take_data,
                     "on_part_end": self._end_part,
                     "on_end": self._end,
@@ -47,7 +56,7 @@ class FormSplitter:
             raise MalformedBody("not a form that can be read: the boundary is too long") from error
 
     def feed(self, data: bytes) -> list[tuple[str, str | bytes]]:
-        """The parts that end in this piece. Raises MalformedBody, and what `check` raises."""
+        """The parts that end in this piece. Raises MalformedBody, and what `begins` and `check` raise."""
         try:
             self._parser.write(data)
         except FormParserError as error:
@@ -80,19 +89,23 @@ class FormSplitter:
             )
         into += data
 
-    def _take_data(self, data: bytes, start: int, end: int) -> None:
-        self._data += data[start:end]
-        self._check(len(self._data))
-
-    def _end_part(self) -> None:
+    def _end_head(self) -> None:
         disposition = next(
             (bytes(value) for name, value in self._head if name.lower() == b"content-disposition"), b""
         )
         options = parse_options_header(disposition)[1]
         if b"name" not in options:
             raise MalformedBody("not a form that can be read: a part has no name")
+        self._name, self._is_file = _text(options[b"name"]), b"filename" in options
+        self._begins(self._name)
+
+    def _take_data(self, data: bytes, start: int, end: int) -> None:
+        self._data += data[start:end]
+        self._check(len(self._data))
+
+    def _end_part(self) -> None:
         data = bytes(self._data)
-        self._parts.append((_text(options[b"name"]), data if b"filename" in options else _text(data)))
+        self._parts.append((self._name, data if self._is_file else _text(data)))
 
     def _end(self) -> None:
         self._ended = True

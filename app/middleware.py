@@ -1,9 +1,9 @@
 """What happens to every request: its id, a bounded body, a log line, metrics, and an answer come what may."""
 
 import asyncio
+import random
 import re
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -39,7 +39,7 @@ class RequestContext:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        request_id = given if _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
         # a copy: the server may share the lifespan's state among requests
         arrived = asyncio.get_running_loop().time()
         scope["state"] = {**scope.get("state", {}), "request_id": request_id, "arrived": arrived}

@@ -31,6 +31,7 @@ class Request:
     Args:
         kind: what is put between `before` and `after`: the start of a JPEG that holds a number in a comment,
             the same in base64, the number in letters, or nothing.
+        items: how many numbers there are in one request, with `joint` between them.
     """
 
     path: str
@@ -38,6 +39,8 @@ class Request:
     before: bytes
     kind: Literal["jpeg", "jpeg64", "number", "same"]
     after: bytes
+    items: int = 1
+    joint: bytes = b""
 
     def of(self, number: int) -> bytes:
         """The bytes of the request of that number."""
@@ -46,7 +49,7 @@ class Request:
         between = {
             "jpeg": start,
             "jpeg64": base64.b64encode(start),
-            "number": b"%d" % number,
+            "number": self.joint.join(b"%d" % (self.items * number + item) for item in range(self.items)),
             "same": b"",
         }[self.kind]
         length = len(self.before) + len(between) + len(self.after)
@@ -60,6 +63,7 @@ class Outcome:
     """What came of many requests."""
 
     seconds: float
+    items: int = 1  # of a request
     taken_s: list[float] = field(default_factory=list)  # of those that were answered 200
     refused_s: list[float] = field(default_factory=list)  # of the others
     statuses: Counter[str] = field(default_factory=Counter)
@@ -72,8 +76,8 @@ class Outcome:
 
     @property
     def cpu_ms(self) -> float:
-        """CPU time of the server for a request that was answered 200."""
-        return 1000 * self.server_cpu_s / max(1, len(self.taken_s))
+        """CPU time of the server for an item that was answered 200."""
+        return 1000 * self.server_cpu_s / max(1, self.items * len(self.taken_s))
 
     def ms(self, percent: int) -> float:
         """A percentile of the times of those answered 200."""
@@ -123,6 +127,7 @@ class Callers:
         before = server.cpu_s()
         outcome = self._process.submit(ask, server.port, request, many, seconds).result()
         outcome.server_cpu_s = server.cpu_s() - before
+        outcome.items = request.items
         return outcome
 
 

@@ -35,7 +35,7 @@ from models.networks import WEIGHTS
 
 JSON = "application/json"
 HEADER = (
-    "| what | callers | requests/s | of the limit | CPU ms each | p50 ms | p95 ms | p99 ms | refused | load |"
+    "| what | callers | items/s | of the limit | CPU ms each | p50 ms | p95 ms | p99 ms | refused | load |"
 )
 RULE = "| --- " + "| ---: " * 9 + "|"
 
@@ -45,13 +45,15 @@ class Case:
     """What is asked, and what the bare loop does for it."""
 
     name: str
-    picture: bytes | None  # a JPEG; none: a text
+    picture: bytes | None  # a JPEG; none: texts
+    items: int = 1  # of a request
 
     def request(self) -> Request:
-        """A request of our own API for one embedding."""
+        """A request of our own API for embeddings."""
         if self.picture is None:
-            before = b'{"encoding_format":"base64","input":["a photo of thing number '
-            return Request("/v1/embeddings", JSON, before, "number", b'"]}')
+            before, joint = b'{"encoding_format":"base64","input":["', b'","'
+            text = b"a photo of thing number "
+            return Request("/v1/embeddings", JSON, before + text, "number", b'"]}', self.items, joint + text)
         mark = "clipcanvas-benchmark"
         field = f'--{mark}\r\nContent-Disposition: form-data; name="encoding_format"\r\n\r\nbase64\r\n'
         part = f'--{mark}\r\nContent-Disposition: form-data; name="image"; filename="a.jpg"\r\n\r\n'
@@ -79,6 +81,7 @@ def cases() -> dict[str, Case]:
     """All there are, by the name that `--cases` takes."""
     return {
         "text": Case("text", None),
+        "texts": Case("32 texts a request", None, 32),
         "image": Case("image, 640x480", jpeg(640, 480)),
         "large": Case("image, 4000x3000", jpeg(4000, 3000)),
     }
@@ -154,10 +157,11 @@ def show_limit(case: Case, model: str, dtype: str) -> float:
 
 def show(what: str, outcome: Outcome, count: int | str, limit: float) -> None:
     """Print a row."""
-    share = f"{outcome.rate / limit:.2f}" if limit else ""
+    rate = outcome.rate * outcome.items
+    share = f"{rate / limit:.2f}" if limit else ""
     times = " | ".join(f"{outcome.ms(percent):.1f}" for percent in (50, 95, 99))
     refused = sum(outcome.statuses.values()) - outcome.statuses["200"]
-    row = [what, count, f"{outcome.rate:.1f}", share, f"{outcome.cpu_ms:.1f}", times, refused, load()]
+    row = [what, count, f"{rate:.1f}", share, f"{outcome.cpu_ms:.1f}", times, refused, load()]
     print(f"| {' | '.join(map(str, row))} |", flush=True)
 
 
