@@ -10,7 +10,7 @@ at the first pixel's center to 1 at the last one's, to the right and downwards.
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -122,23 +122,62 @@ def tint(views: Tensor, saturation: Tensor, hue: Tensor) -> Tensor:
         hue: turns (K,).
     """
     saturation, hue = saturation[:, None, None], hue[:, None, None]
+    tinted: Tensor = _Tint.apply(views, saturation, hue)
     is_changed = (saturation != 1) | (hue != 0)
-    red, green, blue = views.unbind(2)
-    value = views.amax(2)
-    chroma = value - views.amin(2)
-    divisor = torch.where(chroma == 0, 1.0, chroma)
-    sextant = torch.where(
-        (red >= green) & (red >= blue),
-        (green - blue) / divisor,
-        torch.where(green >= blue, (blue - red) / divisor + 2, (red - green) / divisor + 4),
-    )
-    sextant = sextant + 6 * hue
-    share = (chroma / (value + 1e-8) * saturation).clamp(0, 1)
-    channels = []
-    for offset in (5, 3, 1):
-        along = (offset + sextant).remainder(6)
-        channels.append(value - value * share * torch.minimum(along, 4 - along).clamp(0, 1))
-    return torch.where(is_changed[..., None], torch.stack(channels, 2), views)
+    return torch.where(is_changed[..., None], tinted, views)
+
+
+class _Tint(torch.autograd.Function):
+    """What `tint` does, with its gradient in a fraction of the passes that autograd makes over the pixels.
+
+    At the ends of clamps the gradient is 0, and what is largest in several channels shares it, as in torch.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, views: Tensor, saturation: Tensor, hue: Tensor) -> Tensor:
+        red, green, blue = views.unbind(2)
+        value = views.amax(2)
+        chroma = value - views.amin(2)
+        divisor = torch.where(chroma == 0, 1.0, chroma)
+        is_red = (red >= green) & (red >= blue)
+        is_green = (green >= blue) & ~is_red
+        within = torch.where(is_red, green - blue, torch.where(is_green, blue - red, red - green)) / divisor
+        sextant = torch.where(is_red, 0.0, torch.where(is_green, 2.0, 4.0)) + within + 6 * hue
+        share = chroma.div_(value + 1e-8).mul_(saturation).clamp_(0, 1)
+        taken = value * share
+        places, ramps, tinted = [], [], torch.empty_like(views)
+        for channel, offset in enumerate((5, 3, 1)):
+            place = (sextant + offset).remainder_(6)
+            ramp = torch.minimum(place, 4 - place).clamp_(0, 1)
+            torch.addcmul(value, taken, ramp, value=-1, out=tinted[:, :, channel])
+            places.append(place)
+            ramps.append(ramp)
+        ctx.save_for_backward(
+            views, value, divisor, within, is_red, is_green, share, saturation, *places, *ramps
+        )
+        return tinted
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
+        views, value, divisor, within, is_red, is_green, share, saturation, *rest = ctx.saved_tensors
+        to_ramps, to_sextant = torch.zeros_like(value), torch.zeros_like(value)
+        for slope, place, ramp in zip(slopes[0].unbind(2), rest[:3], rest[3:], strict=True):
+            to_ramps.addcmul_(slope, ramp)
+            rising = ((ramp > 0) & (ramp < 1)).to(slope).copysign_(2 - place)
+            to_sextant.addcmul_(slope, rising)
+        to_share = to_ramps * (share < 1) * (value / (value + 1e-8))
+        to_value = slopes[0].sum(2) + share * (to_share - to_ramps)
+        to_within = to_sextant * (value * share).neg_() / divisor
+        to_chroma = to_share.mul_(saturation).addcmul_(to_within, within).neg_()
+        most, least = ((views == end[:, :, None]).to(views) for end in (value, views.amin(2)))
+        found = most * ((to_value + to_chroma) / most.sum(2))[:, :, None]
+        found.addcmul_(least, (to_chroma / least.sum(2))[:, :, None], value=-1)
+        by_red, by_green = to_within * is_red, to_within * is_green
+        by_blue = to_within - by_red - by_green
+        found[:, :, 0] += by_blue - by_green
+        found[:, :, 1] += by_red - by_blue
+        found[:, :, 2] += by_green - by_red
+        return found, None, None
 
 
 def soften(views: Tensor, share: Tensor) -> Tensor:

@@ -110,6 +110,13 @@ def test_colors_change_as_kornia_changes_them(ours, theirs):
     assert torch.allclose(*gradients, rtol=1e-3, atol=1e-4)
 
 
+def test_the_gradient_of_tinted_views_is_that_of_differences():
+    views = torch.rand(2, 3, 3, 4, 4, generator=seeded(), dtype=torch.float64, requires_grad=True)
+    # a saturation of 9 is clamped nearly everywhere, one of 0 takes all color away
+    saturation, hue = torch.tensor([[9.0, 1.0, 0.0], [0.2, -0.3, 0.1]], dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda shown: tint(shown, saturation, hue), views)
+
+
 def test_gray_places_keep_their_gray_and_have_finite_gradients_when_tinted():
     views = torch.cat([torch.zeros(1, 1, 3, 4, 4), torch.ones(1, 1, 3, 4, 4)], 1).requires_grad_()
     tinted = tint(views, torch.tensor([1.3, 0.7]), torch.tensor([0.1, -0.1]))
