@@ -64,8 +64,8 @@ train: $(READY) ## make the demo models from packages, in TRAINED=data: hours on
 	@$(BIN)/python -m training.pictures $(TRAINED)/pictures
 	@$(BIN)/python -m training.text $(TRAINED)/text --pictures $(TRAINED)/pictures
 	@$(BIN)/python -m training.clip $(TRAINED)/clip-photo --start $(TRAINED)/text --imagenet 0.8 6 --image-size 192 --steps 0
-	@$(BIN)/python -m training.clip $(TRAINED)/clip-icons --start $(TRAINED)/text --imagenet 0.4 2.2 --pictures $(TRAINED)/pictures
-	@$(BIN)/python -m training.vqgan $(TRAINED)/vqgan --pictures $(TRAINED)/pictures
+	@$(BIN)/python -m training.clip $(TRAINED)/clip-icons --start $(TRAINED)/text --imagenet 0.4 2.2 --pictures $(TRAINED)/pictures --steps 2700 --way 1
+	@$(BIN)/python -m training.vqgan $(TRAINED)/vqgan --pictures $(TRAINED)/pictures --steps 7500 --sizes 96 128 --gan-from 0.8
 	@$(BIN)/python -m training.prior $(TRAINED)/prior --pictures $(TRAINED)/pictures \
 		--tensors $(TRAINED)/vqgan/model.safetensors --clip local-dir:$(abspath $(TRAINED))/clip-icons
 	@$(BIN)/python -m training.dalle $(TRAINED)/dalle --pictures $(TRAINED)/pictures --tensors $(TRAINED)/vqgan/model.safetensors \

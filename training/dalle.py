@@ -82,7 +82,7 @@ class Texts:
 
 def main() -> None:
     """Train, and write the weights."""
-    parser = loop.arguments(__doc__, steps=1800, batch=16)
+    parser = loop.arguments(__doc__, steps=6000, batch=16)
     parser.add_argument("--rate", type=float, default=2e-3, help="of learning; default: %(default)s")
     parser.add_argument("--views", type=int, default=3, help="of each picture; default: %(default)s")
     parser.add_argument("--width", type=int, default=192, help="of the transformer; default: %(default)s")
