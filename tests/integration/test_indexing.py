@@ -516,6 +516,21 @@ def test_a_model_that_the_worker_has_not_ends_the_job(api: LiveApi) -> None:
     assert (error["code"], error["detail"]) == ("model_unavailable", "demo-photo could not be loaded")
 
 
+def test_a_model_whose_weights_are_not_there_says_what_to_type(api: LiveApi, tmp_path: Path) -> None:
+    job_id = ask(api, folder="photos")
+    (tmp_path / "weights").mkdir()
+    indexer = Indexer(api, weights=tmp_path / "weights")
+    work = Indexing(indexer.settings, open_store(indexer.settings.store))
+    Attempts(indexer.settings, work, indexer.pulse, "w", indexer.drain).run_job("ticket")
+    error = job(api, job_id)["error"]
+    remedy = "`clipcanvas models pull demo-photo` fetches them"
+    assert error["code"] == "model_unavailable"
+    assert error["detail"] == f"demo-photo could not be loaded: {remedy}"
+    told = api.http.get(f"/v1/jobs/{job_id}").text + api.http.get(f"/v1/jobs/{job_id}/events").text
+    assert remedy in told
+    assert str(tmp_path) not in told, "paths of the machine are for its log"
+
+
 def test_drawings_and_indexing_do_not_wait_for_each_other(api: LiveApi) -> None:
     drawing = api.http.post("/v1/jobs", json={"prompt": "a fox", "generator": "gradient"}).json()["id"]
     job_id = ask(api, folder="photos", priority="low")
