@@ -4,9 +4,12 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -252,6 +255,49 @@ def test_a_conversion_that_takes_too_much_is_ended(run: Run, weights: Path, tmp_
     assert "large.ckpt" in said
     assert "memory" in said or "GiB" in said
     assert list(weights.iterdir()) == []
+
+
+def test_a_conversion_that_computes_too_long_is_ended_at_its_limit(
+    cli: Run, weights: Path, tmp_path: Path
+) -> None:
+    wild.write_taming_yaml(tmp_path / "model.yaml")
+    with (tmp_path / "endless.ckpt").open("wb") as endless:
+        endless.truncate(2**36)  # takes no room on the disk, and half a minute to be read
+    words = ("convert", str(tmp_path / "endless.ckpt"), "mine", "--config", str(tmp_path / "model.yaml"))
+    code, _, said = cli(*words, "--seconds", "1")
+    assert code == 4
+    assert "endless.ckpt was not converted: it took more than 1 s" in said
+    assert list(weights.iterdir()) == []
+
+
+def test_a_conversion_that_hangs_as_it_writes_is_ended_by_the_clock_and_leaves_nothing(
+    run: Run, weights: Path, tmp_path: Path
+) -> None:
+    wild.write_taming_yaml(tmp_path / "model.yaml")
+    state = wild.vqgan_state() | {"decoder.large": torch.zeros(40_000_000)}
+    torch.save({"state_dict": state}, tmp_path / "large.ckpt")
+    words = ("convert", str(tmp_path / "large.ckpt"), "mine", "--config", str(tmp_path / "model.yaml"))
+    with ThreadPoolExecutor(1) as beside:
+        stopped = beside.submit(stop_as_it_writes, weights / "mine", limit_s=30)
+        code, _, said = run(*words, "--seconds", "6")
+        assert stopped.result(), "it ended before it began to write, or had written all"
+    assert code == 1
+    assert "large.ckpt was not converted: it took more than 6 s" in said
+    assert list(weights.iterdir()) == []
+
+
+def stop_as_it_writes(folder: Path, limit_s: float) -> bool:
+    """Stop the process that converts into a folder as it writes, as a disk that hangs does."""
+    deadline_s = time.monotonic() + limit_s
+    while time.monotonic() < deadline_s:
+        for part in folder.glob(".convert-*/.model.safetensors-*"):
+            children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+            commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_text() for pid in children}
+            [converting] = [pid for pid, command in commands.items() if str(folder) in command]
+            os.kill(converting, signal.SIGSTOP)
+            return part.is_file()  # not yet under the name of a whole one
+        time.sleep(0.001)
+    return False
 
 
 @pytest.mark.parametrize("layout", ["OpenAI's archive", "open_clip's training", "safetensors"])
