@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -345,6 +346,34 @@ def test_a_clip_of_the_hub_is_pulled_and_served(
     assert report["sha256"] == hashlib.sha256(content).hexdigest()
     served = serves(name, weights, redis_server, tmp_path)
     np.testing.assert_allclose(embedding_of(network), served, atol=1e-4)
+
+
+def test_a_pull_from_the_hub_that_broke_off_is_completed_by_the_next(
+    run: Run, server: WeightsServer, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.file_download.time", types.SimpleNamespace(sleep=lambda _: None))
+    repository, file = "somebody/breaks", "open_clip_model.safetensors"
+    wild.write_hub_folder(tmp_path / "repository")
+    config = (tmp_path / "repository/open_clip_config.json").read_bytes()
+    content = (tmp_path / "repository" / file).read_bytes()
+    server.put_on_hub(repository, "open_clip_config.json", config)
+    # as often as the hub's client asks again within one call
+    served = server.put_on_hub(repository, file, content, breaks_after=[len(content) // 2, *[0] * 5])
+    name = f"hf-hub:{repository}"
+
+    code, _, said = run("pull", name)
+    assert (code, served.breaks_after) == (1, [])
+    assert f"{name}/{file} was not fetched to its end" in said
+    assert "run it again" in said
+    assert not any(weights.rglob("*.safetensors")), "no part has the name of the whole"
+    assert name not in {item["name"] for item in run("list")[1] if item["here"]}
+
+    code, report, said = run("pull", name)
+    assert (code, report and report["fetched"]) == (0, True), said
+    assert report["sha256"] == hashlib.sha256(content).hexdigest()
+    states = {Path(item["path"]).name: item["state"] for item in run("verify", name)[1][name]}
+    assert states[file] == "ok"
+    assert not any(weights.rglob(".pull")), "nothing of the first lies about"
 
 
 def test_a_file_of_the_hub_that_is_not_what_the_hub_says_is_thrown_away(
