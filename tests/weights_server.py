@@ -38,11 +38,13 @@ class Served:
 
 
 class WeightsServer:
-    """Serves `files` by path; `asked` has every request's method, path and Range."""
+    """Serves `files` by path; `asked` has every request's method, path and Range, `tokens` what it was
+    authorized by."""
 
     def __init__(self) -> None:
         self.files: dict[str, Served] = {}
         self.asked: list[tuple[str, str, str | None]] = []
+        self.tokens: list[str | None] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
@@ -86,6 +88,7 @@ class WeightsServer:
 
             def _answer(self, *, body: bool) -> None:
                 server.asked.append((self.command, self.path, self.headers.get("range")))
+                server.tokens.append(self.headers.get("authorization"))
                 served = server.files.get(self.path)
                 if served is None:
                     return self._refuse(404)

@@ -8,9 +8,10 @@ import errno
 import ipaddress
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx
 
@@ -50,11 +51,18 @@ class _Part:
     total: int | None  # bytes
 
 
-def fetch(url: str, target: Path, sha256: str | None, tell: Progress) -> str:
+def fetch(
+    url: str,
+    target: Path,
+    sha256: str | None,
+    tell: Progress,
+    headers: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """Fetch a file, from where an earlier attempt stopped if it is still the same; returns its SHA-256.
 
     Args:
         sha256: what it must have; none: it is not known.
+        headers: of the request; where it is led to another server, that gets no `Authorization`.
 
     Raises:
         Absent: the server has it no more, or cannot be reached.
@@ -66,7 +74,9 @@ def fetch(url: str, target: Path, sha256: str | None, tell: Progress) -> str:
     known = _read_note(part)
     if not (target.is_file() and known is not None and known.url == url):  # it had arrived before
         hooks = {"request": [_check]}  # of each redirect, too
-        with httpx.Client(timeout=TIMEOUT_S, follow_redirects=True, event_hooks=hooks) as http:
+        with httpx.Client(
+            timeout=TIMEOUT_S, follow_redirects=True, event_hooks=hooks, headers=headers
+        ) as http:
             _arrive(http, url, part, sha256, tell)
         part.replace(target)
     tell("checking", 0, None)

@@ -215,3 +215,12 @@ def test_a_full_disk_leaves_what_can_be_gone_on_with(
     server.asked.clear()
     assert get(server, tmp_path) == SHA256
     assert server.bytes_sent_for("/w") == [f"bytes={HALF}-"]
+
+
+def test_a_token_is_shown_to_the_server_that_was_asked_alone(server: WeightsServer, tmp_path: Path) -> None:
+    with weights_server() as other:
+        other.put("/w", CONTENT)
+        server.put("/w", b"", redirects_to=f"{other.url}/w")
+        token = {"Authorization": "Bearer secret"}
+        assert fetch(f"{server.url}/w", tmp_path / "weights", SHA256, silent, token) == SHA256
+        assert (server.tokens, other.tokens) == (["Bearer secret"], [None])
