@@ -89,7 +89,7 @@ class Dalle(nn.Module):
         begin, beside = torch.where(told, wholes, self.nothing).chunk(2, -1)
         odds = likely.flatten(2).transpose(1, 2).log_softmax(-1)
         # of the sketch, the codes that are expected at each place
-        beside = beside + told * self.sketch(odds.exp() @ self.transformer.tokens.weight)
+        beside = beside + told * self.sketch(odds.exp() @ self.transformer.tokens.weight.to(odds))
         return Conditions(torch.cat([torch.stack(rows), begin], 1), beside, told * odds)
 
     def forward(self, known: Conditions, codes: Tensor) -> Tensor:

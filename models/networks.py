@@ -150,13 +150,13 @@ class Networks:
     def _dalle(self) -> "Dalle | None":
         from models.vqgan import load_dalle
 
-        return load_dalle(self.names.vqgan, self.names.weights, str(self.device))
+        return load_dalle(self.names.vqgan, self.names.weights, str(self.device), self.names.dtype)
 
     @cached_property
     def _transformer(self) -> "Transformer | None":
         from models.vqgan import load_transformer
 
-        return load_transformer(self.names.vqgan, self.names.weights, str(self.device))
+        return load_transformer(self.names.vqgan, self.names.weights, str(self.device), self.names.dtype)
 
     @cached_property
     def _min_dalle(self) -> "MinDalle":

@@ -84,7 +84,7 @@ class Transformer(nn.Module):
             cache: of the same N sequences; the inputs come after what it holds, and it keeps them, too.
         """
         start = 0 if cache is None else cache.filled
-        x = inputs + self.positions[:, start : start + inputs.shape[1]]
+        x = inputs.to(self.positions) + self.positions[:, start : start + inputs.shape[1]]
         for layer, block in enumerate(self.blocks):
             x = block(x, cache, layer)
         if cache is not None:

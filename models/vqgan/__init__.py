@@ -176,8 +176,14 @@ def load(name: str, weights: Path, device: str = "cpu", dtype: str = "fp32") -> 
     return vqgan.to(memory_format=torch.channels_last).to(device)
 
 
-def load_dalle(name: str, weights: Path, device: str = "cpu") -> "Dalle | None":
-    """Load what draws texts on the codes of a VQGAN's card; none: the card has none. Errors as `load`."""
+def load_dalle(name: str, weights: Path, device: str = "cpu", dtype: str = "fp32") -> "Dalle | None":
+    """Load what draws texts on the codes of a VQGAN's card; none: the card has none. Errors as `load`.
+
+    Args:
+        dtype: of its transformer: bf16, else fp32.
+    """
+    import torch
+
     from models.checkpoints import load_tensors
     from models.dalle import Dalle
 
@@ -185,11 +191,18 @@ def load_dalle(name: str, weights: Path, device: str = "cpu") -> "Dalle | None":
     if card.dalle is None:
         return None
     tensors = load_tensors(_find(card, card.dalle, weights), card.dalle.sha256)
-    return Dalle.read(tensors, card.dalle.heads).to(device)
+    dalle = Dalle.read(tensors, card.dalle.heads).to(device)
+    if dtype == "bf16":
+        dalle.transformer.to(torch.bfloat16)
+    return dalle
 
 
-def load_transformer(name: str, weights: Path, device: str = "cpu") -> "Transformer | None":
-    """Load the transformer of a VQGAN's card; none: the card has none. Errors as `load`."""
+def load_transformer(
+    name: str, weights: Path, device: str = "cpu", dtype: str = "fp32"
+) -> "Transformer | None":
+    """Load the transformer of a VQGAN's card; none: the card has none. Errors and `dtype` as `load_dalle`."""
+    import torch
+
     from models.checkpoints import load_tensors
     from models.transformer import Transformer
 
@@ -197,7 +210,8 @@ def load_transformer(name: str, weights: Path, device: str = "cpu") -> "Transfor
     if card.transformer is None:
         return None
     tensors = load_tensors(_find(card, card.transformer, weights), card.transformer.sha256)
-    return Transformer.read(tensors, card.transformer.heads).to(device)
+    transformer = Transformer.read(tensors, card.transformer.heads).to(device)
+    return transformer.to(torch.bfloat16) if dtype == "bf16" else transformer
 
 
 def load_prior(name: str, weights: Path, device: str = "cpu") -> "Prior | None":

@@ -56,6 +56,20 @@ def test_a_drawing_goes_on_from_any_checkpoint_to_the_same_bytes(networks, gener
         assert rest[-1].score() == whole[-1].score()
 
 
+def test_in_bf16_the_same_is_expected_up_to_rounding_and_drawn_again_bit_for_bit(networks):
+    quick = Networks(NetworkNames(device="cpu", dtype="bf16"))
+    request = asked()
+    told, rough = told_of(request, 3.0, networks), told_of(request, 3.0, quick)
+    assert rough.transformer.positions.dtype == torch.bfloat16
+    codes = torch.randint(1024, (len(told.mix), 144), generator=torch.Generator().manual_seed(0))
+    exact = networks.dalle()(told.conditions, codes).softmax(-1)
+    rounded = quick.dalle()(rough.conditions, codes).float().softmax(-1)
+    assert (exact - rounded).abs().sum(-1).mean() < 0.05  # twice the total variation
+    first, again = (list(steps(quick, request))[-1] for _ in range(2))
+    assert first.render().tobytes() == again.render().tobytes()
+    assert first.score() > 0.3
+
+
 def test_a_checkpoint_of_another_request_is_refused_at_once(networks):
     state = next(steps(networks, asked())).checkpoint()
     with pytest.raises(CheckpointUnusable):
