@@ -37,6 +37,7 @@ _HALF = 0.6  # of a guide in bf16 or fp16, beside fp32: what norms and biases ke
 _PICTURE_FLOATS = 24  # per pixel: the losses on the picture itself, its gradient, and the copies on the way
 _SEEN_FLOATS = 8  # per pixel and view: a method may copy the picture for each view, and again on the way back
 _VIEW_FLOATS = 24  # per value of a view: as it is cut, filtered and colored
+_COMPARED = 1.5  # of the candidates of a start: what decoder and CLIP take as they are compared
 
 
 def predict(request: GenerationRequest, names: "NetworkNames", *, frugal: bool) -> int:
@@ -60,10 +61,11 @@ def predict(request: GenerationRequest, names: "NetworkNames", *, frugal: bool) 
     weights += sum(find(name).profile(names).weight_bytes for name in loaded)
     if names.judge is not None:
         weights += share * guide_memory(find_card(names.judge, names.weights), names.weights)[0]
+    picture, sampling = step, 0
     if request.options.get("start", "dalle") == "dalle":
         # a sequence for each prompt, and one without
         sequences: int = request.options.get("candidates", 0) * (1 + len(request.prompts))
-        step += sequences * profile.bytes_per_candidate
+        sampling = sequences * profile.bytes_per_candidate
     if issubclass(module.Options, DrawingOptions):
         options = request.options
         views = options["cutouts"] * (1 + sum(prompt.image is not None for prompt in request.prompts))
@@ -79,6 +81,9 @@ def predict(request: GenerationRequest, names: "NetworkNames", *, frugal: bool) 
         if options["style"]:  # through the encoder, which has a block less at each level
             blocks = vqgan.ddconfig.num_res_blocks
             step += pixels * decoder_bytes(vqgan, "fp32") * blocks / (blocks + 1)
+        step = max(step, picture + _COMPARED * sampling)  # which is over before the first step
+    else:
+        step += sampling
     return round(RUNTIME + weights + HEADROOM * step)
 
 

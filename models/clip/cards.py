@@ -38,7 +38,9 @@ class ClipCard:
     embedding_dim: int | None = None  # these three are None where only loading can tell
     image_size: int | None = None  # pixels
     context_length: int | None = None  # tokens, both end tokens included
-    drafts: bool = True  # large JPEGs may be decoded smaller; no: it takes the difference for more than it is
+    draft: int = (
+        3  # times its input that large JPEGs are decoded at least; 0: whole, or its view would change
+    )
     weight_bytes: int | None = None  # in fp32
     needs_fp32: bool = False  # 16 bits turn some of its embeddings; a `dtype` of auto leaves it in fp32
     view_bytes: int | None = None  # what a view keeps in fp32 for the way back: python -m benchmarks.memory

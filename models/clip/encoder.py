@@ -152,7 +152,7 @@ class ClipNetwork:
 class OpenClipEncoder:
     """A CLIP ready to serve; see `models.clip.ClipEncoder`."""
 
-    def __init__(self, network: ClipNetwork, transform: Compose, *, drafts: bool) -> None:
+    def __init__(self, network: ClipNetwork, transform: Compose, *, draft: int) -> None:
         self.network = network
         self.name = network.name
         self.dimension = network.dimension
@@ -160,7 +160,7 @@ class OpenClipEncoder:
         self.context_length = network.context_length
         self.logit_scale = network.logit_scale
         self.logit_bias = network.logit_bias
-        self.draft_size: int | None = 3 * network.image_size if drafts else None
+        self.draft_size = draft * network.image_size or None
         self.on_cpu = network.device.type == "cpu"
         self.max_images = MAX_IMAGES_CPU if self.on_cpu else MAX_BATCH
         self.max_texts = MAX_TEXTS_CPU if self.on_cpu else MAX_BATCH
@@ -169,7 +169,7 @@ class OpenClipEncoder:
     @classmethod
     def load(cls, name: str, weights: Path, device: str = "auto", dtype: str = "fp32") -> Self:
         """Load a CLIP; as `models.clip.load`."""
-        return cls(*_load(name, weights, device, dtype), drafts=find_card(name, weights).drafts)
+        return cls(*_load(name, weights, device, dtype), draft=find_card(name, weights).draft)
 
     def preprocess(self, image: Image.Image, *, exact: bool = True) -> Pixels:
         return self._preprocessing(image, exact=exact)
