@@ -107,7 +107,7 @@ def test_a_full_vector_redis_is_507_and_harms_no_job(start_api: StartApi, vector
     api.http.put("/v1/collections/c")
     assert add(api, images(100)).is_success
     with redis.Redis.from_url(vector_redis.url) as client:
-        client.config_set("maxmemory", client.info("memory")["used_memory"] + 200_000)
+        client.config_set("maxmemory", client.info("memory")["used_memory"] + 600_000)
         answers = [add(api, images(500, start)) for start in range(100, 5000, 500)]
         refused = answers[-1]
         assert (refused.status_code, refused.json()["code"]) == (507, "vectors_full"), refused.text
