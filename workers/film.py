@@ -6,6 +6,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from jobs.record import Frame
 from jobs.stores import Store
 from models.generators import GenerationError, Step
 from models.requests import SaveOptions
+from workers.writer import Writer
 
 CONTENT_TYPES = {"mp4": "video/mp4", "webp": "image/webp", "frames": "application/zip"}
 
@@ -33,8 +35,9 @@ class Film:
 
     Args:
         folder: of this attempt.
+        writer: encodes and saves the frames; only in its thread `kept` is of one moment.
+        tell: is told of each new frame, in that thread.
         kept: what earlier attempts have kept of this picture, up to the checkpoint that is gone on from.
-        tell: is told of each new frame.
 
     Raises:
         GenerationError: PyAV is not installed, and the film needs it.
@@ -46,6 +49,7 @@ class Film:
         save: SaveOptions,
         folder: str,
         store: Store,
+        writer: Writer,
         tell: Callable[[Frame], None],
         kept: Kept = (),
     ) -> None:
@@ -53,19 +57,15 @@ class Film:
             raise GenerationError(
                 f"this worker has no PyAV to make {save.video} films with; it can save frames"
             )
-        self._image, self._save, self._folder, self._store, self._tell = image, save, folder, store, tell
+        self._image, self._save, self._folder, self._store = image, save, folder, store
+        self._writer, self._tell = writer, tell
         self.kept = kept
 
     def after(self, step: Step) -> None:
         """A step is done: keep a frame if it is time for one."""
         if self._save.video == "none" or not (step.index % self._save.frame_every == 0 or step.is_last):
             return
-        if self.kept and self.kept[-1][1] >= step.index:
-            self.kept = ()  # the checkpoint was not usable: the drawing has started over
-        name = frame_name(self._image, step.index)
-        self._store.save(f"{self._folder}/{FRAMES}/{name}", _png(step.render()))
-        self._tell(Frame(name, image=self._image, frame=len(self.kept), step=step.index))
-        self.kept = (*self.kept, (self._folder, step.index))
+        self._writer.add(partial(self._keep, step.render(), step.index))
 
     def file(self) -> bytes:
         """The film of all frames, in the format that was asked for."""
@@ -79,6 +79,14 @@ class Film:
                 case "webp":
                     _write_webp(path, map(_pixels, self._frames()), self._save)
             return path.read_bytes()
+
+    def _keep(self, pixels: NDArray[np.uint8], step: int) -> None:
+        if self.kept and self.kept[-1][1] >= step:
+            self.kept = ()  # the checkpoint was not usable: the drawing has started over
+        name = frame_name(self._image, step)
+        self._store.save(f"{self._folder}/{FRAMES}/{name}", _png(pixels))
+        self._tell(Frame(name, image=self._image, frame=len(self.kept), step=step))
+        self.kept = (*self.kept, (self._folder, step))
 
     def _frames(self) -> Iterator[bytes]:
         for folder, step in self.kept:

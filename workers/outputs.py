@@ -34,6 +34,26 @@ def versions() -> dict[str, str]:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """A finished picture, apart from what drew it: what that goes on to draw does not change it."""
+
+    pixels: NDArray[np.uint8]  # (H, W, 3)
+    score: float | None
+    held_out_score: float | None
+    svg: str | None
+
+    @classmethod
+    def of(cls, step: Step) -> "Drawn":
+        """What the last step shows."""
+        return cls(
+            step.render(),
+            step.score() if step.score else None,
+            step.held_out_score() if step.held_out_score else None,
+            step.svg() if step.svg else None,
+        )
+
+
+@dataclass(frozen=True)
 class Keeper:
     """Keeps the outputs of one attempt.
 
@@ -47,13 +67,12 @@ class Keeper:
     store: Store
     about: Mapping[str, str]
 
-    def picture(self, step: Step, image: int, film: Film) -> tuple[Output, ...]:
+    def picture(self, drawn: Drawn, image: int, film: Film) -> tuple[Output, ...]:
         """All of a finished picture."""
         request = self.job.drawing
         save, seed, suffix = request.save, request.seed_of(image), SUFFIX[request.save.format]
-        picture = Image.fromarray(step.render())
+        picture = Image.fromarray(drawn.pixels)
         settings = recipe(request, seed, self.about) if save.metadata else None
-        held_out = step.held_out_score() if step.held_out_score else None
         size = {"width": picture.width, "height": picture.height}
         kept = [
             self._keep(
@@ -63,16 +82,16 @@ class Keeper:
                 "image",
                 **size,
                 seed=seed,
-                clip_score=round(step.score(), 4) if step.score else None,
-                held_out_score=None if held_out is None else round(held_out, 4),
+                clip_score=_rounded(drawn.score),
+                held_out_score=_rounded(drawn.held_out_score),
             )
         ]
         if save.metadata:
             whole = recipe(request, seed, self.about, self._inputs())
             data = json.dumps(whole, indent=1).encode()
             kept.append(self._keep(SIDECAR.format(image), data, "application/json", "sidecar", seed=seed))
-        if step.svg is not None:
-            data = step.svg().encode()
+        if drawn.svg is not None:
+            data = drawn.svg.encode()
             kept.append(self._keep(SVG.format(image), data, "image/svg+xml", "svg", **size, seed=seed))
         if save.thumbnail:
             small = picture.copy()
@@ -151,6 +170,10 @@ def recipe(
     }
     changed = {"prompts": prompts, "options": options, "seed": seed, "num_images": 1}
     return {**body, **changed, "metadata": dict(about)}
+
+
+def _rounded(score: float | None) -> float | None:
+    return None if score is None else round(score, 4)
 
 
 def open_picture(data: bytes) -> Image.Image:

@@ -14,9 +14,10 @@ from models.generators import GenerationError, ImageGenerator, Step
 from models.snapshots import CheckpointUnusable
 from workers import resume
 from workers.film import Film
-from workers.outputs import Keeper, open_picture, versions
+from workers.outputs import Drawn, Keeper, open_picture, versions
 from workers.rhythm import Pace, Report, Signals
 from workers.speaker import Speaker
+from workers.writer import Writer
 
 log = structlog.get_logger(__name__)
 
@@ -58,12 +59,12 @@ def run(
     pictures = {item.name: open_picture(studio.store.read(item.key)) for item in job.inputs}
     start = resume.load(studio.store, job.checkpoint)
     keeper = Keeper(job, folder, studio.store, studio.about)
-    speaker = Speaker(keeper, report, signals, pace, drawn=start.drawn)
-    with closing(speaker):
-        outputs = start.outputs
+    outputs = [*start.outputs]
+    with closing(Writer()) as writer:
+        speaker = Speaker(keeper, writer, report, signals, pace, drawn=start.drawn)
         for image in range(start.image, request.num_images):
             state, frames = (start.state, start.frames) if image == start.image else (None, ())
-            film = Film(image, request.save, folder, studio.store, speaker.tell_frame, frames)
+            film = Film(image, request.save, folder, studio.store, writer, speaker.tell_frame, frames)
             speaker.begin(image, film, outputs)
             draw = partial(
                 generator.generate, request, seed=request.seed_of(image), pictures=pictures, frugal=frugal
@@ -72,6 +73,7 @@ def run(
             with closing(_steps(draw, state)) as steps:  # at once, so that nobody waits for one that stopped
                 watch = _Watch(steps)
                 for last in watch:
+                    writer.check()
                     film.after(last)
                     speaker.after(last)
             if last is None:
@@ -79,8 +81,13 @@ def run(
             log.info(
                 "picture drawn", image=image, steps=watch.count, seconds_in_steps=round(watch.seconds, 3)
             )
-            outputs = (*outputs, *keeper.picture(last, image, film))
-        return keeper.all_of(outputs)
+            writer.add(partial(_keep, keeper, Drawn.of(last), image, film, outputs))
+        writer.settle()
+        return keeper.all_of(tuple(outputs))
+
+
+def _keep(keeper: Keeper, drawn: Drawn, image: int, film: Film, outputs: list[Output]) -> None:
+    outputs += keeper.picture(drawn, image, film)
 
 
 class _Watch:

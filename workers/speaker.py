@@ -1,7 +1,8 @@
 """How a drawing speaks: its progress, previews, frames and checkpoints."""
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 
 import structlog
 
@@ -12,6 +13,7 @@ from workers.film import Film
 from workers.outputs import Keeper
 from workers.resume import Resume
 from workers.rhythm import Pace, Rate, Report, Rhythm, Signals
+from workers.writer import Writer
 
 log = structlog.get_logger(__name__)
 
@@ -20,26 +22,24 @@ class Speaker:
     """Says how far a drawing is, keeps its checkpoints, and stops it when others want that.
 
     Args:
+        writer: of the attempt's files.
         drawn: steps of the pictures that are finished.
     """
 
-    def __init__(self, keeper: Keeper, report: Report, signals: Signals, pace: Pace, *, drawn: int) -> None:
-        self._keeper, self._report, self._pace = keeper, report, pace
+    def __init__(
+        self, keeper: Keeper, writer: Writer, report: Report, signals: Signals, pace: Pace, *, drawn: int
+    ) -> None:
+        self._keeper, self._writer, self._report, self._pace = keeper, writer, report, pace
         self._rhythm = Rhythm(signals, pace, keeper.job.ran_s)
         self._request = keeper.job.drawing
         self._drawn = drawn
         self._progress = Progress(step=0, steps=0)
         self._previewed_step = 0
-        self._files = ThreadPoolExecutor(1, "previews")  # steps go on while a preview is encoded and saved
         self._saving: Future[Output] | None = None
         self._rate = Rate()
 
-    def close(self) -> None:
-        """Wait until no file is being written."""
-        self._files.shutdown()
-
-    def begin(self, image: int, film: Film, outputs: tuple[Output, ...]) -> None:
-        """The steps that follow are of this picture; these are finished."""
+    def begin(self, image: int, film: Film, outputs: list[Output]) -> None:
+        """The steps that follow are of this picture. The writer's thread adds to the outputs."""
         self._image, self._film, self._outputs = image, film, outputs
         self._left = (self._request.num_images - image - 1) * self._request.steps  # after this picture
 
@@ -66,7 +66,7 @@ class Speaker:
         preview = self._saved_preview(wait=is_due or done == total)
         if is_due:
             self._previewed_step = done
-            self._saving = self._files.submit(self._keeper.preview, step.render(), self._image)
+            self._saving = self._writer.add(partial(self._keeper.preview, step.render(), self._image))
         steps_per_s = self._rate.per_s
         self._progress = replace(
             self._progress,
@@ -87,8 +87,16 @@ class Speaker:
         return preview
 
     def _keep_checkpoint(self, step: Step) -> None:
-        state = step.checkpoint()
-        data = Resume(self._image, self._drawn, self._outputs, self._film.kept, state).pack()
+        # what is kept by then is asked for in the writer's thread, after all that was added before
+        write = partial(
+            self._save_checkpoint, step.checkpoint(), self._image, self._drawn, self._outputs, self._film
+        )
+        self._writer.add(write)
+
+    def _save_checkpoint(
+        self, state: bytes, image: int, drawn: int, outputs: list[Output], film: Film
+    ) -> None:
+        data = Resume(image, drawn, tuple(outputs), film.kept, state).pack()
         if len(data) > self._pace.max_checkpoint_bytes:
             log.warning("checkpoint too large, not kept", bytes=len(data))
             return
