@@ -47,6 +47,8 @@ def serve() -> None:
     except ValidationError as error:
         sys.exit(f"the settings are not valid:\n{error}")
     logs.configure(settings.log_level)
+    if settings.clip_compile_batches:  # torch reads it as it is imported
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.compile_cache))
     keep_freed_memory(one_heap=True)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's threads do not spin while they wait
     # what a request makes goes by itself: cycles, which are few, are looked for a tenth as often

@@ -237,6 +237,8 @@ async def open_clips(
         device = cpu if encoder.on_cpu else gpu
         if encoder.on_cpu:
             use_cores(1)  # as under load: its batches are fitted to that
+        if settings.clip_compile_batches:
+            _compile(encoder, settings)
         fitted = fit_batches(encoder, limits, settings.clip_warm_up_s, device.threads)
         return BatchedClip(encoder, cards[name].templates, device, pool, fitted, metrics)
 
@@ -280,6 +282,16 @@ def fit_batches(encoder: ClipEncoder, limits: EncoderLimits, budget_s: float, th
         max_batch_images=best_batch(images, limits.max_batch_images, budget_s / 2),
         max_batch_texts=best_batch(texts, limits.max_batch_texts, budget_s / 2),
     )
+
+
+def _compile(encoder: ClipEncoder, settings: ApiSettings) -> None:
+    began = time.monotonic()
+    try:
+        encoder.compile(settings.clip_compile_batches, graphs=settings.cuda_graphs)
+    except Exception:  # a compiler, and what it makes, fail in ways of their own
+        log.exception("model could not be compiled; it serves without", model=encoder.name)
+        return
+    log.info("model compiled", model=encoder.name, seconds=round(time.monotonic() - began, 1))
 
 
 def _cores_of_one(encode: Callable[[int], None], threads: int) -> int | None:

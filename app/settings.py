@@ -43,6 +43,11 @@ class ApiSettings(JobSettings):
         description="precision of the CLIPs to serve; auto: 16 bits where the device computes in them and "
         "the model's card allows it, else fp32; int8: on a CPU only",
     )
+    clip_compile_batches: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field(
+        (),
+        description="sizes of batches, such as [1, 8, 64], for which a CLIP is compiled as it is loaded: "
+        "minutes the first time. A batch is padded to the next size. For GPUs: on a CPU it is slower",
+    )
     clip_preload: tuple[str, ...] | None = Field(
         None,
         description="CLIPs to load at the start, as a JSON list, others when they are first asked for; "

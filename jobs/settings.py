@@ -68,6 +68,16 @@ class JobSettings(BaseSettings):
         "has, or the container on a CPU, and the API goes by the largest worker",
     )
 
+    cuda_graphs: bool = Field(
+        False,
+        description="what COMPILE_SIZES and CLIP_COMPILE_BATCHES compile is captured as CUDA graphs, too, if "
+        "it is on a GPU; each takes memory of its own",
+    )
+    compile_cache: Path = Field(
+        default_factory=lambda: Path("data/compiled").absolute(),
+        description="folder that keeps what was compiled for the next start",
+    )
+
     max_image_pixels: int = Field(40_000_000, ge=1, description="pixels of one picture")
     max_image_side: int = Field(16_384, ge=1, description="longest side of one picture, in pixels")
     max_image_aspect: float = Field(50, ge=1, description="longest side of a picture over its shortest")

@@ -2,7 +2,7 @@
 
 import threading
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,11 +43,14 @@ class Networks:
     Args:
         joined: drawings of several threads share passes of the networks on a GPU, see `models.company`.
         compiled: `company` is a `models.compiling.Compiled`, which can be warmed up.
+        graphs: what is compiled is captured, too (`models.graphs`).
     """
 
-    def __init__(self, names: NetworkNames, *, joined: bool = False, compiled: bool = False) -> None:
+    def __init__(
+        self, names: NetworkNames, *, joined: bool = False, compiled: bool = False, graphs: bool = False
+    ) -> None:
         self.names = names
-        self._joined, self._compiled = joined, compiled
+        self._joined, self._compiled, self._graphs = joined, compiled, graphs
         self._lock = threading.RLock()
         self._clips: dict[str, ClipNetwork] = {}
 
@@ -63,9 +66,10 @@ class Networks:
         """The drawings that share the device."""
         from models.company import Alternating, Joined
         from models.compiling import Compiled
+        from models.compiling import compiled as prepare
 
         company = Joined() if self._joined and self.device.type != "cpu" else Alternating()
-        return Compiled(company) if self._compiled else company
+        return Compiled(company, partial(prepare, graphs=self._graphs)) if self._compiled else company
 
     def clip(self, name: str) -> "ClipNetwork":
         """A CLIP.

@@ -38,6 +38,7 @@ class TinyClip:
         self.delay_s = delay_s
         self.batches: list[int] = []  # sizes of the calls
         self.texts: list[str] = []  # all that were encoded
+        self.compiled: list[tuple[Sequence[int], bool]] = []
 
     def preprocess(self, image: Image.Image, *, exact: bool = True) -> Pixels:
         assert image.mode == "RGB"
@@ -45,6 +46,9 @@ class TinyClip:
 
     def count_tokens(self, text: str) -> int:
         return len(text.split()) + 2
+
+    def compile(self, batches: Sequence[int], *, graphs: bool) -> None:
+        self.compiled.append((batches, graphs))
 
     def encode_images(self, pixels: Pixels) -> Embeddings:
         self._work(len(pixels))

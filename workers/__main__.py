@@ -177,7 +177,12 @@ def _load(settings: WorkerSettings) -> dict[str, generators.ImageGenerator]:
 
         torch.set_num_threads(settings.threads)
     joined = settings.jobs_at_once > 1 and not settings.deterministic
-    networks = Networks(settings.network_names, joined=joined, compiled=bool(settings.compile_sizes))
+    networks = Networks(
+        settings.network_names,
+        joined=joined,
+        compiled=bool(settings.compile_sizes),
+        graphs=settings.cuda_graphs,
+    )
     started_s = time.monotonic()
     loaded = {name: generators.find(name).load(networks) for name in settings.generators}
     networks.judge()

@@ -1,6 +1,5 @@
 """The settings of worker, janitor and webhook sender; the environment is read in `__main__` only."""
 
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
@@ -24,10 +23,6 @@ class WorkerSettings(JobSettings):
         (),
         description="sizes, such as 256x256, whose steps are compiled when a worker starts, as a JSON list: "
         "minutes for each the first time. Others are drawn as they are. For GPUs: on a CPU it is slower",
-    )
-    compile_cache: Path = Field(
-        default_factory=lambda: Path("data/compiled").absolute(),
-        description="folder that keeps what was compiled for the next start",
     )
     heartbeat_s: float = Field(2, gt=0, description="how often a worker renews its lease")
     progress_every_s: float = Field(0.5, gt=0, description="progress is told at most this often")

@@ -44,6 +44,15 @@ class ClipEncoder(Protocol):
     def count_tokens(self, text: str) -> int:
         """Tokens of a text, both end tokens included. Any thread."""
 
+    def compile(self, batches: Sequence[int], *, graphs: bool) -> None:
+        """Compile it for batches of these sizes, to the next of which smaller ones are padded. Slow.
+
+        If this fails, it raises whatever a compiler does, and goes on as it was.
+
+        Args:
+            graphs: also capture CUDA graphs, on a GPU.
+        """
+
     def encode_images(self, pixels: Pixels) -> Embeddings:
         """(N, 3, R, R) -> (N, D)"""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -21,6 +22,7 @@ from models.clip.folding import fold_batch_norms, fold_paddings, keep_clamped
 from models.clip.precision import DTYPES, Precision, convert, pick_precision
 from models.clip.preprocessing import Preprocessing
 from models.clip.tokens import Tokens, alike
+from models.compiling import Padded, Prepare, compiled
 from models.downloads import how_to_fetch
 
 # Pictures and texts that one forward takes; more go through in pieces. On a CPU more gain nothing
@@ -75,6 +77,8 @@ class ClipNetwork:
         self._text = getattr(model, "text", model)  # the text tower, a module of its own in some models
         self.trims_texts = _is_causal(self._text)
         self.tokens = Tokens(tokenizer, self.context_length)
+        self._image_tower = Padded(model.encode_image)
+        self._text_tower = Padded(partial(_trimmed, self._text) if self.trims_texts else model.encode_text)
         with torch.inference_mode():
             self.dimension = int(self.encode_text([""]).shape[-1])  # D
 
@@ -111,7 +115,7 @@ class ClipNetwork:
             row[: len(ids)] = torch.tensor(ids)
         tokens = tokens.to(self.device)
         with self._autocast():
-            features = self._trimmed(tokens) if self.trims_texts else self._model.encode_text(tokens)
+            features = self._text_tower(tokens)
         return F.normalize(features.float(), dim=-1)
 
     def word_vectors(self, texts: Sequence[str]) -> list[Tensor]:
@@ -125,23 +129,26 @@ class ClipNetwork:
         rows = [torch.tensor(row[1:-1], dtype=torch.long, device=self.device) for row in self.tokens(texts)]
         return [self._text.token_embedding(row).float() for row in rows]
 
+    def compile(self, batches: Sequence[int], prepare: Prepare) -> None:
+        """Compile the towers for batches of these sizes, for what is asked without gradients. Slow.
+
+        Texts of any length take part: they are padded to one of three.
+        """
+        lengths = sorted({min(length, self.context_length) for length in (16, 32, self.context_length)})
+        pixels = [torch.zeros(size, 3, *self._sides, device=self.device) for size in batches]
+        texts = [
+            torch.zeros(size, length, dtype=torch.long, device=self.device)
+            for size in batches
+            for length in (lengths if self.trims_texts else lengths[-1:])
+        ]
+        with torch.inference_mode(), self._autocast():
+            self._image_tower.compile(pixels, prepare)
+            self._text_tower.compile(texts, prepare)
+
     def _see(self, normalized: Tensor) -> Tensor:
         with self._autocast():
-            features = self._model.encode_image(normalized)
+            features = self._image_tower(normalized)
         return F.normalize(features.float(), dim=-1)
-
-    def _trimmed(self, tokens: Tensor) -> Tensor:
-        """The text tower on tokens shorter than its context, which its own forward does not take."""
-        tower, length = self._text, tokens.shape[1]
-        x = tower.token_embedding(tokens) + tower.positional_embedding[:length]  # (P, L, width)
-        x = x.to(tower.transformer.get_cast_dtype())
-        x = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask[:length, :length]))
-        x = x[torch.arange(len(x), device=x.device), tokens.argmax(-1)]  # the end token has the highest id
-        if tower.text_projection is None:
-            return cast(Tensor, x)
-        if isinstance(tower.text_projection, torch.nn.Linear):
-            return cast(Tensor, tower.text_projection(x))
-        return cast(Tensor, x @ tower.text_projection)
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self.dtype == torch.float32:
@@ -192,6 +199,9 @@ class OpenClipEncoder:
         return self._by_pieces(
             len(rows), pieces, lambda piece: self.network.encode_tokens([rows[index] for index in piece])
         )
+
+    def compile(self, batches: Sequence[int], *, graphs: bool) -> None:
+        self.network.compile(batches, partial(compiled, graphs=graphs))
 
     def _encode_pixels(self, pixels: Pixels) -> Tensor:
         tensor = torch.from_numpy(np.require(pixels, np.uint8, ["C", "W"]))  # of others torch warns
@@ -277,6 +287,20 @@ def text_tower(folder: Path, tower: Path | None = None) -> dict[str, Any]:
     if "hf_model_name" not in text:
         return {}
     return {"text_cfg": text | {"hf_model_name": str(tower or folder), "hf_model_pretrained": False}}
+
+
+def _trimmed(tower: Any, tokens: Tensor) -> Tensor:
+    """CLIP's own text tower on tokens shorter than its context, which its own forward does not take."""
+    length = tokens.shape[1]
+    x = tower.token_embedding(tokens) + tower.positional_embedding[:length]  # (P, L, width)
+    x = x.to(tower.transformer.get_cast_dtype())
+    x = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask[:length, :length]))
+    x = x[torch.arange(len(x), device=x.device), tokens.argmax(-1)]  # the end token has the highest id
+    if tower.text_projection is None:
+        return cast(Tensor, x)
+    if isinstance(tower.text_projection, torch.nn.Linear):
+        return cast(Tensor, tower.text_projection(x))
+    return cast(Tensor, x @ tower.text_projection)
 
 
 def _is_causal(tower: Any) -> bool:

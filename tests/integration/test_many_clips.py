@@ -174,3 +174,20 @@ def test_all_are_loaded_at_the_start_unless_memory_is_bounded() -> None:
     load: Callable[..., ApiSettings] = ApiSettings
     assert load(clip_models=("a", "b")).preloaded_clips == ("a", "b")
     assert load(clip_models=("a", "b"), clip_memory=10**9).preloaded_clips == ("a",)
+
+
+@pytest.mark.parametrize("batches", [(), (1, 8)])
+def test_a_model_is_compiled_before_it_serves(start_api: StartApi, batches: tuple[int, ...]) -> None:
+    clip = TinyClip()
+    api = start_api(load_clip=lambda name: clip, clip_compile_batches=batches, cuda_graphs=True).ready()
+    assert clip.compiled == ([(batches, True)] if batches else [])
+    assert ask(api, "demo-photo").status_code == 200
+
+
+def test_a_model_that_cannot_be_compiled_serves_without(start_api: StartApi) -> None:
+    class Uncompiled(TinyClip):
+        def compile(self, batches: object, *, graphs: bool) -> None:
+            raise RuntimeError("no compiler here")
+
+    api = start_api(load_clip=lambda name: Uncompiled(), clip_compile_batches=(1, 8)).ready()
+    assert ask(api, "demo-photo").status_code == 200

@@ -1,14 +1,19 @@
 """Networks are compiled in a warm-up, for its shapes; whatever else comes is computed as it was."""
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor
+from torch._dynamo.utils import counters
 
+from models.clip import use_cores
+from models.clip.encoder import OpenClipEncoder
 from models.company import Alternating
-from models.compiling import Compiled
+from models.compiling import Compiled, Padded
 from models.generators.vqgan_clip import VqganClip
-from models.networks import NetworkNames, Networks
+from models.networks import WEIGHTS, NetworkNames, Networks
+from tests.wild import CLIP, write_hub_folder
 from workers.settings import WorkerSettings
 from workers.warmup import compile_steps
 
@@ -32,7 +37,7 @@ class Noted:
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []
 
-    def __call__(self, network):
+    def __call__(self, network, example):
         def noted(images: Tensor) -> Tensor:
             self.shapes.append(tuple(images.shape))
             return network(images)
@@ -74,7 +79,7 @@ def test_only_shapes_of_the_warm_up_are_compiled():
 
 
 def test_a_compiler_that_fails_leaves_drawing_as_it_was():
-    def fail(network):
+    def fail(network, example):
         raise RuntimeError("no compiler here")
 
     company = Compiled(Alternating(), fail)
@@ -101,3 +106,56 @@ def test_sizes_that_are_none_are_refused(monkeypatch, said):
     monkeypatch.setenv("CLIPCANVAS_COMPILE_SIZES", said)
     with pytest.raises(ValidationError, match="compile_sizes"):
         WorkerSettings()
+
+
+def total(batch: Tensor) -> Tensor:
+    return batch.float().sum(-1)
+
+
+def test_batches_are_padded_to_the_next_shape_and_larger_ones_computed_as_they_are():
+    noted, padded = Noted(), Padded(total)
+    padded.compile([torch.zeros(4, 8), torch.zeros(2, 8), torch.zeros(4, 5)], noted)
+    for rows, width in ((1, 3), (2, 8), (3, 5), (3, 6), (4, 8), (5, 2), (1, 9)):
+        batch = torch.rand(rows, width)
+        torch.testing.assert_close(padded(batch), total(batch))
+    assert noted.shapes == [(2, 8), (2, 8), (4, 5), (4, 8), (4, 8)]
+
+
+def test_if_one_shape_cannot_be_compiled_none_is():
+    def fail(network, example):
+        if len(example) == 4:
+            raise RuntimeError("no compiler here")
+        return lambda batch: batch * torch.nan
+
+    padded = Padded(total)
+    with pytest.raises(RuntimeError):
+        padded.compile([torch.zeros(2, 8), torch.zeros(4, 8)], fail)
+    assert torch.equal(padded(torch.ones(2, 8)), total(torch.ones(2, 8)))
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(
+    "config",
+    [CLIP | {"text_cfg": CLIP["text_cfg"] | {"context_length": 40}}, CLIP | {"custom_text": True}],
+    ids=["clip", "custom-text"],
+)
+def test_a_compiled_clip_serves_the_same_embeddings(tmp_path, config):
+    write_hub_folder(tmp_path, config)
+    name = f"local-dir:{tmp_path}"
+    plain, compiled = (OpenClipEncoder.load(name, WEIGHTS, "cpu") for _ in range(2))
+    compiled.compile([2], graphs=True)  # of which there are none on a CPU
+    counters["stats"].clear()
+    side = plain.image_size
+    pixels = torch.randint(256, (5, 3, side, side), dtype=torch.uint8).numpy()
+    longest = "fox " * (plain.context_length - 2)
+    texts = ["a fox", longest, "", "a photo of a fox in the snow", "a cat"]
+    for count in (1, 2, 3):
+        for threads in (1, 2):
+            use_cores(threads)  # which torch would compile anew for
+            for one, other in (
+                (plain.encode_images(pixels[:count]), compiled.encode_images(pixels[:count])),
+                (plain.encode_texts(texts[:count]), compiled.encode_texts(texts[:count])),
+                (plain.encode_texts(texts[-count:]), compiled.encode_texts(texts[-count:])),
+            ):
+                np.testing.assert_allclose(one, other, atol=1e-5)
+    assert not counters["stats"], "nothing is compiled while somebody waits"
