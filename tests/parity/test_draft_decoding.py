@@ -23,9 +23,9 @@ PHOTOS = {
 }
 
 
-@pytest.fixture(scope="module")
-def encoder() -> OpenClipEncoder:
-    return OpenClipEncoder.load("demo-icons", WEIGHTS, "cpu")
+@pytest.fixture(scope="module", params=["demo-photo", "demo-icons"])
+def encoder(request: pytest.FixtureRequest) -> OpenClipEncoder:
+    return OpenClipEncoder.load(request.param, WEIGHTS, "cpu")
 
 
 @pytest.mark.parametrize("name", PHOTOS)
@@ -41,7 +41,3 @@ def test_photos_keep_their_embedding(encoder: OpenClipEncoder, name: str, side: 
     assert draft.width < whole.width
     rows = encoder.encode_images(np.stack([encoder.preprocess(whole), encoder.preprocess(draft)]))
     assert float(rows[0] @ rows[1]) > 0.995
-
-
-def test_a_model_that_takes_the_difference_for_more_than_it_is_gets_photos_whole() -> None:
-    assert OpenClipEncoder.load("demo-photo", WEIGHTS, "cpu").draft_size is None

@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import skimage.data
+import timm
 from PIL import Image
 
 from models import clip as clips
 from models import vqgan as vqgans
 from models.networks import WEIGHTS
-from training import evaluate, held_out
+from training import evaluate, held_out, trunk
 from training.measures import accuracy, perplexity, psnr, recall
 
 
@@ -54,10 +55,22 @@ def test_a_reconstruction_is_measured(folder: Path) -> None:
     assert 50 < int(rows["codes used"].split()[0]) <= 3 * 144
 
 
-def test_the_held_out_sets_make_a_table(filled: Path) -> None:
+def test_the_held_out_sets_make_a_table(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unsure = timm.create_model("tf_efficientnet_lite0").eval()
+    monkeypatch.setattr(trunk, "load", lambda: unsure)  # the trained one is a package of its own
     rows = dict(held_out.of_clip(clips.load("demo-icons", WEIGHTS), filled))
     assert rows["OpenMoji, right of 100 names"] == "100.0%"  # the red circle, of one name
     assert rows["photo of cat"] == "cat"
+    assert rows["  first of ImageNet's 1,000 names as its classifier"] in ("0.0%", "100.0%")  # of one photo
+    assert not any("it is sure of" in name for name in rows)
+
+    def missing() -> None:
+        raise trunk.PackageNotInstalled("it is not there")
+
+    monkeypatch.setattr(trunk, "load", missing)
+    assert not any(
+        "as its classifier" in name for name, _ in held_out.of_clip(clips.load("demo-icons", WEIGHTS), filled)
+    )
     rows = dict(held_out.of_vqgan(vqgans.load("demo", WEIGHTS), filled, sizes=(96,)))
     assert rows["openmoji, 96 pixels: pictures"] == "2"
 
