@@ -36,6 +36,7 @@ class Speaker:
         self._progress = Progress(step=0, steps=0)
         self._previewed_step = 0
         self._saving: Future[Output] | None = None
+        self._checkpointing: Future[None] | None = None
         self._rate = Rate()
 
     def begin(self, image: int, film: Film, outputs: list[Output]) -> None:

@@ -6,6 +6,10 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
+import structlog
+
+log = structlog.get_logger(__name__)
+
 T = TypeVar("T")
 
 MOST_WAITING = 8
@@ -49,5 +53,6 @@ class Writer:
         try:
             return write()
         except Exception as error:
+            log.warning("not saved", error=type(error).__name__)
             self._error = error
             raise
