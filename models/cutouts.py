@@ -250,16 +250,19 @@ def random_views(
     paper = torch.where(uniform(count, 1, 1, 1) < 0.7, torch.ones(count, 3, 1, 1), uniform(count, 3, 1, 1))
     contrast = 0.85 + 0.3 * uniform(count, 1, 1, 1)
     brightness = 0.5 + 0.06 * normal(count, 1, 1, 1)
-    grain = normal(count, 3, size, size) * uniform(count, 1, 1, 1) * noise
+    grain = _grain(count, size, rng, images.device)
+    strength = uniform(count, 1, 1, 1)
 
     height, width = images.shape[2:]
     # the sides of the picture fill the square that CLIP reads; a fourth channel says where there is picture
     fit = torch.tensor([max(height, width) / width, max(height, width) / height])
-    places = F.affine_grid(maps * fit[None, :, None], [count, 3, size, size], align_corners=False).to(images)
+    parameters = [maps * fit[None, :, None], paper, contrast, brightness, strength]
+    maps, paper, contrast, brightness, strength = copied_at_once(parameters, images)
+    places = F.affine_grid(maps, [count, 3, size, size], align_corners=False)
     sheet = torch.cat([images, torch.ones_like(images[:, :1])], 1)
     seen = sample(sheet, places, align_corners=False)
-    views = seen[:, :, :3] + (1 - seen[:, :, 3:]) * paper.to(images)
-    views = (views - 0.5) * contrast.to(images) + brightness.to(images) + grain.to(images)
+    views = seen[:, :, :3] + (1 - seen[:, :, 3:]) * paper
+    views = (views - 0.5) * contrast + brightness + grain * strength * noise
     return views.clamp(0, 1)
 
 
@@ -281,6 +284,14 @@ class _Chance:
     def seed(self) -> int:
         """A seed for a generator of the device's."""
         return int(torch.randint(1 << 62, (), generator=self.rng))
+
+
+def _grain(count: int, size: int, rng: torch.Generator, device: torch.device) -> Tensor:
+    """Normal noise for views: (K, 3, R, R). Other devices than the CPU draw it themselves, by a seed."""
+    if device.type != "cpu":
+        seed = int(torch.randint(1 << 62, (), generator=rng))
+        rng = torch.Generator(device).manual_seed(seed)
+    return torch.randn(count, 3, size, size, generator=rng, device=rng.device)
 
 
 def _box(size: int, rng: torch.Generator) -> Tensor:
