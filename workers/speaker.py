@@ -88,16 +88,16 @@ class Speaker:
         return preview
 
     def _keep_checkpoint(self, step: Step) -> None:
-        # what is kept by then is asked for in the writer's thread, after all that was added before
-        write = partial(
-            self._save_checkpoint, step.checkpoint(), self._image, self._drawn, self._outputs, self._film
+        if self._checkpointing is not None:
+            self._checkpointing.result()  # they may be large: one waits at a time
+        resume = Resume(self._image, self._drawn, state=step.checkpoint())
+        self._checkpointing = self._writer.add(
+            partial(self._save_checkpoint, resume, self._outputs, self._film)
         )
-        self._writer.add(write)
 
-    def _save_checkpoint(
-        self, state: bytes, image: int, drawn: int, outputs: list[Output], film: Film
-    ) -> None:
-        data = Resume(image, drawn, tuple(outputs), film.kept, state).pack()
+    def _save_checkpoint(self, resume: Resume, outputs: list[Output], film: Film) -> None:
+        # in the writer's thread, where all is kept that was added before
+        data = replace(resume, outputs=tuple(outputs), frames=film.kept).pack()
         if len(data) > self._pace.max_checkpoint_bytes:
             log.warning("checkpoint too large, not kept", bytes=len(data))
             return

@@ -130,7 +130,7 @@ class ClipNetwork:
         return [self._text.token_embedding(row).float() for row in rows]
 
     def compile(self, batches: Sequence[int], prepare: Prepare) -> None:
-        """Compile the towers for batches of these sizes, for what is asked without gradients. Slow.
+        """Compile both towers for batches of these sizes, or neither, for what is asked without gradients.
 
         Texts of any length take part: they are padded to one of three.
         """
@@ -142,8 +142,12 @@ class ClipNetwork:
             for length in (lengths if self.trims_texts else lengths[-1:])
         ]
         with torch.inference_mode(), self._autocast():
-            self._image_tower.compile(pixels, prepare)
-            self._text_tower.compile(texts, prepare)
+            try:
+                self._image_tower.compile(pixels, prepare)
+                self._text_tower.compile(texts, prepare)
+            except Exception:
+                self._image_tower.compile([], prepare)
+                raise
 
     def _see(self, normalized: Tensor) -> Tensor:
         with self._autocast():

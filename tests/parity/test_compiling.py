@@ -159,3 +159,16 @@ def test_a_compiled_clip_serves_the_same_embeddings(tmp_path, config):
             ):
                 np.testing.assert_allclose(one, other, atol=1e-5)
     assert not counters["stats"], "nothing is compiled while somebody waits"
+
+
+def test_if_one_tower_cannot_be_compiled_neither_is(tmp_path):
+    def fail(network, example):
+        if example.dtype == torch.long:
+            raise RuntimeError("no compiler here")
+        return lambda batch: batch * torch.nan
+
+    write_hub_folder(tmp_path)
+    clip = OpenClipEncoder.load(f"local-dir:{tmp_path}", WEIGHTS, "cpu")
+    with pytest.raises(RuntimeError, match="no compiler"):
+        clip.network.compile([2], fail)
+    assert np.isfinite(clip.encode_images(np.zeros((1, 3, clip.image_size, clip.image_size), np.uint8))).all()

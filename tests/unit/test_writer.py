@@ -37,7 +37,7 @@ def studio_of(store: DictStore) -> Studio:
 
 @pytest.mark.parametrize(
     ("file", "until"),
-    [("frame-0-00001.png", 5), ("checkpoint", 3), ("image-0.png", 14), ("frames-0.zip", 14)],
+    [("frame-0-00001.png", 5), ("checkpoint", 2), ("image-0.png", 14), ("frames-0.zip", 14)],
 )
 def test_steps_go_on_while_a_file_is_saved(file: str, until: int) -> None:
     went_on, in_time = threading.Event(), []
@@ -70,6 +70,27 @@ def test_no_checkpoint_follows_a_file_that_is_not_kept(file: str) -> None:
     assert known.image == 0
     assert [step for _, step in known.frames] == list(range(1, 4 if file.startswith("frame-") else 10))
     assert not any("-1." in key for key in store.kept), "nothing of the next picture"
+
+
+def test_one_checkpoint_waits_at_a_time() -> None:
+    """They may be large. The step after it goes on, the next checkpoint waits."""
+    gate, came, seen = threading.Event(), threading.Event(), list[int]()
+
+    def hold(key: str) -> None:
+        came.set()
+        assert_set(gate)
+
+    reports = Reports(on_step=seen.append)
+    pace = replace(PACE, preview_every=1000, checkpoint_every_s=0)
+    arguments = (job(), "job_a/t", studio_of(Watched(hold)), reports, Signals(), pace)
+    drawing = threading.Thread(target=run, args=arguments)
+    drawing.start()
+    assert_set(came)
+    drawing.join(0.3)
+    assert seen == [1, 2]
+    gate.set()
+    drawing.join(10)
+    assert seen == list(range(1, 21))
 
 
 def test_who_is_drained_tells_of_the_checkpoint_first() -> None:
