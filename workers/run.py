@@ -81,7 +81,12 @@ def run(
             log.info(
                 "picture drawn", image=image, steps=watch.count, seconds_in_steps=round(watch.seconds, 3)
             )
-            writer.add(partial(_keep, keeper, Drawn.of(last), image, film, outputs))
+            keep = partial(_keep, keeper, Drawn.of(last), image, film, outputs)
+            if request.save.video == "none":
+                writer.add(keep)
+            else:  # libx264 does not give the same bytes each time in other threads than the first
+                writer.settle()
+                keep()
         writer.settle()
         return keeper.all_of(tuple(outputs))
 
