@@ -81,12 +81,7 @@ def run(
             log.info(
                 "picture drawn", image=image, steps=watch.count, seconds_in_steps=round(watch.seconds, 3)
             )
-            keep = partial(_keep, keeper, Drawn.of(last), image, film, outputs)
-            if request.save.video == "none":
-                writer.add(keep)
-            else:  # libx264 does not give the same bytes each time in other threads than the first
-                writer.settle()
-                keep()
+            writer.add(partial(_keep, keeper, Drawn.of(last), image, film, outputs))
         writer.settle()
         return keeper.all_of(tuple(outputs))
 

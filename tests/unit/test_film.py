@@ -1,6 +1,8 @@
 """Films: every frame once and in order, in each format, also when a job goes on elsewhere or ends early."""
 
 import io
+import os
+import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -89,6 +91,35 @@ def test_an_mp4_is_h264_that_browsers_play(studio: Studio) -> None:
     assert len(shown) == 10
     picture = np.asarray(Image.open(io.BytesIO(studio.store.read(outputs[0].key))))
     assert np.abs(shown[-1][:21, :37].astype(int) - picture).mean() < 4
+
+
+ENCODE = """
+import sys
+import numpy as np
+from pathlib import Path
+from workers.film import _write_mp4, _write_webp
+from models.requests import SaveOptions
+
+rng, ramp = np.random.default_rng(0), np.linspace(0, 255, 38 * 22 * 3).reshape(22, 38, 3)
+noisy = [ramp / (1 + step) + rng.normal(0, 3, ramp.shape) for step in range(12)]
+pictures = [picture.clip(0, 255).astype(np.uint8) for picture in noisy]
+_write_mp4(Path(sys.argv[1], "film.mp4"), iter(pictures), 12)
+_write_webp(Path(sys.argv[1], "film.webp"), iter(pictures), SaveOptions())
+"""
+
+
+def test_what_lies_in_memory_does_not_change_a_film(tmp_path: Path) -> None:
+    films = []
+    for filled in ("1", "85", "170"):  # glibc fills memory with these where nobody has written
+        folder = tmp_path / filled
+        folder.mkdir()
+        subprocess.run(
+            [sys.executable, "-c", ENCODE, str(folder)],
+            env=os.environ | {"MALLOC_PERTURB_": filled},
+            check=True,
+        )
+        films.append([(folder / name).read_bytes() for name in ("film.mp4", "film.webp")])
+    assert films[0] == films[1] == films[2]
 
 
 @pytest.mark.parametrize("quality", [80, 100])

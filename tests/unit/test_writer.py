@@ -37,7 +37,7 @@ def studio_of(store: DictStore) -> Studio:
 
 @pytest.mark.parametrize(
     ("file", "until"),
-    [("frame-0-00001.png", 5), ("checkpoint", 2), ("image-0.png", 14)],
+    [("frame-0-00001.png", 5), ("checkpoint", 2), ("image-0.png", 14), ("frames-0.zip", 14)],
 )
 def test_steps_go_on_while_a_file_is_saved(file: str, until: int) -> None:
     went_on, in_time = threading.Event(), []
@@ -51,7 +51,7 @@ def test_steps_go_on_while_a_file_is_saved(file: str, until: int) -> None:
             went_on.set()
 
     pace = replace(PACE, preview_every=1000, checkpoint_every_s=0 if file == "checkpoint" else 1000)
-    request = FILMED if file.startswith("frame") else REQUEST
+    request = FILMED if file != "checkpoint" else REQUEST
     run(job(request), "job_a/t", studio_of(Watched(wait)), Reports(on_step=note), Signals(), pace)
     assert in_time
     assert in_time[0]
