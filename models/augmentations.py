@@ -10,6 +10,7 @@ at the first pixel's center to 1 at the last one's, to the right and downwards.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -19,6 +20,28 @@ from torch import Tensor
 Padding = Literal["zeros", "border", "reflection"]
 
 _CORNERS = ((-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0))
+
+
+@dataclass(frozen=True)
+class Chance:
+    """Random parameters of views, on the CPU and exact enough to invert matrices of them."""
+
+    count: int
+    rng: torch.Generator
+
+    def between(self, low: float, high: float, *shape: int) -> Tensor:
+        """Uniform: (K, *shape)"""
+        return low + (high - low) * torch.rand(self.count, *shape, generator=self.rng).double()
+
+    def often(self, share: float) -> Tensor:
+        """1 of so many, else 0: (K,)"""
+        return (torch.rand(self.count, generator=self.rng) < share).double()
+
+    def grain(self, size: int, like: Tensor) -> Tensor:
+        """Normal noise of views (K, 3, R, R), made on another tensor's device: it is too much to copy."""
+        seed = int(torch.randint(1 << 62, (), generator=self.rng))
+        rng = torch.Generator(like.device).manual_seed(seed)
+        return torch.randn(self.count, 3, size, size, generator=rng, device=like.device, dtype=like.dtype)
 
 
 def affine(turn: Tensor, shift: Tensor, shear: Tensor, mirror: Tensor) -> Tensor:
@@ -145,13 +168,9 @@ class _Tint(torch.autograd.Function):
         sextant = torch.where(is_red, 0.0, torch.where(is_green, 2.0, 4.0)) + within + 6 * hue
         share = chroma.div_(value + 1e-8).mul_(saturation).clamp_(0, 1)
         taken = value * share
-        places, ramps, tinted = [], [], torch.empty_like(views)
-        for channel, offset in enumerate((5, 3, 1)):
-            place = (sextant + offset).remainder_(6)
-            ramp = torch.minimum(place, 4 - place).clamp_(0, 1)
-            torch.addcmul(value, taken, ramp, value=-1, out=tinted[:, :, channel])
-            places.append(place)
-            ramps.append(ramp)
+        places = [(sextant + offset).remainder_(6) for offset in (5, 3, 1)]
+        ramps = [torch.minimum(place, 4 - place).clamp_(0, 1) for place in places]
+        tinted = torch.stack([torch.addcmul(value, taken, ramp, value=-1) for ramp in ramps], 2)
         ctx.save_for_backward(
             views, value, divisor, within, is_red, is_green, share, saturation, *places, *ramps
         )
@@ -203,16 +222,13 @@ def blot(views: Tensor, box: Tensor) -> Tensor:
     return views * ~inside
 
 
-def dust(views: Tensor, strength: Tensor, seed: int) -> Tensor:
-    """Views (N, K, C, R, R) with normal noise, the same in all pictures; no longer all in [0, 1].
+def dust(views: Tensor, strength: Tensor, grain: Tensor) -> Tensor:
+    """Views (N, K, C, R, R) with noise (K, C, R, R), the same in all pictures; no longer all in [0, 1].
 
     Args:
-        strength: standard deviation (K,).
-        seed: of the noise, which is made on the views' own device: it is too much to copy at each step.
+        strength: standard deviation (K,), where the noise has 1.
     """
-    rng = torch.Generator(views.device).manual_seed(seed)
-    noise = torch.randn(views.shape[1:], generator=rng, device=views.device, dtype=views.dtype)
-    return views + strength[:, None, None, None] * noise
+    return views + strength[:, None, None, None] * grain
 
 
 def copied_at_once(parameters: Sequence[Tensor], like: Tensor) -> list[Tensor]:

@@ -21,6 +21,17 @@ PATIENCE_S = 0.02
 
 Network = Callable[[Tensor], Tensor]
 
+Function = Callable[..., Tensor]
+"""Of tensors, differentiable in the first of them."""
+
+Compute = Callable[..., Tensor]
+"""A function, then tensors -> what it makes of them, as `Company.compute`"""
+
+
+def at_once(function: Function, *tensors: Tensor) -> Tensor:
+    """What a function makes of tensors, as it is."""
+    return function(*tensors)
+
 
 class FailedTogether(RuntimeError):
     """A pass that drawings shared failed and cannot be repeated: each has to take its step again, alone."""
@@ -44,6 +55,9 @@ class Company(Protocol):
         Args:
             kind: equal for asks that one pass of the network may answer, if their shapes fit too.
         """
+
+    def compute(self, function: Function, *tensors: Tensor) -> Tensor:
+        """What a function makes of what is a drawing's own; nothing is shared but the function."""
 
     def descend(self, loss: Tensor) -> None:
         """Add a loss's gradients to those of the leaves that it is made of.
@@ -81,6 +95,9 @@ class Alternating:
 
     def answer(self, kind: object, network: Network, images: Tensor) -> Tensor:
         return network(images)
+
+    def compute(self, function: Function, *tensors: Tensor) -> Tensor:
+        return function(*tensors)
 
     def descend(self, loss: Tensor) -> None:
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -147,6 +164,9 @@ class Joined:
         result = self._ask(_Ask(kind, network, images, torch.is_grad_enabled()))
         assert result is not None
         return result
+
+    def compute(self, function: Function, *tensors: Tensor) -> Tensor:
+        return function(*tensors)
 
     def descend(self, loss: Tensor) -> None:
         if threading.get_ident() not in self._inside:

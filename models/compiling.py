@@ -1,4 +1,4 @@
-"""Networks compiled for the shapes of a warm-up. Any other shape is computed as if there were none of this.
+"""Parts of a step compiled for the shapes of a warm-up. Any other shape is computed as it is.
 
 `torch.compile` takes a minute or so for a network and a shape, so nothing is compiled while somebody waits.
 On a CPU it does not pay (decision 15); it is there for GPUs, whose steps are thousands of small kernels.
@@ -11,58 +11,59 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from models.company import Company, Network
+from models.company import Company, Function, Network
 from models.graphs import CudaRecorder, Graphed
 
-Prepare = Callable[[Network, Tensor], Network]
-"""A network, for inputs like an example."""
+Prepare = Callable[..., Function]
+"""A function, then examples of its inputs -> the function for inputs like these."""
 
 
-def compiled(network: Network, example: Tensor, *, graphs: bool = False) -> Network:
-    """A network for inputs like the example, and for nothing else. Slow.
+def compiled(function: Function, *examples: Tensor, graphs: bool = False) -> Function:
+    """A function for inputs like the examples, and for nothing else. Slow.
 
     It is not asked at each call whether anything has changed since, such as the number of threads: a compiler
     that starts again would stop all that wait. Who calls it knows that nothing has.
 
     Args:
-        graphs: also capture it, where the example is on a GPU.
+        graphs: also capture it, where the examples are on a GPU.
 
     Raises:
         models.graphs.GraphWrong, and whatever a compiler raises.
     """
 
-    def forward(batch: Tensor) -> Tensor:
-        return network(batch)
+    def forward(*tensors: Tensor) -> Tensor:
+        return function(*tensors)
 
     # torch keeps what it compiled by a function's code: without questions, what is for one example only
     # must have a code of its own, all in one piece
     forward.__code__ = forward.__code__.replace()
-    made: Network = torch.compile(
+    made: Function = torch.compile(
         forward,
         fullgraph=True,
         dynamic=False,
         options={"guard_filter_fn": lambda guards: [False] * len(guards)},
     )
-    made(example)
-    return Graphed(made, example, CudaRecorder()) if graphs and example.device.type == "cuda" else made
+    made(*examples)
+    return Graphed(made, examples, CudaRecorder()) if graphs and examples[0].device.type == "cuda" else made
 
 
 class Compiled:
-    """A company whose networks are compiled once: `models.company.Company` says what its methods do.
+    """A company whose functions are compiled once: `models.company.Company` says what its methods do.
 
     Args:
         company: the one that answers.
+        most: of the drawings that a pass of a network answers.
     """
 
-    def __init__(self, company: Company, prepare: Prepare = compiled) -> None:
-        self._company, self._prepare = company, prepare
-        self._networks: dict[object, Network] = {}  # by what is asked of them
+    def __init__(self, company: Company, prepare: Prepare = compiled, *, most: int = 1) -> None:
+        self._company, self._prepare, self._most = company, prepare, most
+        self._prepared: dict[object, Function] = {}  # by what is asked of them
         self._learns = False
 
     @property
     def shapes(self) -> int:
         """How many are compiled."""
-        return len(self._networks)
+        return len(self._prepared)
 
     @contextmanager
     def warm_up(self) -> Iterator[None]:
@@ -71,7 +72,7 @@ class Compiled:
         try:
             yield
         except BaseException:
-            self._networks.clear()
+            self._prepared.clear()
             raise
         finally:
             self._learns = False
@@ -86,16 +87,31 @@ class Compiled:
         return self._company.alone()
 
     def answer(self, kind: object, network: Network, images: Tensor) -> Tensor:
-        return self._company.answer(kind, partial(self._compute, kind, network), images)
+        if self._learns and images.requires_grad:  # a look at a picture is not shared
+            for count in range(2, self._most + 1):
+                self._learn(kind, network, torch.cat([images] * count))
+        return self._company.answer(kind, partial(self._as_prepared, kind, network), images)
+
+    def compute(self, function: Function, *tensors: Tensor) -> Tensor:
+        return self._company.compute(partial(self._as_prepared, function, function), *tensors)
 
     def descend(self, loss: Tensor) -> None:
         self._company.descend(loss)
 
-    def _compute(self, kind: object, network: Network, images: Tensor) -> Tensor:
-        asked = (kind, images.shape, images.dtype, images.requires_grad and torch.is_grad_enabled())
-        if self._learns and asked not in self._networks:
-            self._networks[asked] = self._prepare(network, images)
-        return self._networks.get(asked, network)(images)
+    def _as_prepared(self, kind: object, function: Function, *tensors: Tensor) -> Tensor:
+        if self._learns:
+            self._learn(kind, function, *tensors)
+        return self._prepared.get(_asked(kind, tensors), function)(*tensors)
+
+    def _learn(self, kind: object, function: Function, *tensors: Tensor) -> None:
+        if (asked := _asked(kind, tensors)) not in self._prepared:
+            leaves = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in tensors]
+            self._prepared[asked] = self._prepare(function, *leaves)
+
+
+def _asked(kind: object, tensors: Sequence[Tensor]) -> object:
+    shapes = tuple((tensor.shape, tensor.dtype) for tensor in tensors)
+    return kind, shapes, tensors[0].requires_grad and torch.is_grad_enabled()
 
 
 class Padded:

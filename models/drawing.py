@@ -247,11 +247,11 @@ class _Run:
         rng = self._descent.rng
         rng.set_state(torch.from_numpy(snapshots.take(arrays, "rng", rng.get_state().numpy())))
 
-    @staticmethod
-    def _moment(array: NDArray[np.generic], latents: Tensor) -> Tensor:
-        # the count of steps stays on the CPU, as the optimizers have it
+    def _moment(self, array: NDArray[np.generic], latents: Tensor) -> Tensor:
         tensor = torch.from_numpy(array)
-        return tensor if tensor.ndim == 0 else tensor.to(latents.device)
+        # an optimizer that is one kernel counts its steps on the device, the others on the CPU
+        stays = tensor.ndim == 0 and not self._optimizer.defaults["fused"]
+        return tensor if stays else tensor.to(latents.device)
 
 
 def straight_through(value: Tensor, gradient: Tensor) -> Tensor:

@@ -1,26 +1,27 @@
-"""CUDA graphs of networks, for one shape each: a pass of thousands of small kernels becomes one launch.
+"""CUDA graphs of parts of a step, for one shape each: thousands of small kernels become one launch.
 
 A graph reads and writes the same memory at each replay. So inputs are copied in and results out, and while
 the way back of one pass is still to come, another pass is computed without the graph. What a graph gives is
-compared with what its network gives before it is used.
+compared with what its function gives before it is used.
 https://docs.pytorch.org/docs/stable/notes/cuda.html#partial-network-capture
 """
 
+import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from models.company import Network
+from models.company import Function
 
 AGREEMENT = 0.999
-"""The least cosine of what a graph gives and what its network does: both run the same kernels."""
+"""The least cosine of what a graph gives and what its function does: both run the same kernels."""
 
 
 class GraphWrong(RuntimeError):
-    """A graph gives something else than its network."""
+    """A graph gives something else than its function."""
 
 
 class Recorder(Protocol):
@@ -56,24 +57,27 @@ class CudaRecorder:
 
 
 class Graphed:
-    """A network as a graph of its forward pass, and one of its way back if the example asks for gradients.
+    """A function as a graph of its forward pass, and one of its way back if the example asks for gradients.
 
     Args:
-        example: of the inputs: their shape, their precision, and whether gradients of them are wanted.
-        recorder: of this network alone.
+        examples: of the inputs: their shapes, their precision, and whether gradients of the first are wanted.
+        recorder: of this function alone.
 
     Raises:
         GraphWrong
     """
 
-    def __init__(self, network: Network, example: Tensor, recorder: Recorder) -> None:
-        self._network = network
-        self._input = example.detach().clone().requires_grad_(example.requires_grad)
+    def __init__(self, function: Function, examples: Sequence[Tensor], recorder: Recorder) -> None:
+        self._function = function
+        example = examples[0]
+        self._inputs = [tensor.detach().clone() for tensor in examples]
+        self._input = self._inputs[0].requires_grad_(example.requires_grad)
+        self._begins = threading.Lock()
         self._under_way: weakref.ref[object] | None = None  # the pass whose way back is still to come
         made: list[Tensor] = []
 
         def forward() -> Tensor:
-            made[:] = [network(self._input)]
+            made[:] = [function(*self._inputs)]
             return made[0]
 
         def back() -> Tensor:
@@ -84,28 +88,30 @@ class Graphed:
             recorder.warm_up(forward)
             self._output, self._forward = recorder.record(forward)
         else:
-            self._slopes = torch.randn_like(network(self._input).detach())
+            self._slopes = torch.randn_like(function(*self._inputs).detach())
             recorder.warm_up(lambda: (forward(), back()))
             self._output, self._forward = recorder.record(forward)
             self._gradient, self._back = recorder.record(back)
-        self._compare(example)
+        self._compare(examples)
 
-    def __call__(self, images: Tensor) -> Tensor:
-        if not self._input.requires_grad:
-            return self.forth(images)
-        if self._under_way is not None and self._under_way() is not None:
-            return self._network(images)
-        made: Tensor = _Replay.apply(images, self)
-        return made
+    def __call__(self, *tensors: Tensor) -> Tensor:
+        with self._begins:
+            if not self._input.requires_grad:
+                return self.forth(tensors)
+            if self._under_way is None or self._under_way() is None:
+                made: Tensor = _Replay.apply(self, *tensors)
+                return made
+        return self._function(*tensors)
 
-    def forth(self, images: Tensor) -> Tensor:
-        """What the network makes of a batch."""
-        self._input.detach().copy_(images)
+    def forth(self, tensors: Sequence[Tensor]) -> Tensor:
+        """What the function makes of its inputs."""
+        for kept, tensor in zip(self._inputs, tensors, strict=True):
+            kept.detach().copy_(tensor)
         self._forward()
         return self._output.detach().clone()
 
     def back(self, slopes: Tensor) -> Tensor:
-        """The gradient of the last batch, from that of what was made of it."""
+        """The gradient of the last first input, from that of what was made of it."""
         self._slopes.copy_(slopes)
         self._back()
         return self._gradient.clone()
@@ -116,20 +122,20 @@ class Graphed:
         self._under_way = weakref.ref(one)
         return one
 
-    def _compare(self, example: Tensor) -> None:
-        images = (torch.rand_like(example) if example.is_floating_point() else example).detach()
-        images.requires_grad_(example.requires_grad)
-        expected, made = self._network(images), self(images)
+    def _compare(self, examples: Sequence[Tensor]) -> None:
+        """With another first input than the one that was recorded, whose numbers are as likely."""
+        first = examples[0].detach().flip(-1).requires_grad_(examples[0].requires_grad)
+        expected, made = (compute(first, *examples[1:]) for compute in (self._function, self))
         _check(expected, made)
-        if example.requires_grad:
+        if first.requires_grad:
             slopes = torch.randn_like(made)
-            _check(*(torch.autograd.grad(one, images, slopes)[0] for one in (expected, made)))
+            _check(*(torch.autograd.grad(one, first, slopes)[0] for one in (expected, made)))
 
 
 def _check(expected: Tensor, made: Tensor) -> None:
     cosine = torch.cosine_similarity(expected.float().flatten(), made.float().flatten(), dim=0)
     if not cosine >= AGREEMENT:  # nor is a graph right that gives no number
-        raise GraphWrong(f"a graph differs from its network: cosine {cosine:.4f}")
+        raise GraphWrong(f"a graph differs from its function: cosine {cosine:.4f}")
 
 
 class _Pass:
@@ -140,17 +146,15 @@ class _Replay(torch.autograd.Function):
     """Forth and back by graphs."""
 
     @staticmethod
-    def forward(ctx: Any, images: Tensor, graphed: Graphed) -> Tensor:
-        ctx.graphed, ctx.under_way = (
-            graphed,
-            graphed.begin(),
-        )  # torch keeps it as long as the way back is open
-        return graphed.forth(images)
+    def forward(ctx: Any, graphed: Graphed, *tensors: Tensor) -> Tensor:
+        ctx.graphed, ctx.count = graphed, len(tensors)
+        ctx.under_way = graphed.begin()  # torch keeps it as long as the way back is open
+        return graphed.forth(tensors)
 
     @staticmethod
-    def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.under_way is None:
             raise RuntimeError("a graph goes back once")
         gradient = ctx.graphed.back(slopes)
         ctx.under_way = None
-        return gradient, None
+        return (None, gradient, *[None] * (ctx.count - 1))

@@ -63,7 +63,7 @@ def guides_of(
                 size=(request.height, request.width),
                 device=networks.device,
                 templates=options.templates,
-                contrasted=isinstance(options, DrawingOptions) and options.contrast > 0,
+                contrast=options.contrast if isinstance(options, DrawingOptions) else 0.0,
             )
             guides.append(Guide(clip, targets, weight))
     if not guides:
@@ -118,8 +118,6 @@ class ClipGuidance:
     With several CLIPs, each sees cutouts of its own size, and the loss is their mean by weight.
 
     Args:
-        contrast: how much it counts to tell each text that pulls from its rivals. A color or a part that many
-            things share moves distances little; beside the rivals it is what decides.
         frugal: encode few views at once, and again on the way back instead of keeping what lies between
             (Chen et al. 2016, arXiv:1604.06174).
     """
@@ -130,11 +128,9 @@ class ClipGuidance:
         cutouts: Cutouts,
         company: Company,
         *,
-        contrast: float = 0.0,
         frugal: bool = False,
     ) -> None:
         self._guides, self._cutouts, self._company = guides, cutouts, company
-        self._contrast = contrast
         self._frugal = frugal
 
     def __call__(self, image: Tensor, index: int) -> Tensor:
@@ -146,26 +142,25 @@ class ClipGuidance:
         return scores(image, self._guides, index)[0]
 
     def _loss(self, image: Tensor, guide: Guide, index: int) -> Tensor:
-        targets, vectors = guide.targets, guide.targets.vectors
+        targets, count = guide.targets, len(guide.targets.vectors)
         pulling = targets.pulling[index - 1]
         pictures = [targets.pictures[place] for place in pulling]
         done = index / len(targets.pulling)
         # (1 + I, K, 3, R, R)
-        views = self._cutouts(torch.cat([image, *pictures]), guide.clip.image_size, done)
+        images = torch.cat([image, *pictures]) if pictures else image
+        views = self._cutouts(images, guide.clip.image_size, done)
         seen = self._encode(guide.clip, views.flatten(0, 1)).view(*views.shape[:2], -1)  # (1 + I, K, D)
-        to_vectors = spherical_distance(seen[0][:, None], vectors[None])  # (K, V)
-        # each view of the picture against the same view of the image prompt
-        to_images = spherical_distance(seen[0][:, None], seen[1:].transpose(0, 1))  # (K, I)
-        columns = [*range(len(vectors)), *(len(vectors) + place for place in pulling)]
-        weights = _columns(targets.weights[index - 1], columns)
-        signed = torch.cat([to_vectors, to_images], 1) * weights.sign()
-        floored = torch.maximum(signed, _columns(targets.stops, columns))
-        # below its stop a prompt keeps its loss, but pulls no more
-        pulled = straight_through(signed, floored)
-        loss = (weights.abs() * pulled.mean(0)).sum()
-        for column, texts in targets.rivals:
-            loss = loss + self._contrast * weights[column] * _confusion(seen[0], texts)
-        return loss
+        columns = [*range(count), *(count + place for place in pulling)]
+        return self._company.compute(
+            prompts_loss,
+            seen,
+            targets.vectors,
+            _columns(targets.weights[index - 1], columns),
+            _columns(targets.stops, columns),
+            targets.rivals,
+            targets.is_rival,
+            targets.contrasts,
+        )
 
     def _encode(self, clip: Clip, views: Tensor) -> Tensor:
         if not self._frugal:
@@ -174,6 +169,35 @@ class ClipGuidance:
         return torch.cat(
             [torch_checkpoint(clip.encode_image, piece, use_reentrant=False) for piece in pieces]
         )
+
+
+def prompts_loss(
+    seen: Tensor,
+    vectors: Tensor,
+    weights: Tensor,
+    stops: Tensor,
+    rivals: Tensor,
+    is_rival: Tensor,
+    contrasts: Tensor,
+) -> Tensor:
+    """The loss of what CLIP sees in the picture and, in the same views, in image prompts: a scalar.
+
+    Args:
+        seen: unit embeddings (1 + I, K, D).
+        vectors, rivals, is_rival, contrasts: as `models.targets.Targets` has them.
+        weights, stops: of the vectors, then of the image prompts (V + I,).
+    """
+    to_vectors = spherical_distance(seen[0][:, None], vectors[None])  # (K, V)
+    # each view of the picture against the same view of the image prompt
+    to_images = spherical_distance(seen[0][:, None], seen[1:].transpose(0, 1))  # (K, I)
+    signed = torch.cat([to_vectors, to_images], 1) * weights.sign()
+    # below its stop a prompt keeps its loss, but pulls no more
+    pulled = straight_through(signed, torch.maximum(signed, stops))
+    loss = (weights.abs() * pulled.mean(0)).sum()
+    if len(rivals):
+        confusion = _confusion(seen[0], rivals, is_rival)
+        loss = loss + (contrasts * weights[: len(vectors)] * confusion).sum()
+    return loss
 
 
 def scores(images: Tensor, guides: Sequence[Guide], index: int) -> Tensor:
@@ -201,7 +225,8 @@ def _whole(prompt: Prompt) -> Prompt:
 
 def _mean(weighted: Sequence[tuple[Tensor, float]]) -> Tensor:
     total = sum(weight for _, weight in weighted)
-    return torch.stack([value * (weight / total) for value, weight in weighted]).sum(0)
+    first, *others = [value * (weight / total) for value, weight in weighted]
+    return sum(others, first)
 
 
 def _columns(row: Tensor, columns: Sequence[int]) -> Tensor:
@@ -211,7 +236,7 @@ def _columns(row: Tensor, columns: Sequence[int]) -> Tensor:
     return torch.cat([row[:0], *(row[column : column + 1] for column in columns)])
 
 
-def _confusion(seen: Tensor, texts: Tensor) -> Tensor:
-    """Cross-entropy of finding the first text among all: (K, D), (1 + R, D) -> scalar"""
-    logits = _SHARPNESS * seen @ texts.T  # (K, 1 + R)
-    return F.cross_entropy(logits, torch.zeros(len(seen), dtype=torch.long, device=seen.device))
+def _confusion(seen: Tensor, rivals: Tensor, is_rival: Tensor) -> Tensor:
+    """Mean cross-entropy of finding the first text among those that count: (K, D), (V, 1 + R, D) -> (V,)"""
+    logits = _SHARPNESS * seen @ rivals.transpose(1, 2)  # (V, K, 1 + R)
+    return -logits.masked_fill(~is_rival[:, None], -torch.inf).log_softmax(2)[..., 0].mean(1)

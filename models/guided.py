@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from models.company import Compute
 from models.cutouts import Cutouts, cutouts_of
 from models.drawing import Descent, Drawer, descend
 from models.filters import colors_of, in_palette, rolled
 from models.generators import Step
 from models.guidance import ClipGuidance, guides_of, judge_of, score
-from models.losses import held_white, terms_of, white_mask
+from models.losses import Looks, white_mask
 from models.masks import mask_of
 from models.motion import Motion
 from models.networks import Networks
@@ -113,25 +114,25 @@ class GuidedScene:
         self._latent_loss, self._restarts = latent_loss, restarts
         self._size = size = (request.height, request.width)
         device = networks.device
-        self._palette = colors_of(options.palette, device) if options.palette_only else None
+        self._compute = networks.company.compute
+        self._palette = colors_of(options.palette, device)
         self._mask = mask_of(options, pictures, size, device)
-        self._terms = [*terms_of(options, device), *style_of(options, pictures, size, networks)]
+        self._styles = style_of(options, pictures, size, networks)
         self._motion = Motion.of(options) if options.moves else None
         self._overlay = None
         if options.overlay_image is not None:
             self._overlay = to_tensor(find_picture(pictures, options.overlay_image), size, device)
         self._guidance = ClipGuidance(
             guides_of(request, options, networks, pictures),
-            _cutouts_of(options, rng),
+            _cutouts_of(options, rng, networks.company.compute),
             networks.company,
-            contrast=options.contrast,
             frugal=frugal,
         )
         self._judge = judge_of(request, networks, pictures)
         self._index = 1  # the step that was drawn last
-        # what holds a drawing to its start makes no sense of one that moves
-        self._paper = None
-        if options.background and not options.moves:
+        self._looks, self._edge_color = Looks.of(options), colors_of([options.edge_color], device)
+        self._paper = torch.empty(0, device=device)
+        if self._looks is not None and self._looks.background:
             with torch.no_grad():
                 self._paper = white_mask(drawer.render() if start is None else start)
 
@@ -139,10 +140,11 @@ class GuidedScene:
         options, self._index = self._options, index
         image = self._composed(image, self._looked_up(index))
         loss = self._guidance(image, index)
-        for weight, term in self._terms:
-            loss = loss + weight * term(image)
-        if self._paper is not None:
-            loss = loss + options.background * held_white(image, self._paper)
+        if self._looks is not None:
+            asked = self._compute(self._looks, image, self._palette, self._edge_color, self._paper)
+            loss = loss + asked
+        for weight, style in self._styles:
+            loss = loss + weight * style(image)
         if options.init_weight and not options.moves:
             loss = loss + options.init_weight / 2 * self._drawer.from_start()
         if self._latent_loss is not None:
@@ -177,7 +179,7 @@ class GuidedScene:
 
     def _composed(self, image: Tensor, looked_up: float) -> Tensor:
         image = self._full(image)
-        if self._palette is not None:
+        if self._options.palette_only:
             image = torch.lerp(image, in_palette(image, self._palette), looked_up)
         return image if self._mask is None else self._mask(image)
 
@@ -188,9 +190,9 @@ class GuidedScene:
         return F.interpolate(image, size=self._size, mode="bilinear")
 
 
-def _cutouts_of(options: DrawingOptions, rng: torch.Generator) -> Cutouts:
+def _cutouts_of(options: DrawingOptions, rng: torch.Generator, compute: Compute) -> Cutouts:
     """The views that a request asks for; of a tile, those of its seams, too, and image prompts likewise."""
-    cutouts = cutouts_of(options, rng)
+    cutouts = cutouts_of(options, rng, compute)
     if not options.tile:
         return cutouts
     return lambda images, size, done: cutouts(rolled(images, rng), size, done)

@@ -1,34 +1,62 @@
 """Losses that ask nothing of CLIP: what a picture should be by itself, each times its option's weight."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.filters import colors_of, nearest_colors
+from models.filters import nearest_colors
 from models.options import DrawingOptions
 
 Term = tuple[float, Callable[[Tensor], Tensor]]
 """A weight, and a loss of a picture: (1, 3, H, W) in [0, 1] -> scalar"""
 
 
-def terms_of(options: DrawingOptions, device: torch.device) -> list[Term]:
-    """The losses that a request asks for, but those that need another picture."""
-    palette = colors_of(options.palette, device) if options.palette else None
-    edge = colors_of([options.edge_color], device)
-    terms: list[Term] = []
-    if options.smoothness:
-        terms.append((options.smoothness, lambda image: smoothness(image, wraps=options.tile)))
-    if options.saturation:
-        terms.append((-options.saturation, colorfulness))
-    if options.symmetry:
-        terms.append((options.symmetry, asymmetry))
-    if options.palette_weight and palette is not None:
-        terms.append((options.palette_weight, lambda image: off_palette(image, palette)))
-    if options.edge:
-        terms.append((options.edge, lambda image: off_margins(image, edge)))
-    return terms
+@dataclass(frozen=True)
+class Looks:
+    """The weighted sum of what a request asks, but of what needs another picture. Equal ones ask the same."""
+
+    smoothness: float
+    saturation: float
+    symmetry: float
+    palette_weight: float
+    edge: float
+    background: float
+    tile: bool
+
+    @classmethod
+    def of(cls, options: DrawingOptions) -> "Looks | None":
+        """None: nothing is asked. What holds a drawing to its start makes no sense of one that moves."""
+        asked = {field.name: getattr(options, field.name) for field in fields(cls)}
+        if options.moves:
+            asked["background"] = 0.0
+        looks = cls(**asked)
+        return None if looks == cls(0, 0, 0, 0, 0, 0, looks.tile) else looks
+
+    def __call__(self, image: Tensor, palette: Tensor, edge_color: Tensor, paper: Tensor) -> Tensor:
+        """(1, 3, H, W) in [0, 1] -> scalar
+
+        Args:
+            palette: (P, 3)
+            edge_color: (1, 3)
+            paper: where the start was white, as `white_mask`.
+        """
+        loss = image.new_zeros(())
+        if self.smoothness:
+            loss = loss + self.smoothness * smoothness(image, wraps=self.tile)
+        if self.saturation:
+            loss = loss - self.saturation * colorfulness(image)
+        if self.symmetry:
+            loss = loss + self.symmetry * asymmetry(image)
+        if self.palette_weight:
+            loss = loss + self.palette_weight * off_palette(image, palette)
+        if self.edge:
+            loss = loss + self.edge * off_margins(image, edge_color)
+        if self.background:
+            loss = loss + self.background * held_white(image, paper)
+        return loss
 
 
 def smoothness(images: Tensor, *, wraps: bool = False) -> Tensor:
@@ -93,3 +121,8 @@ def white_mask(images: Tensor, margin: int = 7) -> Tensor:
 def held_white(images: Tensor, mask: Tensor) -> Tensor:
     """Mean squared distance from white, as far as a mask says: (N, 3, H, W), (N, 1, H, W) -> scalar"""
     return ((1 - images).pow(2) * mask).mean()
+
+
+def squared_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Mean squared difference of tensors of one shape: a scalar"""
+    return (a - b).square().mean()

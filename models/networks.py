@@ -41,13 +41,14 @@ class Networks:
     """Networks by name, each loaded at its first use and kept: one object for all generators of a worker.
 
     Args:
-        joined: drawings of several threads share passes of the networks on a GPU, see `models.company`.
+        joined: how many drawings of several threads share passes of the networks on a GPU, see
+            `models.company`; below 2: each has its own.
         compiled: `company` is a `models.compiling.Compiled`, which can be warmed up.
         graphs: what is compiled is captured, too (`models.graphs`).
     """
 
     def __init__(
-        self, names: NetworkNames, *, joined: bool = False, compiled: bool = False, graphs: bool = False
+        self, names: NetworkNames, *, joined: int = 1, compiled: bool = False, graphs: bool = False
     ) -> None:
         self.names = names
         self._joined, self._compiled, self._graphs = joined, compiled, graphs
@@ -68,8 +69,11 @@ class Networks:
         from models.compiling import Compiled
         from models.compiling import compiled as prepare
 
-        company = Joined() if self._joined and self.device.type != "cpu" else Alternating()
-        return Compiled(company, partial(prepare, graphs=self._graphs)) if self._compiled else company
+        most = self._joined if self.device.type != "cpu" else 1
+        company = Joined() if most > 1 else Alternating()
+        if not self._compiled:
+            return company
+        return Compiled(company, partial(prepare, graphs=self._graphs), most=most)
 
     def clip(self, name: str) -> "ClipNetwork":
         """A CLIP.

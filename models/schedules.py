@@ -55,13 +55,17 @@ class Schedule:
         options, rate = self.options, self.options.learning_rate
         groups = [{"params": [tensor], "share": shares.get(name, 1.0)} for name, tensor in latents.items()]
         betas = (options.momentum, options.beta2)
+        # one kernel for all; on a CPU, torch's loop over the latents is as fast
+        fused = all(tensor.is_cuda for tensor in latents.values())
         match options.optimizer:
             case "adam":
-                return torch.optim.Adam(groups, lr=rate, betas=betas)
+                return torch.optim.Adam(groups, lr=rate, betas=betas, fused=fused)
             case "adamw":
-                return torch.optim.AdamW(groups, lr=rate, betas=betas, weight_decay=options.weight_decay)
+                return torch.optim.AdamW(
+                    groups, lr=rate, betas=betas, weight_decay=options.weight_decay, fused=fused
+                )
             case "sgd":
-                return torch.optim.SGD(groups, lr=rate, momentum=options.momentum)
+                return torch.optim.SGD(groups, lr=rate, momentum=options.momentum, fused=fused)
 
 
 class Plateau:

@@ -30,12 +30,20 @@ class Clip(Protocol):
         """Texts -> (P, D) of unit length"""
 
 
+_SLOTS = 4
+"""Numbers of vectors are rounded up to a multiple of this."""
+
+_RIVALS = 48
+"""Likewise numbers of a text and its rivals: enough for two colors."""
+
+
 @dataclass(frozen=True)
 class Targets:
     """What one CLIP is to find in the picture: what is embedded once first, then the image prompts.
 
     All that changes from step to step is here for each of the S steps, so that the loop copies nothing to the
-    device.
+    device. Numbers of vectors and of rivals are rounded up, with zeros that weigh nothing, so that requests
+    of many kinds have the same shapes.
 
     Attributes:
         vectors: unit embeddings of texts, targets, vectors and noise (V, D).
@@ -46,8 +54,9 @@ class Targets:
         pulling: for each step, which of the pictures have a weight other than 0.
         shares: of each prompt in the score (S, V + I), 0 or more; they add up to 1, or 0 where none pulls.
             Noise has none.
-        rivals: for texts that pull, the column of their weight, and themselves with what they are not
-            (1 + R, D).
+        rivals: of each vector, itself and what it is not (V, 1 + R, D); (0, 1, D) if none is told apart.
+        is_rival: which of these count (V, 1 + R).
+        contrasts: how much it counts to tell each from its rivals, times its weight (V,).
     """
 
     vectors: Tensor
@@ -57,7 +66,9 @@ class Targets:
     stops: Tensor
     pulling: tuple[tuple[int, ...], ...]
     shares: Tensor
-    rivals: tuple[tuple[int, Tensor], ...]
+    rivals: Tensor
+    is_rival: Tensor
+    contrasts: Tensor
 
 
 def targets_of(
@@ -69,7 +80,7 @@ def targets_of(
     size: tuple[int, int],
     device: torch.device,
     templates: Sequence[str] = ("{prompt}",),
-    contrasted: bool = False,
+    contrast: float = 0.0,
 ) -> Targets:
     """What a CLIP is to find in each of the steps of a drawing.
 
@@ -78,7 +89,8 @@ def targets_of(
         pictures: RGB, by the names that the prompts use.
         size: (H, W) of the drawing, to which image prompts are scaled.
         templates: texts with a `{prompt}`; a text's embedding is the mean of it in each of them.
-        contrasted: embed rivals, too.
+        contrast: how much it counts to tell each text that pulls from its rivals. A color or a part that many
+            things share moves distances little; beside the rivals it is what decides.
 
     Raises:
         GenerationError: a text is longer than the CLIP reads, a vector has another dimension, or a picture is
@@ -95,22 +107,34 @@ def targets_of(
     with torch.no_grad():
         vectors = [_embed_prompt(clip, prompt, pictures, templates, device) for prompt in embedded]
         wholes = [_embed_whole(clip, original, device) for original in originals]
-        told_apart = [
-            (column, _embed_rivals(clip, prompt.text, templates).to(device))
+        told_apart = {
+            column: _embed_rivals(clip, prompt.text, templates).to(device)
             for column, prompt in enumerate(embedded)
-            if contrasted and prompt.text is not None and prompt.weight > 0
-        ]
+            if contrast and prompt.text is not None and prompt.weight > 0
+        }
+    empty = _rounded_up(len(embedded), _SLOTS) - len(embedded)
+    rivals, is_rival = _stacked(told_apart, len(embedded) + empty, none)
+
+    def with_slots(row: Tensor, value: float = 0.0) -> Tensor:
+        """With columns for empty slots: (..., P) -> (..., V + I)"""
+        slots = row.new_full((*row.shape[:-1], empty), value)
+        return torch.cat([row[..., : len(embedded)], slots, row[..., len(embedded) :]], -1).to(device)
+
     return Targets(
-        vectors=torch.cat([none, *vectors]),
+        vectors=F.pad(torch.cat([none, *vectors]), (0, 0, 0, empty)),
         pictures=tuple(to_tensor(original, size, device) for original in originals),
         wholes=torch.cat([none, *wholes]),
-        weights=weights.to(device),
-        stops=torch.tensor([-torch.inf if p.stop is None else p.stop for p in ordered], device=device),
+        weights=with_slots(weights),
+        stops=with_slots(torch.tensor([-torch.inf if p.stop is None else p.stop for p in ordered])),
         pulling=tuple(
             tuple(place for place in range(len(cut)) if row[len(embedded) + place]) for row in schedule
         ),
-        shares=(scored / scored.sum(1, keepdim=True).clamp(min=1e-8)).to(device),
-        rivals=tuple(told_apart),
+        shares=with_slots(scored / scored.sum(1, keepdim=True).clamp(min=1e-8)),
+        rivals=rivals,
+        is_rival=is_rival,
+        contrasts=torch.tensor(
+            [contrast * (column in told_apart) for column in range(len(embedded) + empty)], device=device
+        ),
     )
 
 
@@ -168,6 +192,24 @@ def _embed_prompt(
 def _embed_rivals(clip: Clip, text: str, templates: Sequence[str]) -> Tensor:
     """A text, then what it is not: (1 + R, D)"""
     return torch.cat([embed(clip, other, templates) for other in (text, *rivals(text))])
+
+
+def _stacked(told_apart: Mapping[int, Tensor], slots: int, none: Tensor) -> tuple[Tensor, Tensor]:
+    """Texts and rivals by column -> (V, 1 + R, D), and which of them count (V, 1 + R): the first always."""
+    if not told_apart:
+        return none[:, None].expand(0, 1, -1), torch.ones(slots, 1, dtype=torch.bool, device=none.device)
+    room = _rounded_up(max(map(len, told_apart.values())), _RIVALS)
+    rivals = none.new_zeros(slots, room, none.shape[1])
+    is_rival = torch.zeros(slots, room, dtype=torch.bool, device=none.device)
+    is_rival[:, 0] = True
+    for column, texts in told_apart.items():
+        rivals[column, : len(texts)] = texts
+        is_rival[column, : len(texts)] = True
+    return rivals, is_rival
+
+
+def _rounded_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
 
 
 def _embed_whole(clip: Clip, picture: Image.Image, device: torch.device) -> Tensor:

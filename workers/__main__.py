@@ -176,10 +176,9 @@ def _load(settings: WorkerSettings) -> dict[str, generators.ImageGenerator]:
         import torch
 
         torch.set_num_threads(settings.threads)
-    joined = settings.jobs_at_once > 1 and not settings.deterministic
     networks = Networks(
         settings.network_names,
-        joined=joined,
+        joined=1 if settings.deterministic else settings.jobs_at_once,
         compiled=bool(settings.compile_sizes),
         graphs=settings.cuda_graphs,
     )

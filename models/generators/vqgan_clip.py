@@ -1,7 +1,6 @@
 """VQGAN+CLIP: a VQGAN's latents, moved until CLIP finds the prompts in the picture they decode to."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from PIL import Image
@@ -248,11 +247,15 @@ class CodedPicture:
         from models.drawing import clamp_to_range, straight_through
 
         latents = self.latents["z"]
-        self.quantized = self._vqgan.lookup(self._vqgan.nearest(latents.detach()))
-        shown = straight_through(self.quantized, latents)
-        tile, frugal = self._options.tile, self._frugal
-        decode = partial(self._vqgan.decode, seamless=tile, frugal=frugal)
-        return clamp_to_range(self._company.answer(("decode", tile, frugal), decode, shown))
+        self.quantized = self._company.compute(self._vqgan.quantized, latents.detach())
+        vqgan, tile, frugal = self._vqgan, self._options.tile, self._frugal
+
+        def decode(quantized: "Tensor") -> "Tensor":
+            return clamp_to_range(vqgan.decode(quantized, seamless=tile, frugal=frugal))
+
+        return self._company.answer(
+            ("decode", tile, frugal), decode, straight_through(self.quantized, latents)
+        )
 
     def project(self) -> None:
         if self._options.clamp:
@@ -276,18 +279,22 @@ class CodedPicture:
         self._hold(_scaled(self.latents["z"].detach(), self._grid))
 
     def from_start(self) -> "Tensor":
-        return (self.latents["z"] - self._start_now()).pow(2).mean()
+        from models.losses import squared_distance
+
+        return self._company.compute(squared_distance, self.latents["z"], self._start_now())
 
     def latent_loss(self, index: int) -> "Tensor":
         """What is asked of the latents themselves in step `index`: a scalar."""
         from torch.nn.functional import normalize
 
         from models.guidance import spherical_distance
+        from models.losses import squared_distance
 
         options, latents = self._options, self.latents["z"]
         loss = latents.new_zeros(())
         if options.commitment:
-            loss = loss + options.commitment / 2 * (latents - self.quantized).pow(2).mean()
+            distance = self._company.compute(squared_distance, latents, self.quantized)
+            loss = loss + options.commitment / 2 * distance
         if decay := options.latent_decay_at(index):
             loss = loss + decay / 2 * latents.pow(2).mean()
         if options.init_weight and options.init_method == "gray":

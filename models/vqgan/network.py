@@ -121,6 +121,10 @@ class Vqgan(nn.Module):
         """The latents of codes: (N, h, w) -> (N, D, h, w)"""
         return F.embedding(codes, self.codebook).permute(0, 3, 1, 2)
 
+    def quantized(self, latents: Tensor) -> Tensor:
+        """The latents of the nearest codes: (N, D, h, w) -> (N, D, h, w)"""
+        return self.lookup(self.nearest(latents))
+
     def decode(self, latents: Tensor, *, seamless: bool = False, frugal: bool = False) -> Tensor:
         """Latents to pictures, not clamped: (N, D, h, w) -> (N, 3, H, W), about [0, 1]
 

@@ -1,5 +1,10 @@
 """Networks are compiled in a warm-up, for its shapes; whatever else comes is computed as it was."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +14,13 @@ from torch._dynamo.utils import counters
 
 from models.clip import use_cores
 from models.clip.encoder import OpenClipEncoder
-from models.company import Alternating
+from models.company import Alternating, Joined
 from models.compiling import Compiled, Padded
+from models.generators import complete
 from models.generators.vqgan_clip import VqganClip
 from models.networks import WEIGHTS, NetworkNames, Networks
+from models.options import CutoutMethod
+from models.prompts import parse
 from tests.wild import CLIP, write_hub_folder
 from workers.settings import WorkerSettings
 from workers.warmup import compile_steps
@@ -37,10 +45,10 @@ class Noted:
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []
 
-    def __call__(self, network, example):
-        def noted(images: Tensor) -> Tensor:
-            self.shapes.append(tuple(images.shape))
-            return network(images)
+    def __call__(self, function, *examples):
+        def noted(*tensors: Tensor) -> Tensor:
+            self.shapes.append(tuple(tensors[0].shape))
+            return function(*tensors)
 
         return noted
 
@@ -78,8 +86,31 @@ def test_only_shapes_of_the_warm_up_are_compiled():
     assert len(noted.shapes) == 2
 
 
+def test_passes_that_drawings_share_are_compiled_for_each_number_of_them():
+    noted = Noted()
+    company = Compiled(Joined(patience_s=10), noted, most=2)
+    images = torch.rand(1, 3, 2, 2)
+    with company.warm_up():
+        slopes(company, images)
+    assert company.shapes == 2
+    together = threading.Barrier(2)
+
+    def step(number: int) -> tuple[Tensor, Tensor]:
+        with company.member():
+            together.wait(10)
+            with company.step():
+                return slopes(company, images + number)
+
+    with ThreadPoolExecutor(2) as threads:
+        answers = list(threads.map(step, range(2)))
+    assert noted.shapes[1:] == [(2, 3, 2, 2)], "after the warm-up"
+    for number, (made, gradient) in enumerate(answers):
+        torch.testing.assert_close(made, wave(images + number))
+        torch.testing.assert_close(gradient, 2 * (images + number).cos())
+
+
 def test_a_compiler_that_fails_leaves_drawing_as_it_was():
-    def fail(network, example):
+    def fail(function, *examples):
         raise RuntimeError("no compiler here")
 
     company = Compiled(Alternating(), fail)
@@ -95,10 +126,47 @@ def test_a_warm_up_meets_the_shapes_of_a_drawing():
     company = Compiled(Alternating(), noted)
     networks = drawing_networks(company)
     compile_steps(networks, {"vqgan_clip": VqganClip(networks)}, ["48x32"])
-    assert company.shapes == 3  # of the decoder, forth and back and for a look; of the CLIP
-    latents, views = noted.shapes[:2]
-    assert latents[2:] == (4, 6)
-    assert views[1:] == (3, 128, 128)
+    assert company.shapes == 8  # as above
+    codes, latents, views, seen = noted.shapes[:4]
+    assert codes[2:] == latents[2:] == (4, 6)
+    assert views == (1, 3, 32, 48)
+    assert seen[1:] == (3, 128, 128)
+
+
+def traced(function, *examples):
+    """In one piece, as a compiler would see it, and computed by torch itself."""
+    made = torch.compile(function, fullgraph=True, dynamic=False, backend="aot_eager")
+    made(*examples)
+    return made
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("method", get_args(CutoutMethod))
+def test_all_parts_of_a_step_are_of_one_piece_and_give_what_they_gave(method):
+    looks = {"smoothness": 1, "saturation": 1, "symmetry": 1, "edge": 1, "background": 1}
+    palette = {"palette": ["#ff0000", "#00ff00"], "palette_weight": 1}
+    losses = []
+    for company in (Alternating(), Compiled(Alternating(), traced)):
+        networks = drawing_networks(company)
+        request = complete(
+            networks.names,
+            generator="vqgan_clip",
+            prompts=parse("a red house | a cat:-0.5"),
+            width=32,
+            height=32,
+            steps=3,
+            seed=0,
+            options={"cutouts": 2, "cutout_method": method, "start": "random", **looks, **palette},
+        )
+        generator = VqganClip(networks)
+        with company.warm_up() if isinstance(company, Compiled) else nullcontext():
+            for step in generator.generate(request, seed=0, pictures={}):
+                step.render()
+        losses.append([step.loss() for step in generator.generate(request, seed=0, pictures={})])
+    assert company.shapes == len(
+        ["decoder", "a look", "codes", "views", "CLIP", "prompts", "looks", "latents"]
+    )
+    np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
 @pytest.mark.parametrize("said", ['["0x32"]', '["32"]', '["32x32 "]'])

@@ -7,7 +7,8 @@ from kornia import enhance
 
 from benchmarks import reference
 from models.augmentations import blot, shade, soften, tint
-from models.cutouts import augmented_crops, cutouts_of, near_and_wide_views, pooled_views, random_crops
+from models.crops import augmented_crops, random_crops
+from models.cutouts import cutouts_of, near_and_wide_views, pooled_views
 from models.options import DrawingOptions
 
 METHODS = {

@@ -6,7 +6,8 @@ from PIL import Image
 from torch import nn
 
 from models.company import Alternating
-from models.cutouts import random_crops, random_views
+from models.crops import random_crops
+from models.cutouts import random_views
 from models.drawing import clamp_to_range, straight_through
 from models.generators import GenerationError, complete, find
 from models.generators.vqgan_clip import CodedPicture, Options

@@ -61,7 +61,7 @@ def recorder() -> Recorder:
 
 @pytest.fixture
 def graphed(recorder: Recorder) -> Graphed:
-    made = Graphed(wave, leaf(0), recorder)
+    made = Graphed(wave, [leaf(0)], recorder)
     recorder.replays = 0
     return made
 
@@ -105,20 +105,20 @@ def test_a_way_back_is_gone_once(graphed: Graphed):
 
 def test_without_gradients_there_is_no_way_back(recorder: Recorder):
     with torch.inference_mode():
-        graphed = Graphed(wave, torch.rand(2, 3), recorder)
+        graphed = Graphed(wave, [torch.rand(2, 3)], recorder)
         images = torch.rand(2, 3)
         assert torch.equal(graphed(images), wave(images))
     tokens = torch.tensor([[1, 2, 3]])
-    assert torch.equal(Graphed(lambda ids: ids * 2.0, tokens, recorder)(tokens), tokens * 2.0)
+    assert torch.equal(Graphed(lambda ids: ids * 2.0, [tokens], recorder)(tokens), tokens * 2.0)
 
 
 @pytest.mark.parametrize("wants_gradients", [True, False])
 def test_a_graph_that_gives_something_else_is_refused(wants_gradients: bool):
     example = leaf(0) if wants_gradients else leaf(0).detach()
     with pytest.raises(GraphWrong, match="differs"):
-        Graphed(lambda images: (images - 0.5).sin(), example, Stale())
+        Graphed(lambda images: (images - 0.5).sin(), [example], Stale())
 
 
 def test_no_number_is_no_agreement(recorder: Recorder):
     with pytest.raises(GraphWrong, match="nan"):
-        Graphed(lambda images: images / 0 - images / 0, leaf(0), recorder)
+        Graphed(lambda images: images / 0 - images / 0, [leaf(0)], recorder)

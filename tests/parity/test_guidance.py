@@ -12,12 +12,12 @@ from torch.nn import functional as F
 from models.clip import TextTooLong
 from models.company import Alternating
 from models.generators import GenerationError, complete, find
-from models.guidance import ClipGuidance, Guide, guides_of, judge_of, score, spherical_distance
+from models.guidance import ClipGuidance, Guide, guides_of, judge_of, prompts_loss, score, spherical_distance
 from models.networks import NetworkNames, Networks
 from models.options import DrawingOptions
-from models.prompts import parse
+from models.prompts import parse, rivals
 from models.requests import GenerationRequest, Prompt
-from models.targets import targets_of
+from models.targets import embed, targets_of
 
 CPU = torch.device("cpu")
 SIZE = (16, 16)
@@ -77,10 +77,10 @@ def squares(images, size, done=0.0):
     return torch.stack(views, 1)
 
 
-def guidance_of(*prompts, clip=None, pictures=(), steps=STEPS, cutouts=squares, **changes):
+def guidance_of(*prompts, clip=None, pictures=(), steps=STEPS, cutouts=squares, contrast=0.0):
     clip = clip or LinearClip()
-    targets = targets_of(clip, prompts, dict(pictures), steps=steps, size=SIZE, device=CPU)
-    return ClipGuidance([Guide(clip, targets)], cutouts, Alternating(), **changes)
+    targets = targets_of(clip, prompts, dict(pictures), steps=steps, size=SIZE, device=CPU, contrast=contrast)
+    return ClipGuidance([Guide(clip, targets)], cutouts, Alternating())
 
 
 def loss_and_gradient(guidance, index=1, seed=0):
@@ -237,12 +237,49 @@ def test_an_image_prompt_is_cut_anew_at_each_step_in_the_places_of_the_drawing()
 
 def test_contrast_follows_the_weight_of_its_prompt():
     clip, prompt = LinearClip(), Prompt(text="red cat", begin=0.5)
-    targets = targets_of(clip, [prompt], {}, steps=STEPS, size=SIZE, device=CPU, contrasted=True)
-    plain, contrasted = (
-        ClipGuidance([Guide(clip, targets)], squares, Alternating(), contrast=weight) for weight in (0.0, 1.0)
-    )
+    plain, contrasted = (guidance_of(prompt, clip=clip, contrast=weight) for weight in (0.0, 1.0))
     assert loss_and_gradient(contrasted, 1)[0] == 0
     assert loss_and_gradient(contrasted, STEPS)[0] > loss_and_gradient(plain, STEPS)[0] + 0.1
+
+
+def test_contrast_is_the_cross_entropy_of_finding_a_text_among_its_rivals():
+    clip = LinearClip()
+    prompts = [
+        Prompt(text="a red cat"),
+        Prompt(noise=3),
+        Prompt(text="a dog", weight=2),
+        Prompt(text="x", weight=-1),
+    ]
+    targets = targets_of(clip, prompts, {}, steps=1, size=SIZE, device=CPU, contrast=0.5)
+    seen = F.normalize(torch.randn(1, 6, clip.dimension, generator=torch.Generator().manual_seed(1)), dim=-1)
+    expected = sum(
+        weight * spherical_distance(seen[0], vector).mean()
+        for weight, vector in zip((1, 1, 2, -1), targets.vectors, strict=False)
+    )
+    for weight, text in ((1, "a red cat"), (2, "a dog")):
+        texts = torch.cat([embed(clip, other, ["{prompt}"]) for other in (text, *rivals(text))])
+        logits = 20 * seen[0] @ texts.T
+        expected += 0.5 * weight * F.cross_entropy(logits, torch.zeros(6, dtype=torch.long))
+    loss = prompts_loss(
+        seen,
+        targets.vectors,
+        targets.weights[0],
+        targets.stops,
+        targets.rivals,
+        targets.is_rival,
+        targets.contrasts,
+    )
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_requests_of_few_or_many_prompts_have_the_same_shapes():
+    clip = LinearClip()
+    few, many = (
+        targets_of(clip, parse(line), {}, steps=2, size=SIZE, device=CPU, contrast=1.0)
+        for line in ("a box", "a red cat | a dog | blurry:-1 | a blue bird")
+    )
+    for name in ("vectors", "weights", "stops", "shares", "rivals", "is_rival", "contrasts"):
+        assert getattr(few, name).shape == getattr(many, name).shape, name
 
 
 def test_several_clips_count_by_their_weights_each_at_its_own_size():
@@ -272,7 +309,7 @@ def test_a_vector_is_for_the_first_clip_and_the_others_look_at_the_rest():
     vector = Prompt(vector=(1, 0, 0, -2, 3))
     for prompts, columns in (((vector,), [1]), ((vector, Prompt(text="a cat")), [2, 1])):
         guides = guides_of(request_of(*prompts), DrawingOptions(), LinearClips(*clips), {})
-        assert columns == [len(guide.targets.vectors) for guide in guides]
+        assert columns == [int((guide.targets.vectors != 0).any(1).sum()) for guide in guides]
     with pytest.raises(GenerationError, match="leave no CLIP"):
         guides_of(request_of(vector), DrawingOptions(guide_weights={"first": 0}), LinearClips(*clips), {})
 

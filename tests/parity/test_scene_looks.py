@@ -8,7 +8,7 @@ from torch import nn
 
 from models.filters import colors_of, in_palette, nearest_colors, rolled
 from models.generators import GenerationError, complete, find
-from models.losses import asymmetry, colorfulness, off_margins, off_palette, smoothness, terms_of
+from models.losses import Looks, asymmetry, colorfulness, off_margins, off_palette, smoothness
 from models.networks import NetworkNames, Networks
 from models.options import DrawingOptions
 from models.prompts import parse
@@ -96,7 +96,8 @@ def test_a_picture_that_wraps_is_smooth_only_if_its_ends_meet():
 
 
 def test_a_weight_of_zero_asks_for_nothing():
-    assert terms_of(DrawingOptions(palette=PALETTE), CPU) == []
+    assert Looks.of(DrawingOptions(palette=PALETTE)) is None
+    assert Looks.of(DrawingOptions(background=1, zoom=1.1)) is None
 
 
 @pytest.mark.parametrize(
