@@ -1,7 +1,7 @@
 """Parts of a step compiled for the shapes of a warm-up. Any other shape is computed as it is.
 
 `torch.compile` takes a minute or so for a network and a shape, so nothing is compiled while somebody waits.
-On a CPU it does not pay (decision 15); it is there for GPUs, whose steps are thousands of small kernels.
+On a CPU it hardly pays (decision 15); it is there for GPUs, whose steps are thousands of small kernels.
 """
 
 from collections.abc import Callable, Iterator, Sequence

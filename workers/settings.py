@@ -22,7 +22,7 @@ class WorkerSettings(JobSettings):
     compile_sizes: tuple[Annotated[str, Field(pattern=r"^[1-9]\d{0,3}x[1-9]\d{0,3}$")], ...] = Field(
         (),
         description="sizes, such as 256x256, whose steps are compiled when a worker starts, as a JSON list: "
-        "minutes for each the first time. Others are drawn as they are. For GPUs: on a CPU it is slower",
+        "minutes for each the first time. Others are drawn as they are. For GPUs: on a CPU it hardly pays",
     )
     heartbeat_s: float = Field(2, gt=0, description="how often a worker renews its lease")
     progress_every_s: float = Field(0.5, gt=0, description="progress is told at most this often")
