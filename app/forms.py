@@ -7,6 +7,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 MAX_PART_HEAD = 16_384  # bytes
 
+_SMALL_PIECE = 4096  # bytes; one that comes after joins it: a body in single bytes costs no more than it has
+
 
 class MalformedBody(ValueError):
     """Not JSON, or not a form, or not what else it should be."""
@@ -36,7 +38,8 @@ class FormSplitter:
         self._head: list[tuple[bytearray, bytearray]] = []  # of the part: names and values
         self._head_bytes = 0
         self._name, self._is_file = "", False
-        self._data = bytearray()
+        self._pieces: list[bytes] = []  # of its data
+        self._size = 0
         self._ended = False
         try:
             self._parser = MultipartParser(
@@ -70,7 +73,8 @@ class FormSplitter:
             raise MalformedBody("not a form that can be read: its end is missing")
 
     def _begin(self) -> None:
-        self._head, self._head_bytes, self._data = [], 0, bytearray()
+        self._head, self._head_bytes = [], 0
+        self._pieces, self._size = [], 0
 
     def _begin_header(self) -> None:
         self._head.append((bytearray(), bytearray()))
@@ -100,11 +104,15 @@ class FormSplitter:
         self._begins(self._name)
 
     def _take_data(self, data: bytes, start: int, end: int) -> None:
-        self._data += data[start:end]
-        self._check(len(self._data))
+        if self._pieces and len(self._pieces[-1]) < _SMALL_PIECE:
+            self._pieces[-1] += data[start:end]
+        else:
+            self._pieces.append(data[start:end])
+        self._size += end - start
+        self._check(self._size)
 
     def _end_part(self) -> None:
-        data = bytes(self._data)
+        data = b"".join(self._pieces)
         self._parts.append((self._name, data if self._is_file else _text(data)))
 
     def _end(self) -> None:

@@ -140,4 +140,5 @@ class ImagePipeline:
 
 def _file_and_hash(source: Source) -> tuple[bytes, bytes]:
     data = file_of(source)
-    return data, hashlib.blake2b(data, digest_size=16).digest()
+    # processors have instructions for this one: half the time of blake2b
+    return data, hashlib.sha256(data).digest()
