@@ -71,21 +71,19 @@ async def read(
     request: Request,
     model: type[Model],
     from_form: Callable[[Parts], dict[str, Any]] | None = None,
-    begins: Callable[[str], None] = lambda name: None,
 ) -> Model:
     """The body of a request as a model.
 
     Args:
         from_form: the model's fields out of a form's parts; without it only JSON is taken.
-        begins: is told the name of each of a form's parts as it begins; may raise.
 
     Raises:
-        UnsupportedBody, MalformedBody, InvalidBody, and what `begins` raises
+        UnsupportedBody, MalformedBody, InvalidBody
         BodyTooLarge, BodyTimeout: as the middleware finds while the body comes.
     """
     kind = content_type(request.headers)
     if from_form and kind == MULTIPART:
-        return validate(model, from_form(await _read_form(request, begins)), strict=False)
+        return validate(model, from_form(await _read_form(request)), strict=False)
     return validate(model, await read_json(request, _expected(from_form)), strict=True)
 
 
@@ -212,9 +210,9 @@ def _finite(text: str) -> float:
     return number
 
 
-async def _read_form(request: Request, begins: Callable[[str], None]) -> Parts:
+async def _read_form(request: Request) -> Parts:
     parts: list[tuple[str, str | bytes]] = []
-    form = FormSplitter(request.headers["content-type"], begins=begins)
+    form = FormSplitter(request.headers["content-type"])
     async for data in request.stream():
         parts += form.feed(data)
     form.close()

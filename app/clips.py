@@ -118,14 +118,8 @@ class Clips:
         """The CLIP of that name if it is loaded; that it was looked at does not count."""
         return self._loaded.get(name)
 
-    def check_room(self, part: str) -> None:
-        """Whether to read a part of a form, before it is known which CLIP it is for.
-
-        Raises:
-            app.batching.Overloaded: it is an image, and no CLIP that is loaded takes one more now.
-        """
-        if part != "image":
-            return
+    def check_room(self) -> None:
+        """Raises app.batching.Overloaded: no CLIP that is loaded takes one picture more now."""
         full: Overloaded | None = None
         for clip in self._loaded.values():
             try:

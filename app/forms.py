@@ -19,21 +19,14 @@ class FormSplitter:
 
     Args:
         content_type: the header, with its boundary.
-        begins: is told the name of each part as it begins; may raise.
         check: is told the size of a part as it grows, in bytes; may raise.
     """
 
-    def __init__(
-        self,
-        content_type: str,
-        *,
-        begins: Callable[[str], None] = lambda name: None,
-        check: Callable[[int], None] = lambda size: None,
-    ) -> None:
+    def __init__(self, content_type: str, *, check: Callable[[int], None] = lambda size: None) -> None:
         boundary = parse_options_header(content_type)[1].get(b"boundary")
         if not boundary:
             raise MalformedBody("not a form that can be read: the content type names no boundary")
-        self._begins, self._check = begins, check
+        self._check = check
         self._parts: list[tuple[str, str | bytes]] = []
         self._head: list[tuple[bytearray, bytearray]] = []  # of the part: names and values
         self._head_bytes = 0
@@ -59,7 +52,7 @@ class FormSplitter:
             raise MalformedBody("not a form that can be read: the boundary is too long") from error
 
     def feed(self, data: bytes) -> list[tuple[str, str | bytes]]:
-        """The parts that end in this piece. Raises MalformedBody, and what `begins` and `check` raise."""
+        """The parts that end in this piece. Raises MalformedBody, and what `check` raises."""
         try:
             self._parser.write(data)
         except FormParserError as error:
@@ -101,7 +94,6 @@ class FormSplitter:
         if b"name" not in options:
             raise MalformedBody("not a form that can be read: a part has no name")
         self._name, self._is_file = _text(options[b"name"]), b"filename" in options
-        self._begins(self._name)
 
     def _take_data(self, data: bytes, start: int, end: int) -> None:
         if self._pieces and len(self._pieces[-1]) < _SMALL_PIECE:

@@ -8,11 +8,14 @@ from typing import TypedDict
 
 import anyio
 from fastapi import FastAPI
+from starlette.datastructures import Headers
 from starlette.types import Scope
 
 import models.clip
 from app import errors, openapi
 from app.auth import Keys
+from app.batching import Overloaded
+from app.bodies import MULTIPART, content_type
 from app.bulk_bodies import is_bulk
 from app.clips import LoadClip, open_clips, open_pool
 from app.drawings import view_generator
@@ -37,6 +40,10 @@ class State(TypedDict):
     """What the lifespan gives to every request."""
 
     resources: Resources
+
+
+_OF_PICTURES = frozenset({"/v1/classify", "/v1/embeddings"})
+_LONG_FORM = 65_536  # bytes; a longer one has pictures, as good as always
 
 
 def create_app(
@@ -133,4 +140,20 @@ def _body_rule(settings: ApiSettings, scope: Scope) -> BodyRule:
         return BodyRule(settings.max_archive_bytes, held=False)
     if is_bulk(scope):
         return BodyRule(settings.max_bulk_bytes, held=False)
-    return BodyRule(settings.max_body_bytes)
+    return BodyRule(settings.max_body_bytes, refusal=_no_room(scope))
+
+
+def _no_room(scope: Scope) -> Overloaded | None:
+    """Why a long form is not read: no CLIP takes one picture more now."""
+    if scope["path"] not in _OF_PICTURES:
+        return None
+    headers = Headers(scope=scope)
+    if content_type(headers) != MULTIPART or int(headers.get("content-length", "0")) <= _LONG_FORM:
+        return None
+    resources: Resources = scope["state"]["resources"]
+    try:
+        resources.clips.check_room()
+    except Overloaded as full:
+        scope["state"]["route"] = scope["path"]  # for the log and the metrics: no router will see it
+        return full
+    return None

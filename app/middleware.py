@@ -68,7 +68,7 @@ class RequestContext:
 
     def _tell(self, scope: Scope, status: int, first_byte_s: float, seconds: float) -> None:
         # the pattern, such as /v1/jobs/{job_id}; a path of a stranger's making would be a label without end
-        route = getattr(scope.get("route"), "path", "unmatched")
+        route = getattr(scope.get("route"), "path", scope["state"].get("route", "unmatched"))
         method = scope["method"] if scope["method"] in _METHODS else "other"
         code = scope["state"].get("problem_code")
         self._metrics.requests.labels(route, method, status).inc()
@@ -98,6 +98,7 @@ class BodyRule:
 
     max_bytes: int
     held: bool = True  # in memory until it is answered; others are worked on as they come
+    refusal: Exception | None = None  # why it is not read at all
 
 
 class BodyLimit:
@@ -120,6 +121,8 @@ class BodyLimit:
         rule = self._rule(scope)
         declared = int(headers.get("content-length", "0"))
         encoding = headers.get("content-encoding", "identity").lower()
+        if rule.refusal is not None:
+            return await problem_of(scope, rule.refusal)(scope, receive, send)
         refusal: Exception | None = None
         if encoding != "identity":
             refusal = UnsupportedBody(f"the body is encoded with {encoding}; send it as it is")

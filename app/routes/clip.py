@@ -47,7 +47,7 @@ router = APIRouter(prefix="/v1", tags=["CLIP"])
 )
 async def classify(request: Request, caller: ClipCaller, resources: InUse) -> Response:
     """Say which of some labels each picture shows, and how likely each is."""
-    asked = await read(request, ClassifyRequest, _classify_form, resources.clips.check_room)
+    asked = await read(request, ClassifyRequest, _classify_form)
     clip = resources.clips.get(asked.model)
     templates = clip.templates if asked.templates is None else tuple(asked.templates)
     _check_classify(asked, templates, resources.settings)
@@ -98,7 +98,7 @@ async def create_embeddings(request: Request, caller: ClipCaller, resources: InU
     """Turn texts and pictures into vectors of one space. OpenAI's clients work with this as they are."""
     if is_bulk(request.scope):
         return await _embed_bulk(request, resources)
-    asked = await read(request, EmbeddingsRequest, _embeddings_form, resources.clips.check_room)
+    asked = await read(request, EmbeddingsRequest, _embeddings_form)
     clip = _clip_of(asked, resources)
     timings = Timings()
     items = {f"#/input/{index}": item for index, item in enumerate(asked.input)}
