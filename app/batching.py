@@ -26,10 +26,18 @@ class Device:
     Args:
         threads: batches that run at once: one on a GPU; on a CPU one per core, and none waits for another.
         use_cores: called on a batch's thread with how many cores it may use: its share of `threads`.
+        prepares: items are made ready on the same cores.
     """
 
-    def __init__(self, threads: int = 1, use_cores: Callable[[int], None] = lambda count: None) -> None:
+    def __init__(
+        self,
+        threads: int = 1,
+        use_cores: Callable[[int], None] = lambda count: None,
+        *,
+        prepares: bool = False,
+    ) -> None:
         self.threads = threads
+        self.prepares = prepares
         self.turn = asyncio.Semaphore(threads)
         self._use_cores = use_cores
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="device")
@@ -101,7 +109,8 @@ class Batcher(Generic[Item, Result]):
     lane in turn, so that nobody waits behind another's thousands; threads that are free share it. Only when
     the last batch answered several callers, who may all be back in a moment, the next one waits for as many,
     a share of that batch's time at most: else the first of them would have a batch for itself, and all others
-    would wait for its end.
+    would wait for its end. And while all cores of the device make items ready, a batch waits until it is full
+    or as long as a full one takes: it would only take the cores from them, and do little with them.
 
     If `function` raises, the batch is run again in halves, down to the item that is at fault: only its caller
     gets the exception. Callers that were cancelled are dropped before their items reach the device.
@@ -146,6 +155,7 @@ class Batcher(Generic[Item, Result]):
         self._work_came = asyncio.Event()
         self._gathering = asyncio.Lock()  # whose holder makes the next batch
         self._running = 0  # batches
+        self._preparing = 0  # items
         self._expected = 0  # callers that were answered just now
         self._back_by = 0.0  # when those of them that come back should have
         self._servers: list[asyncio.Task[None]] = []
@@ -201,6 +211,16 @@ class Batcher(Generic[Item, Result]):
                     f"it would take about {wait_s:.0f} s; at most {self._max_wait_s:g} are waited"
                 )
 
+    @contextmanager
+    def preparing(self) -> Iterator[None]:
+        """While an item is made ready that is submitted next, unless it turns out to be none."""
+        self._preparing += 1
+        try:
+            yield
+        finally:
+            self._preparing -= 1
+            self._work_came.set()
+
     async def submit(self, items: Sequence[Item], lane: Lane) -> Done[Result]:
         """One result per item, in order; the lane is that of `reserve`."""
         if not items:
@@ -245,13 +265,27 @@ class Batcher(Generic[Item, Result]):
                 while len(self._waiting) < self._expected:
                     self._work_came.clear()
                     await self._work_came.wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.max_batch * self._item_s):
+                while self._is_filling():
+                    self._work_came.clear()
+                    await self._work_came.wait()
         self._work_came.set()
+
+    def _is_filling(self) -> bool:
+        free = self._at_once - self._running
+        busy = self._device.prepares and self._preparing >= free
+        return busy and 0 < self._count() < free * self.max_batch
+
+    def _count(self) -> int:
+        """Items that wait."""
+        return sum(len(call.items) - call.taken for lane in self._waiting for call in lane.calls)
 
     def _take(self) -> tuple[list[tuple[_Call[Item, Result], int]], int]:
         """The next batch, and how many are to follow it at once."""
         batch: list[tuple[_Call[Item, Result], int]] = []
         now = time.perf_counter()
-        waiting = sum(len(call.items) - call.taken for lane in self._waiting for call in lane.calls)
+        waiting = self._count()
         free = self._at_once - self._running
         share = math.ceil(waiting / free)
         self._expected = max(0, self._expected - min(share, len(self._waiting)))

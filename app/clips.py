@@ -224,7 +224,7 @@ async def open_clips(
     memory = {
         name: serving_memory(card, settings.weights, settings.clip_dtype) for name, card in cards.items()
     }
-    cpu, gpu = Device(settings.clip_threads or cores(), use_cores), Device()
+    cpu, gpu = Device(settings.clip_threads or cores(), use_cores, prepares=True), Device()
 
     def start(name: str) -> BatchedClip:
         encoder = load(name)

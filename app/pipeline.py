@@ -130,7 +130,8 @@ class ImagePipeline:
     async def _fly(self, data: bytes, key: bytes, lane: Lane, window: asyncio.Semaphore) -> Seen:
         began = time.perf_counter()
         async with window:
-            pixels = await asyncio.get_running_loop().run_in_executor(self._pool, self._prepare, data)
+            with self._batcher.preparing():
+                pixels = await asyncio.get_running_loop().run_in_executor(self._pool, self._prepare, data)
         decode_s = time.perf_counter() - began
         done = await self._batcher.submit([pixels], lane)
         row = done.results[0]

@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 
 import pytest
 
@@ -118,6 +119,43 @@ async def test_callers_who_come_back_one_by_one_share_batches_again(doubler: Dou
         doubler.batches.clear()
         await asyncio.sleep(0.4)  # nobody came: the next caller is alone, and waits for no one
         assert await submit(batching, 7) == [14]
+    device.close()
+
+
+@pytest.mark.parametrize("prepares", [True, False])
+async def test_while_its_cores_make_items_ready_a_batch_waits_for_them(
+    doubler: Doubler, prepares: bool
+) -> None:
+    device = Device(prepares=prepares)
+    async with batcher(doubler, device) as doubling:
+        doubler.free.clear()
+        slow = asyncio.create_task(submit(doubling, 0))
+        await asyncio.sleep(0.5)  # an item takes so long: a full batch would take eight times as much
+        doubler.free.set()
+        await slow
+        await asyncio.sleep(0.2)  # its caller does not come back
+        doubler.batches.clear()
+
+        async def prepare(number: int, after_s: float) -> list[int]:
+            with doubling.reserve(1) as lane:
+                with doubling.preparing():
+                    await asyncio.sleep(after_s)
+                return (await doubling.submit([number], lane)).results
+
+        assert await asyncio.gather(prepare(1, 0), prepare(2, 0.05), prepare(3, 0.1)) == [[2], [4], [6]]
+        if not prepares:
+            assert doubler.batches[0] == [1]
+            return
+        assert doubler.batches == [[1, 2, 3]]
+
+        async def fail() -> None:
+            with suppress(ValueError), doubling.preparing():
+                await asyncio.sleep(0.05)
+                raise ValueError("no picture")
+
+        assert await asyncio.gather(fail(), submit(doubling, 4)) == [None, [8]]
+        with doubling.preparing():  # for ever
+            assert await asyncio.wait_for(submit(doubling, 5), 10) == [10]
     device.close()
 
 
