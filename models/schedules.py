@@ -55,7 +55,7 @@ class Schedule:
         options, rate = self.options, self.options.learning_rate
         groups = [{"params": [tensor], "share": shares.get(name, 1.0)} for name, tensor in latents.items()]
         betas = (options.momentum, options.beta2)
-        # one kernel for all; on a CPU, torch's loop over the latents is as fast
+        # on a GPU one kernel for all
         fused = all(tensor.is_cuda for tensor in latents.values())
         match options.optimizer:
             case "adam":

@@ -2,7 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import get_args
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 from torch._dynamo.utils import counters
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.clip import use_cores
 from models.clip.encoder import OpenClipEncoder
@@ -167,6 +168,72 @@ def test_all_parts_of_a_step_are_of_one_piece_and_give_what_they_gave(method):
         ["decoder", "a look", "codes", "views", "CLIP", "prompts", "looks", "latents"]
     )
     np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+class Counter(TorchDispatchMode):
+    """Counts operations, those within parts of a step apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts, self.part = {"in parts": 0, "beside": 0}, "beside"
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.counts[self.part] += 1
+        return func(*args, **(kwargs or {}))
+
+    @contextmanager
+    def within(self):
+        self.part = "in parts"
+        with torch.enable_grad():
+            yield
+        self.part = "beside"
+
+    def prepare(self, function, *examples):
+        def counted(*tensors: Tensor) -> Tensor:
+            return CountedPart.apply(self, function, *tensors)
+
+        return counted
+
+
+class CountedPart(torch.autograd.Function):
+    """A function, forth and back."""
+
+    @staticmethod
+    def forward(ctx, counter, function, first, *others):
+        with counter.within():
+            ctx.first = first.detach().requires_grad_(first.requires_grad)
+            ctx.made, ctx.counter, ctx.others = function(ctx.first, *others), counter, others
+        return ctx.made.detach()
+
+    @staticmethod
+    def backward(ctx, slopes):
+        with ctx.counter.within():
+            (gradient,) = torch.autograd.grad(ctx.made, ctx.first, slopes)
+        return None, None, gradient, *(None for _ in ctx.others)
+
+
+def test_nearly_all_operations_of_a_step_are_in_parts():
+    counter = Counter()
+    company = Compiled(Alternating(), counter.prepare)
+    networks = drawing_networks(company)
+    request = complete(
+        networks.names,
+        generator="vqgan_clip",
+        prompts=parse("a house"),
+        width=32,
+        height=32,
+        steps=4,
+        seed=0,
+        options={"start": "random"},
+    )
+    with company.warm_up():
+        steps = VqganClip(networks).generate(request, seed=0, pictures={})
+        next(steps)
+    next(steps)
+    with counter:
+        next(steps)
+    assert counter.counts["in parts"] > 1000
+    assert counter.counts["beside"] < 130
 
 
 @pytest.mark.parametrize("said", ['["0x32"]', '["32"]', '["32x32 "]'])
