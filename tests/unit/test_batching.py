@@ -165,6 +165,17 @@ async def test_no_batch_is_larger_than_allowed_and_order_is_kept(doubler: Double
     assert [len(batch) for batch in doubler.batches] == [4, 4, 2]
 
 
+@pytest.mark.parametrize(("prepares", "sizes"), [(True, [16, 8, 6]), (False, [16, 14])])
+async def test_on_a_cpu_more_than_eight_items_are_a_multiple_of_eight(
+    doubler: Doubler, prepares: bool, sizes: list[int]
+) -> None:
+    device = Device(prepares=prepares)
+    async with batcher(doubler, device, max_batch=16) as doubling:
+        assert await submit(doubling, *range(100, 130)) == [2 * number for number in range(100, 130)]
+    assert [len(batch) for batch in doubler.batches] == sizes
+    device.close()
+
+
 async def test_a_small_request_does_not_wait_behind_a_large_one(doubler: Doubler, device: Device) -> None:
     async with batcher(doubler, device, max_batch=4) as doubling:
         large = asyncio.create_task(submit(doubling, *range(20, 60)))
