@@ -31,6 +31,7 @@ from benchmarks.callers import Callers, Outcome, Request, percentile_ms
 from benchmarks.processes import Server, api, free_port, start
 from benchmarks.queueing import ideal_times_s
 from models.clip.cards import find_card
+from models.clip.parts import write_whole
 from models.networks import WEIGHTS
 
 JSON = "application/json"
@@ -222,7 +223,8 @@ def soak(folder: Path, model: str, dtype: str, callers: Callers, seconds: float)
 def naive(folder: Path, model: str) -> Iterator[Server]:
     """`naive_clip`, running."""
     port = free_port()
-    place = find_card(model, WEIGHTS).folder(WEIGHTS)
+    card = find_card(model, WEIGHTS)
+    place = write_whole(card, WEIGHTS, folder / "whole") if card.parts(WEIGHTS) else card.folder(WEIGHTS)
     command = [sys.executable, "-m", "benchmarks.naive_clip", str(place), str(port)]
     with start(command, folder / "naive.log", port, {}, "/health") as running:
         yield running

@@ -25,6 +25,7 @@ from benchmarks.memory import LiveBytes
 from models import vqgan
 from models.clip.cards import find_card
 from models.clip.encoder import ClipNetwork
+from models.clip.parts import assemble
 from models.clip.precision import pick_precision
 from models.company import Alternating
 from models.generators import complete
@@ -239,9 +240,10 @@ class _Given:
 
 
 def _clip(name: str) -> tuple[Any, Any]:
-    source = f"local-dir:{find_card(name).folder(WEIGHTS)}"
-    clip, _ = open_clip.create_model_from_pretrained(source)
-    return clip.eval().requires_grad_(False), open_clip.get_tokenizer(source)
+    card = find_card(name)
+    folder = card.folder(WEIGHTS)
+    clip, _ = assemble(folder, card.parts(WEIGHTS))
+    return clip.eval().requires_grad_(False), open_clip.get_tokenizer(f"local-dir:{folder}")
 
 
 def _random_clip() -> tuple[Any, Any]:

@@ -54,7 +54,8 @@ def write(weights: Path, name: str) -> None:
     """A model's files with random weights, and the guide's beside it."""
     card, folder = read_card(name), weights / name
     folder.mkdir()
-    (weights / "clip-icons").symlink_to(WEIGHTS / "clip-icons")
+    for shared in ("clip-icons", "clip-words"):
+        (weights / shared).symlink_to(WEIGHTS / shared)
     with torch.device("meta"):
         vqgan = Vqgan(card.config, "VQModel")
         networks = {ENCODER: Encoder(card), DECODER: Decoder(card), DETOKER: vqgan}

@@ -88,7 +88,7 @@ def write_sums(folder: Path, sums: Mapping[str, str]) -> None:
 
 
 def load_tensors(path: Path, sha256: str | None = None) -> "dict[str, Tensor]":
-    """The tensors of a safetensors file by name, on the CPU, in the file's own dtypes.
+    """The tensors of a safetensors file by name, on the CPU, in the file's own dtypes; packed ones in fp32.
 
     Args:
         sha256: what the file must have; none: what it had when it came here, if that is known.
@@ -100,13 +100,15 @@ def load_tensors(path: Path, sha256: str | None = None) -> "dict[str, Tensor]":
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    from models.packing import unpack
+
     sha256 = sha256 or recorded_sha256(path)
     if sha256 is not None:
         verify(path, sha256)
     elif not path.is_file():
         raise WeightsMissing(f"weights file {path} is not there")
     try:
-        return load_file(path)
+        return unpack(load_file(path))
     except SafetensorError as error:
         raise WeightsUnusable(f"weights file {path} cannot be read as safetensors: {error}") from error
 

@@ -81,7 +81,9 @@ class Entry:
             parts = [part for part in (self.card.weights, self.card.prior) if part is not None]
             known = {self.weights / part.file: part.sha256 for part in parts}
             return {path: sha256 or recorded_sha256(path) for path, sha256 in known.items()}
-        stated: dict[str, str | None] = {**(self.card.files or read_sums(self.folder))}
+        if shipped := self.card.paths(self.weights):
+            return {**shipped}
+        stated: dict[str, str | None] = {**read_sums(self.folder)}
         if not stated:
             found = [path.name for path in self.folder.glob("*.safetensors")] or [CLIP_FILE]
             stated = dict.fromkeys(sorted(found))

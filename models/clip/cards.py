@@ -8,6 +8,7 @@ import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from os.path import normpath
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class ClipCard:
     description: str = ""
     license: str = "unknown"  # an SPDX expression
     attributions: tuple[str, ...] = ()  # what the licences of its parts and training data ask to be said
-    files: dict[str, str] = field(default_factory=dict)  # of a local-dir: file name -> SHA-256
+    files: dict[str, str] = field(default_factory=dict)  # of a local-dir: path in its folder -> SHA-256
     templates: tuple[str, ...] = DEFAULT_TEMPLATES  # each has {label}
     embedding_dim: int | None = None  # these three are None where only loading can tell
     image_size: int | None = None  # pixels
@@ -61,6 +62,16 @@ class ClipCard:
             weights: where relative folders start.
         """
         return weights / (self.place if self.scheme == "local-dir" else folder_of(self.name))
+
+    def paths(self, weights: Path) -> dict[Path, str]:
+        """Where its `files` lie, and the SHA-256 of each. Cards may share one: `../OTHER/FILE`."""
+        folder = self.folder(weights)
+        return {Path(normpath(folder / file)): sha256 for file, sha256 in self.files.items()}
+
+    def parts(self, weights: Path) -> list[Path]:
+        """The files of tensors, if there are several: open_clip would read one of them."""
+        found = [path for path in self.paths(weights) if path.suffix == ".safetensors"]
+        return found if len(found) > 1 else []
 
     def is_here(self, weights: Path) -> bool:
         """Whether it can be loaded: its configuration is the last thing that fetching puts there."""

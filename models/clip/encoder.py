@@ -19,6 +19,7 @@ from models.clip import Embeddings, Pixels
 from models.clip.attention import replace_self_attention
 from models.clip.cards import CONFIG, ClipCard, find_card
 from models.clip.folding import fold_batch_norms, fold_paddings, keep_clamped
+from models.clip.parts import assemble
 from models.clip.precision import DTYPES, Precision, convert, pick_precision
 from models.clip.preprocessing import Preprocessing
 from models.clip.tokens import Tokens, alike
@@ -244,15 +245,18 @@ def _load(
     place = pick_device(device)
     precision = pick_precision(dtype, place, needs_fp32=card.needs_fp32)
     folder = card.folder(weights)
-    _check_folder(folder, card)
+    _check_folder(folder, card, weights)
     source = f"local-dir:{folder}"
     try:
         tokenizer = open_clip.get_tokenizer(source)
         with torch.random.fork_rng(devices=[]):  # weights are drawn at random before they are loaded
             # fp32 first: converted any earlier, a logit scale of 100 would become 98.5 in bf16
-            model, transform = open_clip.create_model_from_pretrained(
-                source, precision="fp32", device="cpu", **text_tower(folder)
-            )
+            if parts := card.parts(weights):
+                model, transform = assemble(folder, parts)
+            else:
+                model, transform = open_clip.create_model_from_pretrained(
+                    source, precision="fp32", device="cpu", **text_tower(folder)
+                )
     except ImportError as error:
         remedy = "; install clipcanvas[siglip]" if error.name == "transformers" else ""
         raise WeightsUnusable(f"{name} needs a package that is not installed: {error}{remedy}") from error
@@ -267,13 +271,14 @@ def _load(
     return ClipNetwork(name, model, tokenizer, place, precision), transform
 
 
-def _check_folder(folder: Path, card: ClipCard) -> None:
+def _check_folder(folder: Path, card: ClipCard, weights: Path) -> None:
     """Raises WeightsMissing or WeightsCorrupt unless all is there, and what the card says it is."""
     remedy = f"; {how_to_fetch(card.name)}" if card.name != card.source or card.scheme != "local-dir" else ""
     if not (folder / CONFIG).is_file():
         raise WeightsMissing(f"weights file {folder / CONFIG} of {card.name} is not there{remedy}")
-    for file, sha256 in (card.files or read_sums(folder)).items():
-        verify(folder / file, sha256)
+    known = card.paths(weights) or {folder / file: sha256 for file, sha256 in read_sums(folder).items()}
+    for path, sha256 in known.items():
+        verify(path, sha256)
     # open_clip would take a pickle in its place
     if not any(folder.glob("*.safetensors")):
         raise WeightsMissing(

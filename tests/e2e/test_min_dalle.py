@@ -29,7 +29,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights = tmp_path_factory.mktemp("weights")
     wild.write_min_dalle(weights / "repository")
     wild.write_min_dalle_card(weights)
-    for folder in ("clip-icons", "vqgan", "prior"):
+    for folder in ("clip-icons", "clip-words", "vqgan", "prior"):
         (weights / folder).symlink_to(WEIGHTS / folder)
     command = [sys.executable, "-m", "clipcanvas", "models", "convert", str(weights / "repository"), "tiny"]
     environment = os.environ | {"CLIPCANVAS_WEIGHTS": str(weights)}

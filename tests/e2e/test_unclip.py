@@ -41,7 +41,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both models; written in a process of its own, as this one has no need of torch."""
     weights = tmp_path_factory.mktemp("weights")
     subprocess.run([sys.executable, "-c", WRITE, str(weights)], check=True, timeout=200)
-    for folder in ("clip-icons", "vqgan", "prior"):
+    for folder in ("clip-icons", "clip-words", "vqgan", "prior"):
         (weights / folder).symlink_to(WEIGHTS / folder)
     return weights
 

@@ -16,6 +16,7 @@ from models.checkpoints import WeightsCorrupt, WeightsMissing, WeightsUnusable, 
 from models.clip import TextTooLong, UnknownClip, load
 from models.clip.cards import find_card
 from models.clip.encoder import OpenClipEncoder, pick_device
+from models.clip.parts import write_whole
 from models.networks import WEIGHTS
 
 
@@ -27,7 +28,15 @@ def encoder() -> OpenClipEncoder:
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
     """A folder of weights of our own, to damage."""
-    shutil.copytree(WEIGHTS / "clip-icons", tmp_path / "clip-icons")
+    for folder in ("clip-icons", "clip-words"):
+        shutil.copytree(WEIGHTS / folder, tmp_path / folder)
+    return tmp_path
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    """A folder of weights of our own, with one that open_clip itself loads."""
+    write_whole(find_card("demo-icons"), WEIGHTS, tmp_path / "clip-icons")
     return tmp_path
 
 
@@ -36,9 +45,16 @@ def test_an_unknown_name_is_refused() -> None:
         load("nothing", WEIGHTS)
 
 
-@pytest.mark.parametrize("file", ["open_clip_config.json", "open_clip_model.safetensors"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "clip-icons/open_clip_config.json",
+        "clip-icons/open_clip_model.safetensors",
+        "clip-words/token_embedding.safetensors",
+    ],
+)
 def test_a_missing_file_is_named(weights: Path, file: str) -> None:
-    (weights / "clip-icons" / file).unlink()
+    (weights / file).unlink()
     with pytest.raises(WeightsMissing, match=file):
         load("demo-icons", weights)
 
@@ -52,31 +68,31 @@ def test_a_flipped_byte_is_found_by_the_hash(weights: Path) -> None:
         load("demo-icons", weights)
 
 
-def test_a_folder_without_a_card_that_is_cut_short_is_unusable(weights: Path) -> None:
-    path = weights / "clip-icons" / "open_clip_model.safetensors"
+def test_a_folder_without_a_card_that_is_cut_short_is_unusable(whole: Path) -> None:
+    path = whole / "clip-icons" / "open_clip_model.safetensors"
     path.write_bytes(path.read_bytes()[:100_000])
     with pytest.raises(WeightsUnusable, match="clip-icons"):
-        load("local-dir:clip-icons", weights)
+        load("local-dir:clip-icons", whole)
 
 
-def test_weights_of_another_architecture_are_unusable(weights: Path) -> None:
-    path = weights / "clip-icons" / "open_clip_config.json"
+def test_weights_of_another_architecture_are_unusable(whole: Path) -> None:
+    path = whole / "clip-icons" / "open_clip_config.json"
     config = json.loads(path.read_text())
     config["model_cfg"]["text_cfg"]["layers"] = 4
     path.write_text(json.dumps(config))
     with pytest.raises(WeightsUnusable, match="Missing key"):
-        load("local-dir:clip-icons", weights)
+        load("local-dir:clip-icons", whole)
 
 
-def test_a_folder_with_a_pickle_only_is_refused(weights: Path) -> None:
-    folder = weights / "clip-icons"
+def test_a_folder_with_a_pickle_only_is_refused(whole: Path) -> None:
+    folder = whole / "clip-icons"
     (folder / "open_clip_model.safetensors").rename(folder / "open_clip_pytorch_model.bin")
     with pytest.raises(WeightsMissing, match=r"no \.safetensors"):
-        load("local-dir:clip-icons", weights)
+        load("local-dir:clip-icons", whole)
 
 
-def test_a_folder_is_loaded_by_its_path_too(weights: Path, encoder: OpenClipEncoder) -> None:
-    other = load(f"local-dir:{weights / 'clip-icons'}", Path("/nowhere"), "cpu")
+def test_a_folder_is_loaded_by_its_path_too(whole: Path, encoder: OpenClipEncoder) -> None:
+    other = load(f"local-dir:{whole / 'clip-icons'}", Path("/nowhere"), "cpu")
     np.testing.assert_array_equal(encoder.encode_texts(["a cat"]), other.encode_texts(["a cat"]))
 
 
@@ -159,11 +175,11 @@ def test_what_was_not_fetched_is_missing_and_the_error_says_what_to_type(name: s
         load(name, tmp_path, "cpu")
 
 
-def test_what_was_changed_since_it_came_is_corrupt(weights: Path) -> None:
-    shutil.copytree(weights / "clip-icons", weights / "ViT-B-32")
-    file = weights / "ViT-B-32" / "open_clip_model.safetensors"
+def test_what_was_changed_since_it_came_is_corrupt(whole: Path) -> None:
+    shutil.copytree(whole / "clip-icons", whole / "ViT-B-32")
+    file = whole / "ViT-B-32" / "open_clip_model.safetensors"
     write_sums(file.parent, {file.name: sha256_of(file)})
-    load("ViT-B-32", weights, "cpu")
+    load("ViT-B-32", whole, "cpu")
     write_sums(file.parent, {file.name: "0" * 64})
     with pytest.raises(WeightsCorrupt, match="0" * 64):
-        load("ViT-B-32", weights, "cpu")
+        load("ViT-B-32", whole, "cpu")

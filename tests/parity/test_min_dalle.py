@@ -39,8 +39,8 @@ def expected() -> dict[str, np.ndarray]:
 def names(tmp_path_factory: pytest.TempPathFactory) -> NetworkNames:
     """A small min-dalle, converted from the repository's layout."""
     weights = tmp_path_factory.mktemp("weights")
-    (weights / "clip-icons").symlink_to(WEIGHTS / "clip-icons")
-    (weights / "vqgan").symlink_to(WEIGHTS / "vqgan")
+    for folder in ("clip-icons", "clip-words", "vqgan"):
+        (weights / folder).symlink_to(WEIGHTS / folder)
     wild.write_min_dalle(weights / "repository")
     wild.write_min_dalle_card(weights)
     assert catalog([f"--weights={weights}", "convert", str(weights / "repository"), "tiny"]) == 0

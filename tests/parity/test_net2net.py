@@ -42,7 +42,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def names(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> NetworkNames:
     weights = tmp_path_factory.mktemp("weights")
-    (weights / "clip-icons").symlink_to(WEIGHTS / "clip-icons")
+    for shared in ("clip-icons", "clip-words"):
+        (weights / shared).symlink_to(WEIGHTS / shared)
     config = checkpoint.with_suffix(".yaml")
     wild.write_taming_yaml(config, net2net=True)
     convert(checkpoint, "own", weights, lambda *_: None, config=config)

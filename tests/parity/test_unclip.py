@@ -33,7 +33,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights = tmp_path_factory.mktemp("weights")
     write_unclip(weights / "tiny-text", "text")
     write_unclip(weights / "tiny-image", "image")
-    for folder in ("clip-icons", "clip-photo", "vqgan"):
+    for folder in ("clip-icons", "clip-photo", "clip-words", "vqgan"):
         (weights / folder).symlink_to(WEIGHTS / folder)
     return weights
 

@@ -32,9 +32,11 @@ def test_a_card_says_all_that_a_client_is_told(name: str) -> None:
 def test_a_demo_card_has_the_hash_of_every_file_and_the_sizes_of_its_configuration(name: str) -> None:
     card = find_card(name)
     folder = card.folder(WEIGHTS)
-    assert {path.name for path in folder.iterdir()} == set(card.files)
-    for file, sha256 in card.files.items():
-        verify(folder / file, sha256)
+    assert {*folder.iterdir(), WEIGHTS / "clip-words" / "token_embedding.safetensors"} == {
+        *card.paths(WEIGHTS)
+    }
+    for path, sha256 in card.paths(WEIGHTS).items():
+        verify(path, sha256)
     config = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]
     assert config["embed_dim"] == card.embedding_dim
     assert config["vision_cfg"]["image_size"] == card.image_size
@@ -70,6 +72,10 @@ def test_a_source_is_a_name_without_a_card(name: str) -> None:
     assert name == card.name == card.source
     assert card.templates
     assert card.embedding_dim is None
+
+
+def test_all_demo_models_take_no_more_than_60_megabytes() -> None:
+    assert sum(path.stat().st_size for path in WEIGHTS.rglob("*") if path.is_file()) <= 60e6
 
 
 def test_a_folder_is_a_name_and_its_configuration_gives_the_sizes() -> None:
