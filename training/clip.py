@@ -41,7 +41,9 @@ def main() -> None:
     """Train, and write the weights."""
     parser = loop.arguments(__doc__, steps=2000, batch=80)
     parser.set_defaults(precision="fp32")
-    parser.add_argument("--start", type=Path, required=True, help="a folder with weights to begin with")
+    parser.add_argument(
+        "--start", type=Path, required=True, help="a folder or a card with weights to begin with"
+    )
     parser.add_argument(
         "--imagenet",
         type=float,

@@ -1,12 +1,16 @@
-"""Teach the gates of a photo CLIP to give way to one another; `training.clip --steps 0` makes such gates.
+"""Make a photo CLIP's head of gates that give way to one another; `training.clip --steps 0` makes the rest.
 
     python -m training.gates data/clip-photo --start data/clip-gates --pictures data/pictures
 
-A gate opens by the score of its own class alone, so that a picture of which the classifier is unsure opens
-none, or any. How much each name should weigh is what the classifier's probabilities say, and what the head
-learns here from them (Hinton et al. 2015, arXiv:1503.02531). It needs no photos for that: it sees what the
-trunk makes of drawn pictures in the public domain, mixtures of that, and some of it moved towards the weights
-of a class.
+A gate that opens by the score of its own class alone is shut, as all others are, to a picture of which the
+classifier is unsure. How much each name should weigh is what the classifier's probabilities say: a class's
+score less the logarithm of the sum of all scores' exponentials. Each gate begins with what of that sum is
+linear in the features, and learns the rest from the probabilities (Hinton et al. 2015, arXiv:1503.02531).
+It needs no photos for that: it sees what the trunk makes of drawn pictures in the public domain, mixtures
+of that, and some of it moved towards the weights of a class.
+
+What a class means is its name, some of the names of its kinds, so that a broad name finds it, and some of
+*person* where it is seen on people, of whom ImageNet has no class.
 """
 
 from collections.abc import Callable
@@ -15,22 +19,29 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from open_clip import IMAGENET_CLASSNAMES
+from open_clip.model import CLIP
 from rich.progress import track
+from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
 
-from training import captions, loop, network, trunk
+from training import captions, kinds, loop, network, packages, sets, trunk
 from training.batches import Album
 from training.clip import bank
 
 VENDORS = ["openclipart"]
 _MADE_UP = 0.7  # share of features
-_ORDER, _STAY, _SCALE = 0.05, 1e-3, 30.0  # weights of losses, and the inverse temperature of one
+_KINDS, _PERSON = 0.3, 0.3  # of a meaning, beside the name
+_GAIN, _BIAS = 1.5, 6.0  # of the gates that it begins with
+_RIDGE = 0.1
+_ORDER, _STAY, _SCALE = 0.05, 1e-2, 30.0  # weights of losses, and the inverse temperature of one
 
 
 def main() -> None:
     """Train, and write the weights."""
     parser = loop.arguments(__doc__, steps=300, batch=512)
-    parser.add_argument("--start", type=Path, required=True, help="a folder with weights to begin with")
+    parser.add_argument(
+        "--start", type=Path, required=True, help="a folder or a card with weights to begin with"
+    )
     parser.add_argument("--image-size", type=int, default=192, help="pixels; default: %(default)s")
     parser.add_argument("--shown", type=int, default=8000, help="pictures to look at; default: %(default)s")
     chosen = parser.parse_args()
@@ -48,13 +59,17 @@ def main() -> None:
             chosen.shown // 80,
         )
         torch.save(found, kept)
-    wake(learner.visual.head.mlp, rng)
-    names = bank(learner, [name.lower() for name in IMAGENET_CLASSNAMES]).embeddings
+    features = torch.load(kept, weights_only=True).to(chosen.device)
+    classifier = trunk.load().get_submodule("classifier").to(chosen.device)
+    nouns = packages.apt(sets.WORDS, chosen.pictures / "packages") / "usr/share/wordnet/data.noun"
+    classes = ImageNetInfo().label_names()  # type: ignore[no-untyped-call]
+    meanings = meant(learner, kinds.read(nouns, classes))
+    begin(learner.visual.head.mlp, classifier, meanings, features, rng)
     train(
         learner.visual.head.mlp,
-        trunk.load().get_submodule("classifier").to(chosen.device),
-        names,
-        torch.load(kept, weights_only=True).to(chosen.device),
+        classifier,
+        meanings,
+        features,
         chosen.folder,
         rng,
         steps=chosen.steps,
@@ -70,18 +85,47 @@ def look(network: nn.Module, draw: Callable[[], Tensor], batches: int) -> Tensor
 
 
 @torch.no_grad()
-def wake(head: nn.Module, rng: torch.Generator) -> None:
-    """Begin with small random weights where a gate leads nowhere yet: from nothing it would not learn."""
+def meant(learner: CLIP, found: kinds.Kinds) -> Tensor:
+    """What ImageNet's classes mean: (1000, D) of unit length"""
+    names = bank(learner, [name.lower() for name in IMAGENET_CLASSNAMES]).embeddings
+    outer, person = (bank(learner, some).embeddings for some in (found.names, ["person"]))
+    of_kinds = F.normalize(found.members.to(names.device) @ outer, dim=-1)
+    of_people = kinds.on_people().to(names.device) @ person
+    return F.normalize(names + _KINDS * of_kinds + _PERSON * of_people, dim=-1)
+
+
+@torch.no_grad()
+def begin(
+    head: nn.Module, classifier: nn.Module, meanings: Tensor, features: Tensor, rng: torch.Generator
+) -> None:
+    """Make a gate of each class that opens by its score less what features say linearly of all scores.
+
+    Gates to spare begin with small random weights, from which they can learn.
+
+    Args:
+        head, classifier, meanings, features: as of `train`.
+    """
+    weights, biases = classifier.get_parameter("weight"), classifier.get_parameter("bias")
+    ones = torch.ones(len(features), 1, device=features.device)
+    known = torch.cat([features, ones], 1)  # (N, F + 1)
+    penalty = _RIDGE * len(features) * torch.eye(known.shape[1], device=features.device)
+    penalty[-1, -1] = 0
+    of_all = torch.linalg.solve(known.T @ known + penalty, known.T @ classifier(features).logsumexp(-1))
     gates, names = head.get_submodule("fc1"), head.get_submodule("fc2")
-    idle = names.get_parameter("weight").abs().sum(0) == 0
-    weight = gates.get_parameter("weight")
-    weight[idle] = 0.01 * torch.randn(int(idle.sum()), weight.shape[1], generator=rng).to(weight.device)
+    weight, classes = gates.get_parameter("weight"), len(weights)
+    weight.copy_(0.01 * torch.randn(weight.shape, generator=rng))
+    weight[:classes] = _GAIN * (weights - of_all[:-1])
+    gates.get_parameter("bias").zero_()
+    gates.get_parameter("bias")[:classes] = _GAIN * (biases - of_all[-1]) + _BIAS
+    for parameter in names.parameters():
+        parameter.zero_()
+    names.get_parameter("weight")[:, :classes] = 0.25 * meanings.T
 
 
 def train(
     head: nn.Module,
     classifier: nn.Module,
-    names: Tensor,
+    meanings: Tensor,
     features: Tensor,
     folder: Path,
     rng: torch.Generator,
@@ -95,7 +139,7 @@ def train(
     Args:
         head: features (N, F) -> embeddings (N, D).
         classifier: features (N, F) -> scores of classes (N, C).
-        names: of the classes, (C, D) of unit length.
+        meanings: of the classes, (C, D) of unit length.
         features: of pictures, (N, F).
     """
     head.requires_grad_(True)
@@ -108,13 +152,13 @@ def train(
             fall = 0.5 + 0.5 * float(torch.cos(torch.tensor(torch.pi * run.share)))
             group["lr"] = rate * min(1, (step + 1) / 100) * fall
         seen = some(features, classifier, batch, rng)
-        taught = F.normalize(classifier(seen).softmax(-1) @ names, dim=-1)
+        taught = F.normalize(classifier(seen).softmax(-1) @ meanings, dim=-1)
         learned = F.normalize(head(seen), dim=-1)
-        order, right = (_SCALE * (vectors @ names.T) for vectors in (learned, taught))
+        order, right = (_SCALE * (vectors @ meanings.T) for vectors in (learned, taught))
         losses = {
             "cosine": 1 - (learned * taught).sum(-1).mean(),
             "order": _ORDER * F.kl_div(order.log_softmax(-1), right.softmax(-1), reduction="batchmean"),
-            # sharp gates are right where the classifier is sure, on photos too, of which there are none here
+            # what it began with holds for photos too, of which there are none here
             "stay": _STAY
             * torch.stack(
                 [(now - then).square().sum() for now, then in zip(head.parameters(), began, strict=True)]

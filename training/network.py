@@ -8,10 +8,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+from models.clip.cards import CLIP_FILE, CONFIG, find_card
+from models.clip.parts import tensors_of
+from models.networks import WEIGHTS
+
 CONTEXT = 32  # tokens
 DIMENSION = 640  # of the embeddings
 TEXT = {"context_length": CONTEXT, "vocab_size": 49408, "width": 256, "heads": 4, "layers": 3}
@@ -52,12 +55,13 @@ def encode_images(network: CLIP, images: Tensor) -> Tensor:
     return F.normalize(network.encode_image(images * 2 - 1).float(), dim=-1)
 
 
-def read(network: CLIP, folder: Path) -> None:
-    """Take the weights of a folder."""
+def read(network: CLIP, start: Path) -> None:
+    """Take the weights of a folder, or of a card such as demo-icons."""
+    parts = [start / CLIP_FILE] if start.is_dir() else find_card(str(start)).parts(WEIGHTS)
     network.load_state_dict(
         {
             name: value.float() if value.is_floating_point() else value
-            for name, value in load_file(folder / WEIGHTS).items()
+            for name, value in tensors_of(parts).items()
         }
     )
 
@@ -69,7 +73,7 @@ def write(network: CLIP, folder: Path, image_size: int) -> None:
         name: (value.half() if value.is_floating_point() else value).contiguous().cpu()
         for name, value in network.state_dict().items()
     }
-    save_file(tensors, folder / WEIGHTS)
+    save_file(tensors, folder / CLIP_FILE)
     seen = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
     (folder / CONFIG).write_text(
         json.dumps({"model_cfg": config(image_size), "preprocess_cfg": seen}, indent=1)

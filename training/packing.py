@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 
 from models.checkpoints import load_tensors, save_tensors, sha256_of
+from models.clip.cards import CLIP_FILE, CONFIG
 from models.packing import pack
 from training import dalle, prior, vqgan
-from training.network import CONFIG, WEIGHTS
 
 CLIPS = ("clip-photo", "clip-icons")
 WORDS = "token_embedding.weight"
@@ -47,13 +47,13 @@ def ship(trained: Path, folder: Path) -> list[Path]:
     Raises:
         WordsDiffer
     """
-    networks = {name: load_tensors(trained / name / WEIGHTS) for name in CLIPS}
+    networks = {name: load_tensors(trained / name / CLIP_FILE) for name in CLIPS}
     words = [tensors.pop(WORDS) for tensors in networks.values()]
     if not all(torch.equal(words[0], other) for other in words):
         raise WordsDiffer(f"{' and '.join(CLIPS)} have other vectors of tokens; train both on one text tower")
     made = {folder / _WORDS_FILE: pack({WORDS: words[0]}, lambda name: True)}
     for name, tensors in networks.items():
-        made[folder / name / WEIGHTS] = pack(tensors, lambda name: not name.startswith(_TRUNK))
+        made[folder / name / CLIP_FILE] = pack(tensors, lambda name: not name.startswith(_TRUNK))
     made[folder / "prior" / prior.FILE] = pack(
         load_tensors(trained / "prior" / prior.FILE), lambda name: True
     )

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from rich.progress import track
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from models import clip as clips
+from models.checkpoints import load_tensors
 from models.networks import WEIGHTS
 from models.prior import Prior
 from models.vqgan.network import Vqgan
@@ -58,7 +59,7 @@ def main() -> None:
         torch.save(vars(pairs(Album.open(chosen.pictures), vqgan, clip.encode_texts, rng)), kept)
     found = Pairs(**torch.load(kept, weights_only=True))
     if chosen.start:
-        prior = Prior.read(load_file(chosen.start / FILE))
+        prior = Prior.read(load_tensors(chosen.start / FILE))
     else:
         prior = Prior(found.texts.shape[-1], len(vqgan.codebook), found.codes.shape[-1])
     train(

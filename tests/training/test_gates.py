@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from open_clip import IMAGENET_CLASSNAMES
 from torch import Tensor, nn
 
-from training import gates, loop
+from training import gates, kinds, loop, network
+from training.clip import bank
 
 CLASSES, FEATURES, DIMENSION = 6, 16, 8
 
@@ -109,13 +111,57 @@ def test_features_are_made_up_as_sure_as_those_of_photos(classifier: nn.Linear, 
     assert F.linear(features, classifier.weight).max() < 2
 
 
-def test_gates_that_lead_nowhere_begin_at_random(classifier: nn.Linear, names: Tensor) -> None:
+def test_it_begins_with_a_gate_for_each_class_that_gives_way_to_all(
+    classifier: nn.Linear, names: Tensor, features: Tensor
+) -> None:
     head = Mlp(classifier, names)
-    with torch.no_grad():
-        head.fc1.weight[CLASSES:] = 0
-    gates.wake(head, torch.Generator().manual_seed(5))
-    assert torch.equal(head.fc1.weight[:CLASSES], 0.8 * classifier.weight)
-    assert head.fc1.weight[CLASSES:].abs().sum(1).min() > 0
+    features = 8 * features
+    before = agreement(head, classifier, names, features)
+    gates.begin(head, classifier, names, features, torch.Generator().manual_seed(5))
+    opened = F.linear(features, head.fc1.weight[:CLASSES], head.fc1.bias[:CLASSES])
+    wanted = 1.5 * classifier(features).log_softmax(-1) + 6
+    assert (opened - wanted).abs().mean() < 0.2 * wanted.std()
+    assert agreement(head, classifier, names, features) > max(0.9, before)
+    assert torch.equal(head.fc2.weight[:, :CLASSES], 0.25 * names.T)
+    assert not head.fc2.weight[:, CLASSES:].any()
+    assert head.fc1.weight[CLASSES:].abs().sum(1).min() > 0, "from nothing it would not learn"
+
+
+def test_a_class_means_its_name_and_something_of_its_kinds_and_of_people() -> None:
+    learner = network.build(32).eval()
+    members = torch.zeros(1000, 1)
+    members[IMAGENET_CLASSNAMES.index("goldfish")] = 1
+    meanings = gates.meant(learner, kinds.Kinds(["fish"], members))
+    words = ("goldfish", "fish", "person", "suit", "electric ray")
+    said = dict(zip(words, bank(learner, [*words]).embeddings, strict=True))
+
+    def means(name: str) -> Tensor:
+        return meanings[IMAGENET_CLASSNAMES.index(name)]
+
+    torch.testing.assert_close(means("electric ray"), said["electric ray"])
+    for name, other in (("goldfish", "fish"), ("suit", "person")):
+        torch.testing.assert_close(means(name), F.normalize(said[name] + 0.3 * said[other], dim=-1))
+
+
+def test_all_that_is_on_people_has_a_class() -> None:
+    assert {*IMAGENET_CLASSNAMES} >= kinds.ON_PEOPLE
+    assert kinds.on_people()[IMAGENET_CLASSNAMES.index("suit")] == 1
+    assert kinds.on_people()[IMAGENET_CLASSNAMES.index("goldfish")] == 0
+
+
+def test_kinds_are_what_wordnet_has_above_several_classes(tmp_path: Path) -> None:
+    lines = [
+        "  1 This software and database is being provided to you",
+        "00000001 03 n 01 thing 0 001 ~ 00000002 n 0000 | all",
+        "00000002 03 n 02 living_thing 0 organism 0 001 @ 00000001 n 0000 | lives",
+        "00000003 05 n 01 dog 0 002 @ 00000002 n 0000 ~ 00000004 n 0000 | barks",
+        *(f"0000000{number} 05 n 01 dog{number} 0 001 @ 00000003 n 0000 | barks" for number in range(4, 9)),
+        "00000009 05 n 01 tree 0 001 @i 00000002 n 0000 | grows",
+    ]
+    (tmp_path / "data.noun").write_text("\n".join(lines))
+    found = kinds.read(tmp_path / "data.noun", [f"n0000000{number}" for number in range(4, 10)])
+    columns = dict(zip(found.names, found.members.T.tolist(), strict=True))
+    assert columns == {"thing": [1] * 6, "living thing": [1] * 6, "dog": [1] * 5 + [0]}
 
 
 def test_it_looks_with_the_trunk_at_all_pictures() -> None:

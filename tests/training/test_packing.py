@@ -12,6 +12,7 @@ from models.checkpoints import load_tensors, save_tensors
 from models.clip.cards import find_card
 from models.clip.parts import write_whole
 from models.networks import WEIGHTS
+from training import network
 from training.packing import WORDS, WordsDiffer, ship
 
 
@@ -68,6 +69,17 @@ def test_eight_bits_turn_no_embedding_of_a_text_by_more_than_a_thousandth(
     )
     assert (before * after).sum(1).min() > 0.999
     assert not np.array_equal(before, after)
+
+
+def test_training_begins_with_a_card_as_with_a_folder(trained: Path) -> None:
+    texts = [[49406, 320, 2368, 49407]]
+    found = []
+    for start in (Path("demo-icons"), trained / "clip-icons"):
+        learner = network.build(128)
+        network.read(learner, start)
+        found.append(network.encode_texts(learner.eval(), texts))
+    assert torch.equal(*found)
+    assert not torch.equal(found[0], network.encode_texts(network.build(128).eval(), texts))
 
 
 def test_clips_with_other_words_are_refused(trained: Path, tmp_path: Path) -> None:
