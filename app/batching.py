@@ -15,7 +15,6 @@ Result = TypeVar("Result")
 
 _GATHERING = 0.2  # of a batch's time: so long the next one waits for its callers to come back
 _EVEN = 8  # a CPU does 9 to 13 items as slowly as 16; and of twelve and four, neither is a good batch
-_EVEN = 8  # a CPU does 9 to 13 items as slowly as 16; and of twelve and four, neither is a good batch
 
 
 class Overloaded(RuntimeError):
@@ -207,7 +206,9 @@ class Batcher(Generic[Item, Result]):
             )
         each_s = self._item_s / self._at_once
         if each_s * self._reserved > self._max_wait_s:  # else all of it is done in time
-            wait_s = each_s * sum(min(lane.left, count) for lane in self._lanes)
+            # lanes take turns; a request for one waits for one of each, and there may be hundreds to count
+            before = len(self._lanes) if count == 1 else sum(min(lane.left, count) for lane in self._lanes)
+            wait_s = each_s * before
             if wait_s > self._max_wait_s:
                 raise Overloaded(
                     f"it would take about {wait_s:.0f} s; at most {self._max_wait_s:g} are waited"
@@ -290,8 +291,6 @@ class Batcher(Generic[Item, Result]):
         waiting = self._count()
         free = self._at_once - self._running
         share = math.ceil(waiting / free)
-        if self._device.prepares and share > _EVEN:
-            share -= share % _EVEN
         if self._device.prepares and share > _EVEN:
             share -= share % _EVEN
         self._expected = max(0, self._expected - min(share, len(self._waiting)))

@@ -147,7 +147,7 @@ def test_losses_under_a_programs_defaults_follow_its_formulas(demo, compat, form
 
 def test_losses_of_augmented_crops_are_those_of_the_plain_loop(demo):
     options = PLAIN | {"cutout_method": "updated", "cutouts": 3}
-    ours, plain = losses_of_both(*demo, *(64, 48), seed=3, options=options, method="updated")
+    ours, plain = losses_of_both(*demo, *(64, 48), seed=6, options=options, method="updated")
     assert plain == pytest.approx(ours, abs=1e-5)
     assert max(plain) - min(plain) > 0.01  # it moved
 
