@@ -206,9 +206,7 @@ class Batcher(Generic[Item, Result]):
             )
         each_s = self._item_s / self._at_once
         if each_s * self._reserved > self._max_wait_s:  # else all of it is done in time
-            # lanes take turns; a request for one waits for one of each, and there may be hundreds to count
-            before = len(self._lanes) if count == 1 else sum(min(lane.left, count) for lane in self._lanes)
-            wait_s = each_s * before
+            wait_s = each_s * sum(min(lane.left, count) for lane in self._lanes)
             if wait_s > self._max_wait_s:
                 raise Overloaded(
                     f"it would take about {wait_s:.0f} s; at most {self._max_wait_s:g} are waited"

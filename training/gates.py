@@ -64,7 +64,8 @@ def main() -> None:
     nouns = packages.apt(sets.WORDS, chosen.pictures / "packages") / "usr/share/wordnet/data.noun"
     classes = ImageNetInfo().label_names()  # type: ignore[no-untyped-call]
     meanings = meant(learner, kinds.read(nouns, classes))
-    begin(learner.visual.head.mlp, classifier, meanings, features, rng)
+    # of its own random numbers: a run that is resumed has drawn no pictures before
+    begin(learner.visual.head.mlp, classifier, meanings, features, torch.Generator().manual_seed(chosen.seed))
     train(
         learner.visual.head.mlp,
         classifier,

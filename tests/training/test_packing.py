@@ -10,7 +10,7 @@ import torch
 from models import clip as clips
 from models.checkpoints import load_tensors, save_tensors
 from models.clip.cards import find_card
-from models.clip.parts import write_whole
+from models.clip.parts import tensors_of, write_whole
 from models.networks import WEIGHTS
 from training import network
 from training.packing import WORDS, WordsDiffer, ship
@@ -57,11 +57,7 @@ def test_eight_bits_turn_no_embedding_of_a_text_by_more_than_a_thousandth(
         (tmp_path / "rough" / name).symlink_to(trained / name)
     ship(tmp_path / "rough", tmp_path / "shipped")
     parts = sorted((tmp_path / "shipped").glob("clip-[iw]*/*.safetensors"))
-    save_tensors(
-        (tmp_path / "shipped" / "clip-icons" / "open_clip_model.safetensors"),
-        {name: tensor for part in parts for name, tensor in load_tensors(part).items()},
-        {},
-    )
+    save_tensors(tmp_path / "shipped" / "clip-icons" / "open_clip_model.safetensors", tensors_of(parts), {})
     texts = ["a cat", "a red heart", "an emoji of a rocket", "smiling face with sunglasses"]
     before, after = (
         clips.load(f"local-dir:{folder / 'clip-icons'}", WEIGHTS, "cpu").encode_texts(texts)
