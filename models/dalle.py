@@ -24,7 +24,7 @@ class Dalle(nn.Module):
     """The transformer and what embeds texts for it. Sequences are: words, the picture's beginning, its codes.
 
     Args:
-        codes: in the codebook.
+        codes: that it knows, the first of the codebook.
         side: of the square grid of codes.
         word_width: of the CLIP's token vectors.
         dimension: of the CLIP's embeddings.

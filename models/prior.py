@@ -19,7 +19,7 @@ class Prior(nn.Module):
 
     Args:
         dimension: of the text embeddings.
-        codes: in the codebook.
+        codes: that it knows, the first of the codebook.
         side: of the grid.
     """
 
@@ -80,7 +80,7 @@ class Prior(nn.Module):
         Args:
             texts: unit embeddings (P, D).
             weights: (P,) how much each text counts, all above zero.
-            codebook: (codes, C)
+            codebook: (codes or more, C)
             grid: rows and columns of the latents; other ones than the prior's are interpolated.
             temperature: the higher, the softer.
 
@@ -90,7 +90,7 @@ class Prior(nn.Module):
         shares = (weights / weights.sum())[:, None, None, None]
         logits = (self.logits(texts).log_softmax(1) * shares).sum(0, keepdim=True)
         odds = logits.div(temperature).softmax(1)
-        latents = torch.einsum("nkhw,kc->nchw", odds, codebook)
+        latents = torch.einsum("nkhw,kc->nchw", odds, codebook[: odds.shape[1]])
         if latents.shape[2:] != grid:
             latents = F.interpolate(latents, size=grid, mode="bilinear")
         return latents

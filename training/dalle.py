@@ -137,8 +137,8 @@ def views_of(album: Album, vqgan: Vqgan, number: int, rng: torch.Generator) -> V
                 shown = moved(shown, 128, rng, scales=(0.85, 1.08), turn=0, shift=0)
             with torch.inference_mode():
                 placed = on_white(shown.flip(3) if view == 1 else shown)
-                latents = vqgan.encode(placed.to(vqgan.codebook.device))
-                codes.append(vqgan.nearest(latents).flatten(1).short().cpu())
+                found = vqgan.codes(placed.to(vqgan.codebook.device))
+                codes.append(found.flatten(1).short().cpu())
             places += some
             colors += color_names(shown)
             turned += turns

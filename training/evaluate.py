@@ -128,9 +128,9 @@ def reconstruction(vqgan: Vqgan, images: Iterable[Image.Image], size: int) -> li
     for batch in _batches(_square(image, size) for image in images):
         pixels = torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2)
         with torch.inference_mode():
-            latents = vqgan.encode(pixels.to(vqgan.codebook.device))
-            decoded = vqgan.decode(latents).clamp(0, 1)
-            codes.append(vqgan.nearest(latents).cpu().numpy())
+            found = vqgan.codes(pixels.to(vqgan.codebook.device))
+            decoded = vqgan.decode(vqgan.lookup(found)).clamp(0, 1)
+            codes.append(found.cpu().numpy())
         real += batch
         made += list(decoded.permute(0, 2, 3, 1).cpu().numpy())
     used = np.unique(np.concatenate(codes)).size
@@ -144,12 +144,13 @@ def reconstruction(vqgan: Vqgan, images: Iterable[Image.Image], size: int) -> li
 
 
 def load_vqgan(name: str, weights: Path, tensors: Path | None = None) -> Vqgan:
-    """A card's VQGAN, with the tensors of another file if one is named."""
+    """A card's VQGAN, with the tensors of another file if one is named, and as many codes as that has."""
     if tensors is None:
         return vqgans.load(name, weights)
-    card = vqgans.read_card(name)
-    vqgan = Vqgan(card.config, card.kind, card.channels_per_group)
-    vqgan.read(load_tensors(tensors))
+    card, found = vqgans.read_card(name), load_tensors(tensors)
+    codes = next(len(table) for key, table in found.items() if key.startswith("quantize.embed"))
+    vqgan = Vqgan(card.config.model_copy(update={"n_embed": codes}), card.kind, card.channels_per_group)
+    vqgan.read(found)
     return vqgan
 
 

@@ -91,8 +91,7 @@ def pairs(
         turned = hues_turned(images, torch.rand(len(some), generator=rng) * 5 + 0.6)
         for shown in (images, turned):
             with torch.inference_mode():
-                latents = vqgan.encode(on_white(shown).to(vqgan.codebook.device))
-                codes.append(vqgan.nearest(latents).short().cpu())
+                codes.append(vqgan.codes(on_white(shown).to(vqgan.codebook.device)).short().cpu())
             for place, (number, color) in enumerate(zip(some, color_names(shown), strict=True)):
                 found = named(album.captions[number].name, color, is_turned=shown is turned)
                 names += found

@@ -100,22 +100,34 @@ class Vqgan(nn.Module):
         Raises:
             EncoderMissing: the checkpoint was of the decoder only.
         """
+        return self.lookup(self.codes(images))
+
+    def codes(self, images: Tensor, first: int | None = None) -> Tensor:
+        """Pictures to codes: (N, 3, H, W) in [0, 1] -> (N, h, w)
+
+        Args:
+            first: so many of the codebook's codes are to be had; none: all.
+
+        Raises:
+            EncoderMissing: the checkpoint was of the decoder only.
+        """
         if self.encoder is None or self.quant_conv is None:
             raise EncoderMissing("this VQGAN's weights have no encoder: it cannot start from a picture")
         latents = self.quant_conv(self.encoder(images * 2 - 1))
         if isinstance(self.quantize, GumbelQuantize):
             # the likeliest code; the noise that training adds is of no use here
-            return self.lookup(self.quantize.proj(latents).argmax(1))
-        return self.lookup(self.nearest(latents))
+            chances: Tensor = self.quantize.proj(latents)[:, :first]
+            return chances.argmax(1)
+        return self.nearest(latents, first)
 
-    def nearest(self, latents: Tensor) -> Tensor:
+    def nearest(self, latents: Tensor, first: int | None = None) -> Tensor:
         """The codes that are nearest to latents: (N, D, h, w) -> (N, h, w)
 
         argmin |x - c|² = argmax x·c - |c|²/2; in fp32, because coarser numbers flip ties.
         """
         rows = latents.float().permute(0, 2, 3, 1)
         with torch.autocast(rows.device.type, enabled=False):
-            return (rows @ self.codebook.float().T - self.half_norms).argmax(-1)
+            return (rows @ self.codebook[:first].float().T - self.half_norms[:first]).argmax(-1)
 
     def lookup(self, codes: Tensor) -> Tensor:
         """The latents of codes: (N, h, w) -> (N, D, h, w)"""

@@ -68,6 +68,23 @@ def test_quantizing_agrees_with_tamings_own_modules(kind):
     assert torch.equal(codes, vqgan.nearest(vqgan.lookup(codes)))
 
 
+@pytest.mark.parametrize("kind", ["VQModel", "GumbelVQ"])
+def test_codes_may_be_the_nearest_of_the_first_alone(kind):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        vqgan = Vqgan(TINY, kind)
+        image = torch.rand(2, 3, 32, 48)
+    assert torch.equal(vqgan.lookup(vqgan.codes(image)), vqgan.encode(image))
+    hidden = vqgan.quant_conv(vqgan.encoder(image * 2 - 1))
+    if kind == "VQModel":
+        distances = torch.cdist(hidden.flatten(2).transpose(1, 2), vqgan.codebook[:20])
+        expected = distances.argmin(-1).view(2, 16, 24)
+    else:
+        expected = vqgan.quantize.proj(hidden)[:, :20].argmax(1)
+    assert torch.equal(vqgan.codes(image, 20), expected)
+    assert vqgan.codes(image).max() >= 20
+
+
 def test_weights_must_be_the_configs_own_and_the_error_names_them(demo):
     tensors = dict(demo.state_dict())
     missing, extra, other = dict(tensors), dict(tensors), dict(tensors)

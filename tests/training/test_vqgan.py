@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.vqgan import Ddconfig, VqganConfig
 from models.vqgan.network import Vqgan
-from training import loop, trunk, vqgan
+from training import loop, textures, trunk, vqgan
 from training.batches import Album
 
 TINY = VqganConfig(
@@ -23,15 +23,15 @@ TINY = VqganConfig(
 )
 
 
-def network() -> Vqgan:
+def network(codes: int = 16) -> Vqgan:
     torch.manual_seed(0)
-    return Vqgan(TINY, "VQModel", channels_per_group=32)
+    return Vqgan(TINY.model_copy(update={"n_embed": codes}), "VQModel", channels_per_group=32)
 
 
-def trainer(start: Vqgan) -> vqgan.Trainer:
+def trainer(start: Vqgan, earlier: Vqgan | None = None) -> vqgan.Trainer:
     torch.manual_seed(0)
     looking = timm.create_model("tf_efficientnet_lite0").eval()
-    return vqgan.Trainer(start, trunk.Likeness(looking), "cpu", "fp32")
+    return vqgan.Trainer(start, trunk.Likeness(looking), "cpu", "fp32", earlier)
 
 
 def drawing(album: Album, rng: torch.Generator) -> Callable[[], Tensor]:
@@ -87,14 +87,47 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_the_decoder_alone_can_learn(album: Album, tmp_path: Path) -> None:
+def test_more_codes_reconstruct_better_and_those_there_were_stay(album: Album, tmp_path: Path) -> None:
     rng = torch.Generator().manual_seed(0)
-    start = network()
-    before = {name: tensor.clone().half() for name, tensor in start.state_dict().items()}
-    trainer(start).train(drawing(album, rng), tmp_path, rng, steps=6, has_codes=True, keep_codes=True)
-    after = load_file(tmp_path / vqgan.WEIGHTS)
-    changed = {name.split(".")[0] for name in after if not torch.equal(before[name], after[name])}
-    assert changed == {"decoder", "post_quant_conv"}
+    trainer(network()).train(drawing(album, rng), tmp_path / "few", rng, steps=60)
+    few = load_file(tmp_path / "few" / vqgan.WEIGHTS)
+    earlier = network()
+    earlier.read(few)
+    images = vqgan.drawn(album, 16, 16, torch.Generator().manual_seed(1)) / 2 + 0.5
+    with torch.inference_mode():
+        codes = earlier.codes(images)
+        painted = float((earlier.decode(earlier.lookup(codes)) - images).abs().mean())
+
+    trainer(network(48), earlier).train(drawing(album, rng), tmp_path / "more", rng, steps=40)
+
+    more = load_file(tmp_path / "more" / vqgan.WEIGHTS)
+    assert torch.equal(more["quantize.embedding.weight"][:16], few["quantize.embedding.weight"])
+    wide = network(48)
+    wide.read(more)
+    with torch.inference_mode():
+        made = wide.decode(wide.encode(images))
+        repainted = wide.decode(wide.lookup(codes))  # by who knows the first codes alone
+    assert wide.codes(images).max() >= 16
+    assert float((made - images).abs().mean()) < 0.9 * painted
+    assert float((repainted - images).abs().mean()) < 1.05 * painted
+
+
+def test_textures_have_the_spectrum_of_nature() -> None:
+    rng = torch.Generator().manual_seed(0)
+    found = textures.noise(64, 64, torch.ones(64), rng)
+    power = torch.fft.rfft2(found).abs().pow(2).mean(0)
+    assert float(power[0, 4] / power[0, 16]) == pytest.approx(16, rel=0.4)
+    assert found.std((1, 2)).tolist() == pytest.approx([1] * 64)
+
+
+def test_some_of_the_pictures_have_textures(album: Album) -> None:
+    plain, worn = (
+        vqgan.drawn(album, 8, 32, torch.Generator().manual_seed(0), photos=share) for share in (0, 0.5)
+    )
+    same = [torch.equal(one, other) for one, other in zip(plain, worn, strict=True)]
+    assert same == [False] * 4 + [True] * 4
+    assert worn.min() >= -1
+    assert worn.max() <= 1
 
 
 def test_a_missing_package_is_named() -> None:
