@@ -174,6 +174,31 @@ def test_a_picture_that_will_not_be_taken_is_not_read(start_api: StartApi) -> No
     assert re.search(r'requests_total\{[^}]*"/v1/classify"[^}]*"503"\} 1', metrics)
 
 
+def test_who_is_refused_unread_can_ask_again_on_the_same_connection(start_api: StartApi) -> None:
+    clip = TinyClip(delay_s=1)
+    api = start_api(load_clip=lambda name: clip, max_waiting_images=1).ready()
+    pictures = {"image": ("large.png", b"no picture" * 20_000)}
+    with (
+        ThreadPoolExecutor(1) as pool,
+        httpx.Client(base_url=str(api.http.base_url), headers={"X-Request-Id": "mine"}) as caller,
+    ):
+        first = pool.submit(api.http.post, "/v1/embeddings", json={"input": {"image": GOOD}})
+        time.sleep(0.2)
+        streams = []
+        for _ in range(2):
+            with caller.stream("POST", "/v1/embeddings", files=pictures) as refused:
+                streams.append(refused.extensions["network_stream"])
+                problem = json.loads(refused.read())
+            assert (refused.status_code, problem["code"]) == (503, "overloaded")
+            assert refused.headers["x-request-id"] == problem["request_id"] == "mine"
+            assert refused.headers["x-content-type-options"] == "nosniff"
+        assert first.result().status_code == 200
+        with caller.stream("POST", "/v1/embeddings", files=pictures) as read:
+            streams.append(read.extensions["network_stream"])
+            assert json.loads(read.read())["code"] == "unsupported_image"
+    assert len(set(map(id, streams))) == 1
+
+
 def test_a_request_that_takes_too_long_is_503(start_api: StartApi) -> None:
     api = start_api(load_clip=lambda name: TinyClip(delay_s=0.5), clip_timeout_s=0.2).ready()
     answer = api.http.post("/v1/embeddings", json={"input": "a fox"})
