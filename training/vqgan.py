@@ -27,7 +27,7 @@ from training.batches import Album, hues_turned, moved, over
 from training.evaluate import load_vqgan
 
 WEIGHTS = "model.safetensors"
-_SQUARES, _CHROMA, _PERCEPTUAL, _ADVERSARIAL, _COMMITMENT = 2.0, 2.0, 0.6, 0.08, 0.65  # weights of losses
+_SQUARES, _CHROMA, _PERCEPTUAL, _ADVERSARIAL, _COMMITMENT = 2.0, 2.0, 0.6, 0.05, 0.65  # weights of losses
 _HEAD_START = 0.1  # of the steps that the discriminator learns alone: untaught, it is fooled by bad pictures
 _TABLE = "quantize.embedding.weight"
 _BANK = 40  # steps of latents from which the codebook is made
@@ -75,6 +75,7 @@ def main() -> None:
         steps=chosen.steps,
         rate=chosen.rate,
         gan_from=chosen.gan_from,
+        unjudged=round(chosen.photos * chosen.batch),
     )
 
 
@@ -82,7 +83,7 @@ def drawn(album: Album, count: int, size: int, rng: torch.Generator, *, photos: 
     """A batch to reconstruct: (count, 3, size, size) in [-1, 1], whole pictures, most of them on white.
 
     Args:
-        photos: share of them that have textures as photos have.
+        photos: share of them, the first, that have textures as photos have.
     """
     images = album.read(album.draw(count, rng))
     turned = torch.rand(count, generator=rng) < 0.3
@@ -137,12 +138,14 @@ class Trainer:
         steps: int,
         rate: float = 1e-3,
         gan_from: float = 1.0,
+        unjudged: int = 0,
     ) -> None:
         """Train, keep checkpoints in `folder`, write its weights.
 
         Args:
             draw: gives a batch (N, 3, H, W) in [-1, 1] of `rng`'s random numbers.
             gan_from: share of the steps before there is a discriminator; 1: there is none.
+            unjudged: pictures of each batch, the first, that it does not see: it would have textures made up.
 
         From scratch the first tenth of the steps does without codes. New ones begin as the means of clusters
         of latents.
@@ -182,7 +185,7 @@ class Trainer:
                 images,
                 earlier=self.earlier if step % _EARLIER == 1 else None,
                 quantized=step >= begin,
-                judged=run.share >= gan_from,
+                judged=slice(unjudged, None) if run.share >= gan_from else None,
                 fooling=run.share >= gan_from + _HEAD_START,
             )
             if codebook.grad is not None:
@@ -200,12 +203,19 @@ class Trainer:
         )
 
     def _losses(
-        self, images: Tensor, *, earlier: Vqgan | None, quantized: bool, judged: bool, fooling: bool
+        self,
+        images: Tensor,
+        *,
+        earlier: Vqgan | None,
+        quantized: bool,
+        judged: slice | None,
+        fooling: bool,
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Gradients of a batch into all that learns; the losses, and the encoder's latents.
 
         Args:
             earlier: whose codes of the pictures are painted, in place of the network's own.
+            judged: of the batch, what the discriminator sees.
         """
         for part in (self.network, self.colors, self.discriminator):
             part.zero_grad(set_to_none=True)
@@ -222,11 +232,12 @@ class Trainer:
         seen = made.detach().requires_grad_()
         losses = self._reconstruction(seen, images)
         (slope,) = torch.autograd.grad(torch.stack(list(losses.values())).sum(), seen)
-        if judged:
-            losses["fooled"], losses["critic"], push = self._adversarial(seen, images)
+        if judged is not None:
+            losses["fooled"], losses["critic"], push = self._adversarial(seen[judged], images[judged])
             if fooling:
                 # Esser et al., equation 7, with gradients at the picture in place of the last layer
-                slope = slope + _ADVERSARIAL * slope.norm() / push.norm().clamp(min=1e-8) * push
+                own = slope[judged]
+                slope[judged] = own + _ADVERSARIAL * own.norm() / push.norm().clamp(min=1e-8) * push
         quarters = F.pixel_unshuffle(F.avg_pool2d(images, self.network.factor // 2), 2)
         losses["colors"] = (self.colors(chosen) - quarters).pow(2).mean()
         losses["codes"] = codes

@@ -95,7 +95,7 @@ def test_weights_must_be_the_configs_own_and_the_error_names_them(demo):
     for wrong, message in (
         (missing, "decoder.conv_in.bias is missing"),
         (extra, "decoder.surprise is not expected"),
-        (other, r"quantize.embedding.weight is \[2, 2\], expected \[1024, 64\]"),
+        (other, r"quantize.embedding.weight is \[2, 2\], expected \[4096, 64\]"),
     ):
         with pytest.raises(WeightsMismatch, match=message):
             Vqgan(card.config, card.kind, 32).read(wrong)

@@ -112,6 +112,23 @@ def test_more_codes_reconstruct_better_and_those_there_were_stay(album: Album, t
     assert float((repainted - images).abs().mean()) < 1.05 * painted
 
 
+def test_a_discriminator_does_not_see_the_first_of_a_batch(album: Album, tmp_path: Path) -> None:
+    rng = torch.Generator().manual_seed(0)
+    batches: list[Tensor] = []
+    seen: list[Tensor] = []
+
+    def draw() -> Tensor:
+        batches.append(vqgan.drawn(album, 4, 16, rng))
+        return batches[-1]
+
+    learner = trainer(network())
+    learner.discriminator.register_forward_pre_hook(lambda module, images: seen.append(images[0].detach()))
+    learner.train(draw, tmp_path, rng, steps=10, gan_from=0.5, unjudged=3)
+    assert len(seen) == 5 * 3
+    for batch, real in zip(batches[-5:], seen[1::3], strict=True):
+        assert torch.equal(real, batch[3:])
+
+
 def test_textures_have_the_spectrum_of_nature() -> None:
     rng = torch.Generator().manual_seed(0)
     found = textures.noise(64, 64, torch.ones(64), rng)
