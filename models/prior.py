@@ -25,6 +25,7 @@ class Prior(nn.Module):
 
     def __init__(self, dimension: int, codes: int, side: int, channels: int = 192) -> None:
         super().__init__()
+        self.codes = codes
         self.enter = nn.Linear(dimension, channels * 9)
         self.condition = nn.Linear(dimension, channels)
         self.position = nn.Parameter(torch.zeros(1, channels, side, side))

@@ -95,13 +95,13 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="of the cards")
     chosen = parser.parse_args()
     rng = loop.prepare(chosen.seed)
-    vqgan = load_vqgan(chosen.vqgan, chosen.weights, chosen.tensors).to(chosen.device)
     if chosen.prior:
         prior: Prior | None = Prior.read(load_tensors(chosen.prior)).to(chosen.device)
     else:
         prior = load_prior(chosen.vqgan, chosen.weights, chosen.device)
     if prior is None:
         parser.error(f"the VQGAN {chosen.vqgan} has no prior, on which dalle stands")
+    vqgan = load_vqgan(chosen.vqgan, chosen.weights, chosen.tensors, prior.codes).to(chosen.device)
     clip = load_network(chosen.clip, chosen.weights, chosen.device)
     kept = chosen.folder / "views.pt"
     if not kept.exists():

@@ -143,13 +143,19 @@ def reconstruction(vqgan: Vqgan, images: Iterable[Image.Image], size: int) -> li
     ]
 
 
-def load_vqgan(name: str, weights: Path, tensors: Path | None = None) -> Vqgan:
-    """A card's VQGAN, with the tensors of another file if one is named, and as many codes as that has."""
-    if tensors is None:
-        return vqgans.load(name, weights)
-    card, found = vqgans.read_card(name), load_tensors(tensors)
-    codes = next(len(table) for key, table in found.items() if key.startswith("quantize.embed"))
-    vqgan = Vqgan(card.config.model_copy(update={"n_embed": codes}), card.kind, card.channels_per_group)
+def load_vqgan(name: str, weights: Path, tensors: Path | None = None, codes: int | None = None) -> Vqgan:
+    """A card's VQGAN.
+
+    Args:
+        tensors: another file than the card's; it may have another number of codes.
+        codes: so many, the first, in place of all.
+    """
+    found = vqgans.load(name, weights).state_dict() if tensors is None else load_tensors(tensors)
+    card = vqgans.read_card(name)
+    table = next(key for key in found if key.startswith("quantize.embed"))
+    found[table] = found[table][:codes]
+    config = card.config.model_copy(update={"n_embed": len(found[table])})
+    vqgan = Vqgan(config, card.kind, card.channels_per_group)
     vqgan.read(found)
     return vqgan
 

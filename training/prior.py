@@ -47,11 +47,17 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-3, help="of learning; default: %(default)s")
     parser.add_argument("--vqgan", default="demo", help="its card")
     parser.add_argument("--tensors", type=Path, help="a file in place of that of the VQGAN's card")
+    parser.add_argument(
+        "--codes",
+        type=int,
+        default=1024,
+        help="that it knows, the first there are; default: %(default)s",
+    )
     parser.add_argument("--clip", default="demo-icons", help="the CLIP of the texts: the first guide's card")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder of the cards' weights")
     chosen = parser.parse_args()
     rng = loop.prepare(chosen.seed)
-    vqgan = load_vqgan(chosen.vqgan, chosen.weights, chosen.tensors).to(chosen.device)
+    vqgan = load_vqgan(chosen.vqgan, chosen.weights, chosen.tensors, chosen.codes).to(chosen.device)
     clip = clips.load(chosen.clip, chosen.weights, chosen.device)
     kept = chosen.folder / "pairs.pt"
     if not kept.exists():

@@ -176,20 +176,20 @@ def test_gradients_pass_the_palette_unchanged():
 
 
 def seam(image):
-    """How much larger differences are across the wrapped edges than inside."""
+    """How much larger differences are across the wrapped edges than where codes meet inside."""
     ratios = []
     for axis in (2, 3):
         steps = (image - image.roll(1, axis)).abs().mean((0, 1, 5 - axis))
-        ratios.append(float(steps[0] / steps[1:].mean()))
+        ratios.append(float(steps[0] / steps[8::8].mean()))
     return max(ratios)
 
 
 def test_a_tile_has_no_seam(networks):
     options = {"start": "random", "background": 0, "cutouts": 4}
     loose, tiled = (
-        drawn(networks, "vqgan_clip", 4, (64, 64), tile=tile, **options) for tile in (False, True)
+        drawn(networks, "vqgan_clip", 4, (96, 96), tile=tile, **options) for tile in (False, True)
     )
-    assert seam(tiled) < 1.5
+    assert seam(tiled) < 1.75
     assert seam(loose) > 1.5 * seam(tiled)
 
 
