@@ -150,8 +150,10 @@ def load_vqgan(name: str, weights: Path, tensors: Path | None = None, codes: int
         tensors: another file than the card's; it may have another number of codes.
         codes: so many, the first, in place of all.
     """
-    found = vqgans.load(name, weights).state_dict() if tensors is None else load_tensors(tensors)
     card = vqgans.read_card(name)
+    if tensors is None and codes is None:
+        return vqgans.load(name, weights)
+    found = vqgans.load(name, weights).state_dict() if tensors is None else load_tensors(tensors)
     table = next(key for key in found if key.startswith("quantize.embed"))
     found[table] = found[table][:codes]
     config = card.config.model_copy(update={"n_embed": len(found[table])})

@@ -61,6 +61,10 @@ def main() -> None:
         card.config.model_copy(update={"n_embed": chosen.codes}), card.kind, card.channels_per_group
     )
     earlier = load_vqgan("demo", SHIPPED, chosen.start) if chosen.start else None
+    if earlier is not None and len(earlier.codebook) > chosen.codes:
+        parser.error(
+            f"{chosen.start} has {len(earlier.codebook)} codes, which stay: --codes of as many or more"
+        )
     album = Album.open(chosen.pictures)
 
     def draw() -> Tensor:

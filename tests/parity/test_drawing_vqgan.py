@@ -50,12 +50,16 @@ def test_the_demo_vqgan_gives_back_what_it_was_shown(demo):
     assert (again - image).abs().mean() < 0.06
 
 
-@pytest.mark.parametrize("kind", ["VQModel", "GumbelVQ"])
-def test_quantizing_agrees_with_tamings_own_modules(kind):
+def tiny(kind):
+    """A small VQGAN, and two pictures."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        vqgan = Vqgan(TINY, kind)
-        image = torch.rand(2, 3, 32, 48)
+        return Vqgan(TINY, kind), torch.rand(2, 3, 32, 48)
+
+
+@pytest.mark.parametrize("kind", ["VQModel", "GumbelVQ"])
+def test_quantizing_agrees_with_tamings_own_modules(kind):
+    vqgan, image = tiny(kind)
     hidden = vqgan.quant_conv(vqgan.encoder(image * 2 - 1))
     if kind == "VQModel":
         expected = vqgan.quantize(hidden)[0]
@@ -70,10 +74,7 @@ def test_quantizing_agrees_with_tamings_own_modules(kind):
 
 @pytest.mark.parametrize("kind", ["VQModel", "GumbelVQ"])
 def test_codes_may_be_the_nearest_of_the_first_alone(kind):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        vqgan = Vqgan(TINY, kind)
-        image = torch.rand(2, 3, 32, 48)
+    vqgan, image = tiny(kind)
     assert torch.equal(vqgan.lookup(vqgan.codes(image)), vqgan.encode(image))
     hidden = vqgan.quant_conv(vqgan.encoder(image * 2 - 1))
     if kind == "VQModel":

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import skimage.data
 import timm
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from models import clip as clips
 from models import vqgan as vqgans
@@ -101,3 +103,12 @@ def test_measures_count_what_they_say() -> None:
     assert psnr(half, half + 0.1) == pytest.approx(20, abs=1e-3)
     assert perplexity(np.array([0, 1, 2, 3])) == pytest.approx(4)
     assert perplexity(np.array([5, 5])) == pytest.approx(1)
+
+
+def test_a_vqgan_is_loaded_with_the_first_of_its_codes_or_those_of_a_file(tmp_path: Path) -> None:
+    whole = evaluate.load_vqgan("demo", WEIGHTS)
+    first = evaluate.load_vqgan("demo", WEIGHTS, codes=100)
+    assert torch.equal(first.codebook, whole.codebook[:100])
+    file = tmp_path / "first.safetensors"
+    save_file(first.state_dict(), file)
+    assert torch.equal(evaluate.load_vqgan("demo", WEIGHTS, file).codebook, first.codebook)

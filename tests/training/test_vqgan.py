@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from models.networks import WEIGHTS
 from models.vqgan import Ddconfig, VqganConfig
 from models.vqgan.network import Vqgan
 from training import loop, textures, trunk, vqgan
@@ -110,6 +111,16 @@ def test_more_codes_reconstruct_better_and_those_there_were_stay(album: Album, t
     assert wide.codes(images).max() >= 16
     assert float((made - images).abs().mean()) < 0.9 * painted
     assert float((repainted - images).abs().mean()) < 1.05 * painted
+
+
+def test_codes_that_stay_are_not_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = str(WEIGHTS / "vqgan" / vqgan.WEIGHTS)
+    monkeypatch.setattr("sys.argv", ["vqgan", str(tmp_path), "--start", start, "--codes", "1024"])
+    with pytest.raises(SystemExit):
+        vqgan.main()
+    assert "has 4096 codes, which stay" in capsys.readouterr().err
 
 
 def test_a_discriminator_does_not_see_the_first_of_a_batch(album: Album, tmp_path: Path) -> None:
