@@ -10,7 +10,7 @@ It needs no photos for that: it sees what the trunk makes of drawn pictures in t
 of that, and some of it moved towards the weights of a class.
 
 What a class means is its name, some of the names of its kinds, so that a broad name finds it, and some of
-*person* where it is seen on people, of whom ImageNet has no class.
+*person* or *flower* where its photos show these, for which ImageNet has no class or hardly one.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ from training.clip import bank
 
 VENDORS = ["openclipart"]
 _MADE_UP = 0.7  # share of features
-_KINDS, _PERSON = 0.3, 0.3  # of a meaning, beside the name
+_KINDS, _SHOWN = 0.2, 0.4  # of a meaning, beside the name
 _GAIN, _BIAS = 1.5, 6.0  # of the gates that it begins with
 _RIDGE = 0.1
 _ORDER, _STAY, _SCALE = 0.05, 1e-2, 30.0  # weights of losses, and the inverse temperature of one
@@ -89,10 +89,12 @@ def look(network: nn.Module, draw: Callable[[], Tensor], batches: int) -> Tensor
 def meant(learner: CLIP, found: kinds.Kinds) -> Tensor:
     """What ImageNet's classes mean: (1000, D) of unit length"""
     names = bank(learner, [name.lower() for name in IMAGENET_CLASSNAMES]).embeddings
-    outer, person = (bank(learner, some).embeddings for some in (found.names, ["person"]))
-    of_kinds = F.normalize(found.members.to(names.device) @ outer, dim=-1)
-    of_people = kinds.on_people().to(names.device) @ person
-    return F.normalize(names + _KINDS * of_kinds + _PERSON * of_people, dim=-1)
+    outer, beside = (bank(learner, some).embeddings for some in (found.names, [*kinds.SHOWN]))
+    members = found.members.to(names.device)
+    rarity = (len(members) / members.sum(0)).log().sqrt()  # the rarer a kind, the more it says of a class
+    of_kinds = F.normalize(members * rarity @ outer, dim=-1)
+    of_shown = kinds.shown().to(names.device) @ beside
+    return F.normalize(names + _KINDS * of_kinds + _SHOWN * of_shown, dim=-1)
 
 
 @torch.no_grad()

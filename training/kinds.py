@@ -1,4 +1,4 @@
-"""What the things that ImageNet names are besides: their kinds by WordNet, and what is seen on people."""
+"""What ImageNet's classes are besides their names: kinds by WordNet, and what their photos show, too."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,18 +9,22 @@ from torch import Tensor
 
 _LEAST, _MOST = 5, 420  # classes of a kind: rarer ones say little, `artifact` and above say nothing
 
-# photos of these show people, who have no class of their own
-ON_PEOPLE = frozenset(
-    """suit, academic gown, military uniform, lab coat, kimono, abaya, sarong, poncho, cloak, trench coat, fur
-    coat, cardigan, T-shirt, sweatshirt, jeans, bra, bikini, miniskirt, one-piece bathing suit, swim
+_PEOPLE = """
+    suit, academic gown, military uniform, lab coat, kimono, abaya, sarong, poncho, cloak, trench coat,
+    fur coat, cardigan, T-shirt, sweatshirt, jeans, bra, bikini, miniskirt, one-piece bathing suit, swim
     trunks / shorts, hoop skirt, overskirt, gown, sock, apron, pajamas, diaper, bow tie, chain mail,
     breastplate, cuirass, bulletproof vest, crash helmet, football helmet, sunglasses, cowboy hat,
     sombrero, poke bonnet, shower cap, swimming cap, graduation cap, hair wig, lipstick, neck brace,
     mask, balaclava ski mask, gas mask or respirator, snorkel, bobsleigh, go-kart, snowmobile, unicycle,
     ski, dumbbell, barbell, balance beam, parallel bars, gymnastic horizontal bar, pole, volleyball,
     rugby ball, violin, cello, banjo, flute, harmonica, stethoscope, stretcher, stage, torch,
-    bridegroom, baseball player, scuba diver""".replace("\n    ", " ").split(", ")
-)
+    bridegroom, baseball player, scuba diver
+"""
+SHOWN = {
+    "person": frozenset(" ".join(_PEOPLE.split()).split(", ")),
+    "flower": frozenset(("daisy", "rapeseed", "yellow lady's slipper", "hair clip", "plant pot", "vase")),
+}
+"""Names beside a class's own of what its photos show: people have no class, and flowers hardly one."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,6 @@ def read(nouns: Path, classes: list[str]) -> Kinds:
     return Kinds([words[synset] for synset in chosen], members)
 
 
-def on_people() -> Tensor:
-    """1 for each of ImageNet's classes that is seen on people: (1000, 1)"""
-    return torch.tensor([[float(name in ON_PEOPLE)] for name in IMAGENET_CLASSNAMES])
+def shown() -> Tensor:
+    """1 where a class of ImageNet has that name of `SHOWN`, too: (1000, K)"""
+    return torch.tensor([[float(name in some) for some in SHOWN.values()] for name in IMAGENET_CLASSNAMES])

@@ -50,7 +50,7 @@ def draw(
         width=48,
         height=32,
         steps=steps,
-        seed=len(prompt) + 2,
+        seed=len(prompt) + 3,
         options={"cutouts": 1, "templates": ["{prompt}"], **options},
     )
     losses = []

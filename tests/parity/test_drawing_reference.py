@@ -106,7 +106,7 @@ def losses_of_both(
 
 @pytest.mark.parametrize(
     ("width", "height", "seed"),
-    [(96, 96, 12), (144, 136, 11), (144, 136, 16)],
+    [(96, 96, 12), (144, 136, 13), (144, 136, 14)],
     ids=["grow", "shrink", "shrink too"],
 )
 def test_losses_on_the_demo_models_are_those_of_the_plain_loop(width, height, seed):
@@ -135,11 +135,11 @@ def demo():
 def test_losses_under_a_programs_defaults_follow_its_formulas(demo, compat, formulas):
     if compat == "pixray":
         with torch.no_grad():
-            noise = random_picture("perlin", (48, 64), torch.Generator().manual_seed(31))
+            noise = random_picture("perlin", (48, 64), torch.Generator().manual_seed(12))
             formulas = formulas | {"start": demo[0].encode(noise)}
     presets = Presets(compat=compat)
     ours, plain = losses_of_both(
-        *demo, *(64, 48), seed=31, presets=presets, options={"cutouts": 3}, **formulas
+        *demo, *(64, 48), seed=12, presets=presets, options={"cutouts": 3}, **formulas
     )
     assert plain == pytest.approx(ours, abs=1e-5)
     assert max(plain) - min(plain) > 0.01  # it moved
@@ -147,7 +147,7 @@ def test_losses_under_a_programs_defaults_follow_its_formulas(demo, compat, form
 
 def test_losses_of_augmented_crops_are_those_of_the_plain_loop(demo):
     options = PLAIN | {"cutout_method": "updated", "cutouts": 3}
-    ours, plain = losses_of_both(*demo, *(64, 48), seed=30, options=options, method="updated")
+    ours, plain = losses_of_both(*demo, *(64, 48), seed=11, options=options, method="updated")
     assert plain == pytest.approx(ours, abs=1e-5)
     assert max(plain) - min(plain) > 0.01  # it moved
 

@@ -1,5 +1,6 @@
 """Gates that learn from a classifier: they say what its probabilities say, also where it is unsure."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -127,26 +128,36 @@ def test_it_begins_with_a_gate_for_each_class_that_gives_way_to_all(
     assert head.fc1.weight[CLASSES:].abs().sum(1).min() > 0, "from nothing it would not learn"
 
 
-def test_a_class_means_its_name_and_something_of_its_kinds_and_of_people() -> None:
+def test_a_class_means_its_name_and_something_of_its_kinds_and_of_what_its_photos_show() -> None:
     learner = network.build(32).eval()
-    members = torch.zeros(1000, 1)
+    members = torch.zeros(1000, 2)
     members[IMAGENET_CLASSNAMES.index("goldfish")] = 1
-    meanings = gates.meant(learner, kinds.Kinds(["fish"], members))
-    words = ("goldfish", "fish", "person", "suit", "electric ray")
+    members[:99, 0] = 1
+    members[0, 1] = 0
+    meanings = gates.meant(learner, kinds.Kinds(["animal", "fish"], members))
+    words = ("goldfish", "animal", "fish", "person", "suit", "flower", "vase", "electric ray")
     said = dict(zip(words, bank(learner, [*words]).embeddings, strict=True))
 
     def means(name: str) -> Tensor:
         return meanings[IMAGENET_CLASSNAMES.index(name)]
 
-    torch.testing.assert_close(means("electric ray"), said["electric ray"])
-    for name, other in (("goldfish", "fish"), ("suit", "person")):
-        torch.testing.assert_close(means(name), F.normalize(said[name] + 0.3 * said[other], dim=-1))
+    for name, other in (("suit", "person"), ("vase", "flower")):
+        torch.testing.assert_close(means(name), F.normalize(said[name] + 0.4 * said[other], dim=-1))
+    both = math.log(1000 / 99) ** 0.5 * said["animal"] + math.log(1000) ** 0.5 * said["fish"]
+    torch.testing.assert_close(
+        means("goldfish"), F.normalize(said["goldfish"] + 0.2 * F.normalize(both, dim=0), dim=-1)
+    )
+    torch.testing.assert_close(
+        means("electric ray"), F.normalize(said["electric ray"] + 0.2 * said["animal"], dim=-1)
+    )
 
 
-def test_all_that_is_on_people_has_a_class() -> None:
-    assert {*IMAGENET_CLASSNAMES} >= kinds.ON_PEOPLE
-    assert kinds.on_people()[IMAGENET_CLASSNAMES.index("suit")] == 1
-    assert kinds.on_people()[IMAGENET_CLASSNAMES.index("goldfish")] == 0
+def test_all_whose_photos_show_something_else_have_a_class() -> None:
+    assert kinds.SHOWN["person"] | kinds.SHOWN["flower"] <= {*IMAGENET_CLASSNAMES}
+    shown = kinds.shown()
+    assert shown[IMAGENET_CLASSNAMES.index("suit")].tolist() == [1, 0]
+    assert shown[IMAGENET_CLASSNAMES.index("vase")].tolist() == [0, 1]
+    assert shown[IMAGENET_CLASSNAMES.index("goldfish")].tolist() == [0, 0]
 
 
 def test_kinds_are_what_wordnet_has_above_several_classes(tmp_path: Path) -> None:
