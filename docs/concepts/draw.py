@@ -21,7 +21,7 @@ from models.vqgan.network import Vqgan  # noqa: E402
 
 SIDE = 192  # pixels, of a photo and of each picture on a sheet
 LABEL = 22
-SHOWN_STEPS = (1, 10, 30, 70)
+SHOWN_STEPS = (1, 10, 30, 60)
 PROMPT = "a red heart"
 SEED = 1
 
@@ -64,14 +64,13 @@ def cutouts_of(photo: Image.Image) -> Image.Image:
 
 
 def drawn(networks: Networks) -> dict[str, Image.Image]:
-    """A drawing from random codes on its way."""
+    """A drawing on its way."""
     request = complete(
         networks.names,
         generator="vqgan_clip",
         prompts=parse(PROMPT),
         steps=SHOWN_STEPS[-1],
         seed=SEED,
-        options={"start": "random"},
     )
     steps = find("vqgan_clip").load(networks).generate(request, seed=SEED, pictures={})
     return {
