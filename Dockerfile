@@ -18,6 +18,7 @@ COPY clipcanvas clipcanvas
 COPY app app
 COPY jobs jobs
 COPY models models
+COPY storage storage
 COPY workers workers
 # the demo weights are part of the package; WEIGHTS=volume leaves them out: then mount a folder of weights on
 # /weights and set CLIPCANVAS_WEIGHTS=/weights

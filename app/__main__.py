@@ -11,12 +11,12 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from pydantic import ValidationError
 
-from app.auth import new_key
+from app.http.auth import new_key
+from app.http.server import Server, configure
 from app.main import create_app
-from app.server import Server, configure
 from app.settings import ApiSettings
 from jobs import logs
-from models.machine import keep_freed_memory
+from models.runtime.machine import keep_freed_memory
 
 
 def main() -> None:

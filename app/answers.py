@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from app.schemas import Fault
-from jobs.views import JobAnswer
+from jobs.job_response import JobAnswer
 from models.generators import Model
 
 

@@ -12,25 +12,29 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 import models.clip
-from app import errors, openapi
-from app.auth import Keys
-from app.batching import Overloaded
-from app.bodies import MULTIPART, content_type
-from app.bulk_bodies import is_bulk
-from app.clips import LoadClip, open_clips, open_pool
-from app.drawings import view_generator
-from app.indexing import is_archive
+from app.clip import routes
+from app.clip.batcher import Overloaded
+from app.clip.bulk_parsers import is_bulk
+from app.clip.registry import LoadClip, open_clips, open_pool
+from app.collections import routes as collections
+from app.compat import openai_routes, weaviate_immich
+from app.dependencies import Resources
+from app.http import errors
+from app.http.auth import Keys
+from app.http.body import MULTIPART, content_type
+from app.http.middleware import BodyLimit, BodyRule, RequestContext
+from app.http.streams import StreamSlots
+from app.jobs import routes as jobs
+from app.jobs.prepare_drawing import view_generator
+from app.jobs.prepare_index_job import is_archive
 from app.metrics import Metrics
-from app.middleware import BodyLimit, BodyRule, RequestContext
-from app.resources import Resources
-from app.routes import clip, collections, compat, docs, health, jobs, openai, page
 from app.settings import ApiSettings
-from app.streams import StreamSlots
-from jobs.connection import connect, connect_async
-from jobs.outbox import Outbox
+from app.site import docs, health, openapi, page
 from jobs.queue import JobQueue
-from jobs.stores import open_store
-from jobs.vectors import VectorSets
+from jobs.record.outbox import Outbox
+from storage.blobs import open_store
+from storage.collections.vector_sets import VectorSets
+from storage.redis import connect, connect_async
 
 VERSION = "0.1.0"
 VECTOR_CALLS = 32  # at once; more wait
@@ -112,14 +116,14 @@ def create_app(
         generate_unique_id_function=lambda route: route.name,  # what clients call their methods
     )
     for router in (
-        clip.router,
+        routes.router,
         collections.router,
         jobs.router,
-        openai.router,
+        openai_routes.router,
         health.router,
         page.router,
         docs.router,
-        *(compat.ROUTERS[name] for name in dict.fromkeys(settings.compat)),
+        *(weaviate_immich.ROUTERS[name] for name in dict.fromkeys(settings.compat)),
     ):
         app.include_router(router)
     errors.install(app)

@@ -13,9 +13,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from jobs.lines import JobType
-from jobs.outbox import WebhookEvent
-from models.requests import MAX_SEED, Aspect, Compat, Prompt, Quality, SaveOptions, seed_of_word
+from jobs.record.outbox import WebhookEvent
+from jobs.record.priorities import JobType
+from models.requests.request import MAX_SEED, Aspect, Compat, Prompt, Quality, SaveOptions, seed_of_word
 
 TEXT = {"type": "string", "minLength": 1}
 IMAGE: dict[str, Any] = {

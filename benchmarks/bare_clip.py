@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from jobs.images import ImageLimits, decode
-from models.machine import keep_freed_memory
-from models.networks import WEIGHTS
+from models.networks.shared_networks import WEIGHTS
+from models.runtime.machine import keep_freed_memory
 
 NO_LIMITS = ImageLimits(pixels=10**9, side=10**6, aspect=10**6)
 

@@ -10,12 +10,12 @@ from functools import partial
 
 import torch
 
-from models.company import Alternating, Company, Joined
 from models.generators import complete
 from models.generators.vqgan_clip import VqganClip
-from models.machine import keep_freed_memory
-from models.networks import NetworkNames, Networks
-from models.prompts import parse
+from models.networks.shared_networks import NetworkNames, Networks
+from models.requests.prompts import parse
+from models.runtime.batched_steps import Alternating, Company, Joined
+from models.runtime.machine import keep_freed_memory
 
 
 def main() -> None:

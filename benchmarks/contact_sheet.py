@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from models.generators import complete, find
-from models.networks import NetworkNames, Networks
-from models.prompts import parse
+from models.networks.shared_networks import NetworkNames, Networks
+from models.requests.prompts import parse
 
 PROMPTS = (
     *("a red heart", "a slice of pizza", "a yellow smiling face", "a green tree"),

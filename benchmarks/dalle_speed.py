@@ -8,11 +8,11 @@ import time
 
 import torch
 
-from models.dalle import told_of
 from models.generators import complete
-from models.networks import NetworkNames, Networks
-from models.prompts import parse
-from models.sampling import Choice, Sampler, Told, choose
+from models.networks.autoregressive import Choice, Sampler, Told, choose
+from models.networks.dalle_model import told_of
+from models.networks.shared_networks import NetworkNames, Networks
+from models.requests.prompts import parse
 
 CHOICE = Choice(temperature=1, top_k=0, top_p=0.95)
 LENGTH = 144

@@ -22,18 +22,18 @@ from torch import nn
 
 from benchmarks import reference
 from benchmarks.memory import LiveBytes
-from models import vqgan
 from models.clip.cards import find_card
 from models.clip.encoder import ClipNetwork
 from models.clip.parts import assemble
 from models.clip.precision import pick_precision
-from models.company import Alternating
 from models.generators import complete
 from models.generators.vqgan_clip import VqganClip
-from models.machine import keep_freed_memory
-from models.networks import WEIGHTS, NetworkNames, Networks
-from models.prompts import parse
-from models.vqgan.network import Vqgan
+from models.networks import vqgan
+from models.networks.shared_networks import WEIGHTS, NetworkNames, Networks
+from models.networks.vqgan.vqgan_model import Vqgan
+from models.requests.prompts import parse
+from models.runtime.batched_steps import Alternating
+from models.runtime.machine import keep_freed_memory
 
 PROMPT = "a red heart"
 PLAIN = {

@@ -13,8 +13,8 @@ import numpy as np
 import redis
 from numpy.typing import NDArray
 
-from jobs.collection import QUANTIZATIONS, Collection, Image, Quantization, attributes_of
-from jobs.vectors import VectorSets, _keys
+from storage.collections.collection import QUANTIZATIONS, Collection, Image, Quantization, attributes_of
+from storage.collections.vector_sets import VectorSets, _keys
 from tests.conftest import RedisServer
 
 CONNECTIONS = 4  # that fill at once

@@ -10,7 +10,7 @@ import time
 import torch
 
 from models.clip.encoder import ClipNetwork, load_network
-from models.networks import WEIGHTS
+from models.networks.shared_networks import WEIGHTS
 
 
 def main() -> None:

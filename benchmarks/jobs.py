@@ -25,7 +25,7 @@ import numpy as np
 import redis
 
 from clipcanvas import redis_server
-from jobs.record import key
+from jobs.record.record import key
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = {"CLIPCANVAS_MAX_QUEUED_PER_KEY": "1000", "CLIPCANVAS_GENERATORS": '["gradient"]'}

@@ -1,4 +1,4 @@
-"""How much memory do the networks and whole drawings take, and how near is what `models.memory` predicts?
+"""How much memory do the networks and whole drawings take, and how near is the prediction?
 
 `python -m benchmarks.memory` measures each network of the cards without its weights: open_clip and taming
 build it on the meta device, and a step is followed through torch's fake tensors, which have sizes and no
@@ -24,15 +24,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from models import vqgan
+from models.catalog.memory import decoder_bytes, guide_memory, predict, vqgan_weights
 from models.clip import cards
 from models.clip.folding import fold_batch_norms, keep_clamped
 from models.clip.precision import convert
 from models.generators import complete, find
-from models.memory import decoder_bytes, guide_memory, predict, vqgan_weights
-from models.networks import WEIGHTS, NetworkNames, Networks
-from models.options import DrawingOptions
-from models.requests import GenerationRequest, Prompt
+from models.networks import vqgan
+from models.networks.shared_networks import WEIGHTS, NetworkNames, Networks
+from models.requests.options import DrawingOptions
+from models.requests.request import GenerationRequest, Prompt
 
 MB = 1e6
 
@@ -148,7 +148,7 @@ def vqgans() -> None:
 
 def measure_vqgan(name: str, side: int, *, frugal: bool = False) -> tuple[int, int, int]:
     """Bytes of its weights, of a step's peak in the decoder, and of the peak when a picture is encoded."""
-    from models.vqgan.network import Vqgan
+    from models.networks.vqgan.vqgan_model import Vqgan
 
     card = vqgan.read_card(name)
     with torch.device("meta"):

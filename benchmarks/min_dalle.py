@@ -18,13 +18,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from models.catalog.memory import predict
 from models.generators import complete, find
-from models.memory import predict
-from models.min_dalle import DECODER, DETOKER, ENCODER, MERGES, VOCABULARY, read_card
-from models.min_dalle.network import Decoder, Encoder
-from models.networks import WEIGHTS, NetworkNames, Networks
-from models.prompts import parse
-from models.vqgan.network import Vqgan
+from models.networks.min_dalle import DECODER, DETOKER, ENCODER, MERGES, VOCABULARY, read_card
+from models.networks.min_dalle.min_dalle_model import Decoder, Encoder
+from models.networks.shared_networks import WEIGHTS, NetworkNames, Networks
+from models.networks.vqgan.vqgan_model import Vqgan
+from models.requests.prompts import parse
 
 GB = 1e9
 

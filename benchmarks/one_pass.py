@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from models.generators import complete, find
-from models.networks import NetworkNames, Networks
-from models.prompts import parse
-from models.targets import embed, to_tensor
+from models.networks.shared_networks import NetworkNames, Networks
+from models.optimize.prompt_targets import embed, to_tensor
+from models.requests.prompts import parse
 
 PROMPTS = (
     *("a red heart", "a slice of pizza", "a yellow smiling face", "a green tree"),

@@ -26,14 +26,14 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from benchmarks.memory import measure_process
 from benchmarks.processes import Server, api
-from models import vqgan
 from models.catalog.clip_files import config_of
-from models.catalog.pulling import pull
+from models.catalog.memory import RUNTIME, predict, serving_memory
+from models.catalog.pull import pull
 from models.clip.cards import CLIP_FILE, CONFIG, find_card
 from models.generators import complete
-from models.memory import RUNTIME, predict, serving_memory
-from models.networks import NetworkNames
-from models.requests import Prompt
+from models.networks import vqgan
+from models.networks.shared_networks import NetworkNames
+from models.requests.request import Prompt
 
 MB = 1e6
 
@@ -97,7 +97,7 @@ def memory(server: Server, field: str) -> int:
 
 def draw(name: str, weights: Path, steps: int) -> None:
     """A row of what a drawing takes, with the defaults of the VQGAN's card."""
-    from models.vqgan.network import Vqgan
+    from models.networks.vqgan.vqgan_model import Vqgan
 
     card = vqgan.read_card(name)
     target = weights / card.weights.file

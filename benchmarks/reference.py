@@ -3,7 +3,7 @@
 Nothing is shared with `models/`: Adam is written out, codes are one-hot rows, cutouts are cut and scaled one
 by one with the Lanczos and bicubic filters of K. Crowson's notebooks, each is augmented by itself with
 kornia's functions, and text prompts are all it knows. Random numbers are drawn in the order that
-`models/cutouts.py` tells; the programs themselves drew them from generators that all of a process shared.
+`models/cutouts` has; the programs themselves drew them from generators that all of a process shared.
 
 Letters: latents (1, D, h, w); a picture (1, 3, H, W) in [0, 1]; K cutouts of R x R pixels; E of an embedding.
 """

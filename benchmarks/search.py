@@ -4,7 +4,7 @@
     python -m benchmarks.search --sizes 500000 --folder data/bench    # an hour; the same command goes on
 
 Real vectors of CLIP lie in clusters, and so do these: each is one of 1,000 centers and noise. A Redis server
-of its own holds them, filled and asked by the code that the service uses (`jobs/vectors.py`), without HTTP.
+of its own holds them, filled and asked by the code that the service uses (`vector_sets.py`), without HTTP.
 Callers, Redis and the others share this machine's cores. With `--folder` the index is the same, but filled
 faster, on several connections, and kept there: a fill that broke off goes on, and a full one is asked again.
 """
@@ -37,9 +37,9 @@ from benchmarks.filling import (
     open_server,
     percentiles,
 )
-from jobs import filtering
-from jobs.collection import Quantization, Search
-from jobs.vectors import VectorSets
+from storage.collections import filter_search
+from storage.collections.collection import Quantization, Search
+from storage.collections.vector_sets import VectorSets
 
 TOP_K = 10
 CENTERS = 1000
@@ -172,7 +172,7 @@ def measure_redis(
                 served = Search(TOP_K, expression, None, filter_effort)
 
                 def ask_as_served(query: Rows, how: Search = served) -> list[int]:
-                    [hits] = filtering.search(sets, collection, query[None], how, most_scanned=200_000)
+                    [hits] = filter_search.search(sets, collection, query[None], how, most_scanned=200_000)
                     return [int(hit.image.id) for hit in hits]
 
                 _row("as served", name, ask_as_served, data)

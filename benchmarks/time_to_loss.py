@@ -23,11 +23,11 @@ from PIL import Image
 
 from models.clip.encoder import ClipNetwork
 from models.generators import complete, find
-from models.guidance import spherical_distance
-from models.networks import NetworkNames, Networks
-from models.prompts import parse
-from models.requests import GenerationRequest, Presets
-from models.targets import to_tensor
+from models.networks.shared_networks import NetworkNames, Networks
+from models.optimize.clip_loss import spherical_distance
+from models.optimize.prompt_targets import to_tensor
+from models.requests.prompts import parse
+from models.requests.request import GenerationRequest, Presets
 
 PROMPTS = ("a red heart", "a green tree")
 LOOK_EVERY = 5  # steps

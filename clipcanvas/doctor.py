@@ -25,7 +25,7 @@ _WEIGHTS_PROBE = """
 import json
 from app.settings import ApiSettings
 from models.catalog import find
-from models.checkpoints import WeightsError, sha256_of, verify
+from models.weights_io import WeightsError, sha256_of, verify
 settings = ApiSettings()
 chosen = {*settings.clip_models, *settings.guides, *filter(None, [settings.judge]), settings.vqgan}
 chosen |= {settings.min_dalle} if "min_dalle" in settings.generators else set()

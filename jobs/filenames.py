@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterator
 
-from jobs.indexing import IndexRequest
-from models.requests import GenerationRequest, SaveOptions
+from jobs.index_request import IndexRequest
+from models.requests.request import GenerationRequest, SaveOptions
 
 CHECKPOINT, PREVIEW, FRAMES = "checkpoint", "preview-{}.jpg", "frames"
 PICTURE, SIDECAR, SVG, THUMBNAIL = "image-{}.{}", "image-{}.json", "image-{}.svg", "thumbnail-{}.{}"

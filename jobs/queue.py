@@ -14,23 +14,14 @@ import redis
 from rq import Queue
 from rq.serializers import JSONSerializer
 
-from jobs.connection import connect, connect_rq
 from jobs.filenames import attempt_files
-from jobs.indexing import IndexRequest, archive_keys
-from jobs.lines import TYPES, JobType, queue_name, queue_names, rank
-from jobs.record import (
-    Job,
-    JobMissing,
-    Output,
-    Status,
-    Webhook,
-    call,
-    from_hash,
-    key,
-)
+from jobs.index_request import IndexRequest, archive_keys
+from jobs.record.priorities import TYPES, JobType, queue_name, queue_names, rank
+from jobs.record.record import Job, JobMissing, Output, Status, Webhook, call, from_hash, key
 from jobs.settings import JobSettings
-from jobs.stores import Store
-from models.requests import GenerationRequest
+from models.requests.request import GenerationRequest
+from storage.blobs import Store
+from storage.redis import connect, connect_rq
 
 RUN_JOB = "run_job"
 """The one function a worker runs, by name: workers look it up in a list, they import nothing for it."""
@@ -202,7 +193,7 @@ class JobQueue:
 
         Raises:
             JobMissing: there is none of that id.
-            jobs.stores.StoreUnavailable: some are left; it can be done again.
+            storage.blobs.StoreUnavailable: some are left; it can be done again.
         """
         job = self.get(job_id)
         if not job.status.is_final:

@@ -8,11 +8,11 @@ from typing import Annotated, Self
 from pydantic import ByteSize, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from jobs.image_fields import is_image_id
 from jobs.images import ImageLimits
-from jobs.lines import JobType
-from jobs.outbound import Rules
-from models.networks import WEIGHTS, NetworkNames
+from jobs.record.priorities import JobType
+from models.networks.shared_networks import WEIGHTS, NetworkNames
+from storage.collections.image_fields import is_image_id
+from storage.net.safe_http import Rules
 
 
 class JobSettings(BaseSettings):

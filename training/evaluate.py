@@ -27,14 +27,14 @@ from PIL import Image, ImageOps
 from rich.progress import track
 
 from models import clip as clips
-from models import vqgan as vqgans
-from models.checkpoints import load_tensors
 from models.clip import ClipEncoder, Embeddings
 from models.clip.cards import find_card
 from models.clip.encoder import pick_device
 from models.clip.zero_shot import ensemble, fill_templates, similarity
-from models.networks import WEIGHTS
-from models.vqgan.network import Vqgan
+from models.networks import vqgan as vqgans
+from models.networks.shared_networks import WEIGHTS
+from models.networks.vqgan.vqgan_model import Vqgan
+from models.weights_io import load_tensors
 from training import held_out
 from training.measures import Row, accuracy, perplexity, psnr, recall, table
 

@@ -13,7 +13,7 @@ from sklearn.datasets import load_sample_image
 
 from models.clip import ClipEncoder
 from models.clip.zero_shot import similarity
-from models.vqgan.network import Vqgan
+from models.networks.vqgan.vqgan_model import Vqgan
 from training import evaluate, pictures, trunk
 from training.measures import Floats, Row, accuracy, recall
 

@@ -11,7 +11,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from models.machine import keep_freed_memory
+from models.runtime.machine import keep_freed_memory
 
 CHECKPOINT, LOG = "checkpoint.pt", "log.csv"
 _LOG_EVERY, _SAVE_EVERY = 25, 200  # steps

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
-from models.checkpoints import load_tensors, save_tensors, sha256_of
 from models.clip.cards import CLIP_FILE, CONFIG
-from models.packing import pack
+from models.weights_io import load_tensors, save_tensors, sha256_of
+from models.weights_io.quantize import pack
 from training import dalle, prior, vqgan
 
 CLIPS = ("clip-photo", "clip-icons")

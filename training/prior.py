@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models import clip as clips
-from models.checkpoints import load_tensors
-from models.networks import WEIGHTS
-from models.prior import Prior
-from models.vqgan.network import Vqgan
+from models.networks.prior import Prior
+from models.networks.shared_networks import WEIGHTS
+from models.networks.vqgan.vqgan_model import Vqgan
+from models.weights_io import load_tensors
 from training import loop
 from training.batches import COLORS, Album, color_names, hues_turned, over
 from training.evaluate import load_vqgan

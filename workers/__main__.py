@@ -17,24 +17,24 @@ import structlog
 from rq.exceptions import StopRequested
 
 from jobs import logs
-from jobs.connection import connect, connect_rq
-from jobs.lines import JobType, queue_names
 from jobs.queue import RUN_JOB
-from jobs.stores import open_store
+from jobs.record.priorities import JobType, queue_names
 from models import generators
-from models.machine import keep_freed_memory
-from models.networks import Networks
-from workers.attempt import HARD_GRACE_S, Attempts
-from workers.crew import run_job_of
-from workers.drawing import Drawing
-from workers.indexing import Indexing
+from models.networks.shared_networks import Networks
+from models.runtime.machine import keep_freed_memory
+from storage.blobs import open_store
+from storage.redis import connect, connect_rq
+from workers.drawing.outputs import versions
+from workers.drawing.run import Studio
+from workers.drawing.task import Drawing
+from workers.indexing.task import Indexing
 from workers.janitor import Janitor
-from workers.outputs import versions
-from workers.pulse import Pulse
-from workers.run import Studio
+from workers.runner.attempt import HARD_GRACE_S, Attempts
+from workers.runner.concurrent import run_job_of
+from workers.runner.heartbeat import Pulse
+from workers.runner.rq_worker import WarmWorker
 from workers.settings import WorkerSettings
 from workers.webhooks import WebhookSender
-from workers.worker import WarmWorker
 
 log = structlog.get_logger("workers")
 
@@ -187,7 +187,7 @@ def _load(settings: WorkerSettings) -> dict[str, generators.ImageGenerator]:
     networks.judge()
     log.info("models loaded", generators=list(loaded), seconds=round(time.monotonic() - started_s, 1))
     if settings.compile_sizes:
-        from workers.warmup import compile_steps
+        from workers.drawing.precompile import compile_steps
 
         compile_steps(networks, loaded, settings.compile_sizes)
     return loaded

@@ -3,7 +3,7 @@
 import gc
 import sys
 
-from models import machine
+from models.runtime import machine
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -13,13 +13,13 @@ import structlog
 from rq.intermediate_queue import IntermediateQueue
 from rq.queue import Queue
 
-from jobs.collection import FOLDER_PREFIX
-from jobs.connection import connect, connect_rq
-from jobs.lines import TYPES, JobType, first_rank, queue_names
 from jobs.queue import JobQueue
-from jobs.record import JobMissing, Status, call, key
-from jobs.stores import Store, StoreUnavailable
-from jobs.vectors import VectorSets, VectorsUnavailable
+from jobs.record.priorities import TYPES, JobType, first_rank, queue_names
+from jobs.record.record import JobMissing, Status, call, key
+from storage.blobs import Store, StoreUnavailable
+from storage.collections.collection import FOLDER_PREFIX
+from storage.collections.vector_sets import VectorSets, VectorsUnavailable
+from storage.redis import connect, connect_rq
 from workers.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)

@@ -21,12 +21,12 @@ import httpcore
 import redis
 import structlog
 
-from jobs.connection import connect
-from jobs.outbound import AddressRefused, CheckedNetwork, check_url, open_connections
-from jobs.outbox import Claimed, Outbox, Outcome
-from jobs.record import from_hash
+from jobs.job_response import view
+from jobs.record.outbox import Claimed, Outbox, Outcome
+from jobs.record.record import from_hash
 from jobs.settings import webhook_key
-from jobs.views import view
+from storage.net.safe_http import AddressRefused, CheckedNetwork, check_url, open_connections
+from storage.redis import connect
 from workers.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)

@@ -7,15 +7,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from models import min_dalle, unclip, vqgan
-from models.checkpoints import read_sums, recorded_sha256
+from models.catalog.memory import guide_memory, predict, serving_memory, vqgan_weights
 from models.clip import UnknownClip, cards
 from models.clip.cards import CLIP_FILE, CONFIG, ClipCard
-from models.downloads import Download
 from models.generators import complete
-from models.memory import guide_memory, predict, serving_memory, vqgan_weights
-from models.networks import WEIGHTS, NetworkNames
-from models.requests import Prompt
+from models.networks import min_dalle, unclip, vqgan
+from models.networks.shared_networks import WEIGHTS, NetworkNames
+from models.requests.request import Prompt
+from models.weights_io import read_sums, recorded_sha256
+from models.weights_io.card import Download
 
 
 class UnknownModel(LookupError):

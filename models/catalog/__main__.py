@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from models.catalog import UnknownModel, entries, find
-from models.catalog.bounded import How
-from models.catalog.converting import CannotConvert, convert
-from models.catalog.pulling import pull, verify_files
-from models.catalog.transfer import TransferFailed
-from models.checkpoints import WeightsError
-from models.networks import WEIGHTS
+from models.catalog.convert import CannotConvert, convert
+from models.catalog.download import TransferFailed
+from models.catalog.pull import pull, verify_files
+from models.catalog.sandbox import How
+from models.networks.shared_networks import WEIGHTS
+from models.weights_io import WeightsError
 
 _EVERY_S = 0.1
 _TRUE = ("1", "on", "true", "yes")

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from models.catalog.transfer import Absent
+from models.catalog.download import Absent
 from models.clip.cards import ClipCard
-from models.downloads import Download
+from models.weights_io.card import Download
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 TOKENIZER_TOO = ("special_tokens_map.json", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model")

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from models.catalog import transfer
-from models.catalog.transfer import Absent, Progress, TransferFailed
+from models.catalog import download
+from models.catalog.download import Absent, Progress, TransferFailed
 
 
 def fetch(repository: str, file: str, folder: Path, sha256: str | None, tell: Progress) -> str:
@@ -18,7 +18,7 @@ def fetch(repository: str, file: str, folder: Path, sha256: str | None, tell: Pr
     Raises:
         Absent: the repository has no such file.
         TransferFailed: the hub does not answer, or refuses, or there is no room. What has arrived stays.
-        models.checkpoints.WeightsCorrupt: it has another SHA-256; it was thrown away.
+        models.weights_io.WeightsCorrupt: it has another SHA-256; it was thrown away.
     """
     from huggingface_hub import errors, get_hf_file_metadata, get_token, hf_hub_url
 
@@ -37,7 +37,7 @@ def fetch(repository: str, file: str, folder: Path, sha256: str | None, tell: Pr
     token = get_token()
     target = folder / file
     target.parent.mkdir(parents=True, exist_ok=True)
-    return transfer.fetch(
+    return download.fetch(
         hf_hub_url(repository, file, revision=known.commit_hash),
         target,
         sha256 or (known.etag if known.etag and len(known.etag) == 64 else None),

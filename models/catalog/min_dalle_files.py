@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import cast
 
 from models.catalog import Entry, hub
-from models.catalog.bounded import How, run
-from models.catalog.fitting import check_min_dalle, check_vqgan
-from models.catalog.transfer import Absent, Progress
-from models.checkpoints import WeightsMissing, WeightsUnusable, read_sums, sha256_of, write_sums
-from models.downloads import Download
-from models.min_dalle import DECODER, DETOKER, ENCODER, FILES, MERGES, VOCABULARY, Card
-from models.min_dalle.tokens import read_merges, read_vocabulary
+from models.catalog.check import check_min_dalle, check_vqgan
+from models.catalog.download import Absent, Progress
+from models.catalog.sandbox import How, run
+from models.networks.min_dalle import DECODER, DETOKER, ENCODER, FILES, MERGES, VOCABULARY, Card
+from models.networks.min_dalle.bpe import read_merges, read_vocabulary
+from models.weights_io import WeightsMissing, WeightsUnusable, read_sums, sha256_of, write_sums
+from models.weights_io.card import Download
 
 _KINDS = {ENCODER: "DalleBartEncoder", DECODER: "DalleBartDecoder", DETOKER: "VQModel"}
 
@@ -24,7 +24,7 @@ def convert_folder(source: Path, entry: Entry, tell: Progress, how: How = How())
     the VQGAN beside it, in `pretrained/vqgan`.
 
     Raises:
-        models.checkpoints.WeightsError: a file is not there, cannot be read, or is not what the card says.
+        models.weights_io.WeightsError: a file is not there, cannot be read, or is not what the card says.
     """
     card = cast(Card, entry.card)
     found: dict[str, Path] = {}
@@ -48,8 +48,8 @@ def pull_files(entry: Entry, staging: Path, tell: Progress, how: How) -> Downloa
     """Fetch what is missing of a model, a file after the other; returns the place that has them.
 
     Raises:
-        models.catalog.transfer.TransferFailed
-        models.checkpoints.WeightsError: a file is not what it should be.
+        models.catalog.download.TransferFailed
+        models.weights_io.WeightsError: a file is not what it should be.
     """
     card, reasons = cast(Card, entry.card), []
     for place in entry.downloads:

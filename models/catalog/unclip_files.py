@@ -7,17 +7,17 @@ from typing import cast
 
 from models.catalog import Entry, hub
 from models.catalog.clip_files import is_safetensors
-from models.catalog.transfer import Absent, Progress
-from models.checkpoints import WeightsMissing, WeightsUnusable, read_sums, sha256_of, write_sums
-from models.downloads import Download
-from models.unclip import INDEX, TOKENIZER_TOO, Card
+from models.catalog.download import Absent, Progress
+from models.networks.unclip import INDEX, TOKENIZER_TOO, Card
+from models.weights_io import WeightsMissing, WeightsUnusable, read_sums, sha256_of, write_sums
+from models.weights_io.card import Download
 
 
 def copy_folder(source: Path, entry: Entry, tell: Progress) -> dict[str, str]:
     """Make a model of a folder in diffusers' layout, with safetensors.
 
     Raises:
-        models.checkpoints.WeightsError: a file is not there, or is no safetensors file.
+        models.weights_io.WeightsError: a file is not there, or is no safetensors file.
     """
     staging = entry.folder / ".copy"
 
@@ -39,8 +39,8 @@ def pull_files(entry: Entry, staging: Path, tell: Progress) -> Download:
     """Fetch what is missing of a model, a file after the other; returns the place that has them.
 
     Raises:
-        models.catalog.transfer.TransferFailed
-        models.checkpoints.WeightsError: a file is not what it should be.
+        models.catalog.download.TransferFailed
+        models.weights_io.WeightsError: a file is not what it should be.
     """
     reasons = []
     for place in entry.downloads:

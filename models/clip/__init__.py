@@ -72,9 +72,9 @@ def load(name: str, weights: Path, device: str = "auto", dtype: str = "fp32") ->
 
     Raises:
         UnknownClip: no card has that name.
-        models.checkpoints.WeightsMissing: a file is not there.
-        models.checkpoints.WeightsCorrupt: a file's SHA-256 is not the card's.
-        models.checkpoints.WeightsUnusable: the files make no network, or a package for it is not installed.
+        models.weights_io.WeightsMissing: a file is not there.
+        models.weights_io.WeightsCorrupt: a file's SHA-256 is not the card's.
+        models.weights_io.WeightsUnusable: the files make no network, or a package for it is not installed.
         models.clip.precision.PrecisionUnsupported: the device does not compute in that precision.
     """
     from models.clip.encoder import OpenClipEncoder

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from models.clip import UnknownClip
-from models.downloads import Download, folder_of, is_model_name
+from models.weights_io.card import Download, folder_of, is_model_name
 
 CARDS = Path(__file__).parent / "cards"
 OWN_CARD = "clip.toml"

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import Compose
 
-from models.checkpoints import WeightsMissing, WeightsUnusable, read_sums, verify
 from models.clip import Embeddings, Pixels
 from models.clip.attention import replace_self_attention
 from models.clip.cards import CONFIG, ClipCard, find_card
@@ -23,8 +22,9 @@ from models.clip.parts import assemble
 from models.clip.precision import DTYPES, Precision, convert, pick_precision
 from models.clip.preprocessing import Preprocessing
 from models.clip.tokens import Tokens, alike
-from models.compiling import Padded, Prepare, compiled
-from models.downloads import how_to_fetch
+from models.runtime.compile import Padded, Prepare, compiled
+from models.weights_io import WeightsMissing, WeightsUnusable, read_sums, verify
+from models.weights_io.card import how_to_fetch
 
 # Pictures and texts that one forward takes; more go through in pieces. On a CPU more gain nothing
 # (`benchmarks.clip_speed`), take memory, and let others wait.

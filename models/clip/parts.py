@@ -10,8 +10,8 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import Tensor
 from torchvision.transforms import Compose
 
-from models.checkpoints import load_tensors, save_tensors
 from models.clip.cards import CLIP_FILE, CONFIG, ClipCard
+from models.weights_io import load_tensors, save_tensors
 
 
 def assemble(folder: Path, parts: Iterable[Path]) -> tuple[CLIP, Compose]:
@@ -32,7 +32,7 @@ def tensors_of(parts: Iterable[Path]) -> dict[str, Tensor]:
     """All tensors of the parts. Their hashes were compared before.
 
     Raises:
-        models.checkpoints.WeightsMissing, WeightsUnusable
+        models.weights_io.WeightsMissing, WeightsUnusable
     """
     return {name: tensor for part in parts for name, tensor in load_tensors(part).items()}
 

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel
 
-from models.requests import MAX_SEED, GenerationRequest, InvalidRequest, Presets, Prompt, SaveOptions
+from models.requests.request import MAX_SEED, GenerationRequest, InvalidRequest, Presets, Prompt, SaveOptions
 
 if TYPE_CHECKING:
-    from models.networks import NetworkNames, Networks
+    from models.networks.shared_networks import NetworkNames, Networks
 
 
 class GenerationError(RuntimeError):
@@ -133,7 +133,7 @@ class GeneratorModule(Protocol):
 
 def available() -> list[str]:
     """The names a client may ask for. Imports none of them."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(name for _, name, _ in pkgutil.iter_modules(__path__) if not name.startswith("_"))
 
 
 def find(name: str) -> GeneratorModule:

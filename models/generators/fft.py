@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from models import presets as known
 from models.generators import ImageGenerator, Profile
-from models.options import DrawingOptions
-from models.prompts import check_prompts
-from models.requests import GenerationRequest, Presets
+from models.requests import presets as known
+from models.requests.options import DrawingOptions
+from models.requests.prompts import check_prompts
+from models.requests.request import GenerationRequest, Presets
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from models.drawers import Sheet
-    from models.motion import Motion
-    from models.networks import NetworkNames, Networks
+    from models.generators._clip_guided import Sheet
+    from models.networks.shared_networks import NetworkNames, Networks
+    from models.optimize.motion import Motion
 
 _COLORS = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
 """Square root of the covariance of natural pictures' colors, by columns: lightness, then two hues.
@@ -63,7 +63,7 @@ def check(request: GenerationRequest, names: "NetworkNames") -> None:
 
 def load(networks: "Networks") -> ImageGenerator:
     """Load the CLIPs that guide."""
-    from models.drawers import SketchGenerator
+    from models.generators._clip_guided import SketchGenerator
 
     networks.guides()
     return SketchGenerator(networks, Options, Waves)

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, Field
 
-from models import presets as known
-from models import snapshots
 from models.generators import ImageGenerator, Profile, Step
-from models.requests import GenerationRequest, Presets
+from models.requests import checkpoint as snapshots
+from models.requests import presets as known
+from models.requests.request import GenerationRequest, Presets
 
 if TYPE_CHECKING:
-    from models.networks import NetworkNames, Networks
+    from models.networks.shared_networks import NetworkNames, Networks
 
 
 class Options(BaseModel, frozen=True, extra="forbid"):

@@ -5,19 +5,19 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from models import presets as known
 from models.generators import ImageGenerator, Profile
-from models.options import Color, DrawingOptions
-from models.prompts import check_prompts
-from models.requests import GenerationRequest, Presets
+from models.requests import presets as known
+from models.requests.options import Color, DrawingOptions
+from models.requests.prompts import check_prompts
+from models.requests.request import GenerationRequest, Presets
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from models.drawers import Sheet
-    from models.motion import Motion
-    from models.networks import NetworkNames, Networks
-    from models.strokes import Strokes
+    from models.generators._clip_guided import Sheet
+    from models.generators._rasterizer import Strokes
+    from models.networks.shared_networks import NetworkNames, Networks
+    from models.optimize.motion import Motion
 
 _BYTES_PER_PIXEL = 2400.0
 """Of memory that a step takes at its highest, with as many strokes as there can be."""
@@ -65,7 +65,7 @@ def check(request: GenerationRequest, names: "NetworkNames") -> None:
 
 def load(networks: "Networks") -> ImageGenerator:
     """Load the CLIPs that guide."""
-    from models.drawers import SketchGenerator
+    from models.generators._clip_guided import SketchGenerator
 
     networks.guides()
     return SketchGenerator(networks, Options, Drawing)
@@ -77,7 +77,7 @@ class Drawing:
     def __init__(self, options: Options, sheet: "Sheet") -> None:
         import torch
 
-        from models.strokes import POINTS
+        from models.generators._rasterizer import POINTS
 
         self._kind, self._paper_color = options.stroke_kind, options.paper
         paper = bytes.fromhex(options.paper[1:])
@@ -112,8 +112,8 @@ class Drawing:
         return self._rendered((height, width))
 
     def svg(self) -> str:
-        """See `models.drawing.VectorDrawer`."""
-        from models.strokes import svg_of
+        """See `models.optimize.loop.VectorDrawer`."""
+        from models.generators._rasterizer import svg_of
 
         return svg_of(self._strokes(), self._paper_color, self._size)
 
@@ -172,12 +172,12 @@ class Drawing:
         return torch.cat(distances).mean()
 
     def _rendered(self, size: tuple[int, int]) -> "Tensor":
-        from models.strokes import rasterize
+        from models.generators._rasterizer import rasterize
 
         return rasterize(self._strokes(), self._paper, size)
 
     def _strokes(self) -> "Strokes":
-        from models.strokes import Strokes
+        from models.generators._rasterizer import Strokes
 
         return Strokes(self._kind, **self.latents)
 

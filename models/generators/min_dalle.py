@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 from PIL import Image
 from pydantic import Field
 
-from models import sampled
+from models.catalog.memory import vqgan_weights
 from models.generators import GenerationError, ImageGenerator, Model, Profile, Step
-from models.memory import vqgan_weights
-from models.min_dalle import read_card
-from models.options import SamplingOptions
-from models.prompts import check_prompts
-from models.requests import GenerationRequest, InvalidRequest, Presets
+from models.networks.min_dalle import read_card
+from models.requests.options import SamplingOptions
+from models.requests.prompts import check_prompts
+from models.requests.request import GenerationRequest, InvalidRequest, Presets
+from models.sampling import profile as sampled
 
 if TYPE_CHECKING:
-    from models.networks import NetworkNames, Networks
+    from models.networks.shared_networks import NetworkNames, Networks
 
 
 class Options(SamplingOptions, frozen=True, extra="forbid"):
@@ -45,7 +45,7 @@ def profile(names: "NetworkNames", presets: Presets = Presets()) -> Profile:
 
 def check(request: GenerationRequest, names: "NetworkNames") -> None:
     """There are texts alone, and something to read in each."""
-    from models.min_dalle.tokens import readable
+    from models.networks.min_dalle.bpe import readable
 
     sampled.check(request, profile(names))
     sampled.check_texts(request)
@@ -79,8 +79,8 @@ class MinDalleGenerator:
         frugal: bool = False,
     ) -> Iterator[Step]:
         """See `ImageGenerator`."""
-        from models.candidates import Candidates
-        from models.min_dalle.network import TextTooLong
+        from models.networks.min_dalle.min_dalle_model import TextTooLong
+        from models.sampling.candidates import Candidates
 
         options = Options.model_validate(request.options)
         model = self._networks.min_dalle()

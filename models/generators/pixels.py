@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from models import presets as known
 from models.generators import ImageGenerator, Profile
-from models.options import DrawingOptions
-from models.prompts import check_prompts
-from models.requests import GenerationRequest, InvalidRequest, Presets
+from models.requests import presets as known
+from models.requests.options import DrawingOptions
+from models.requests.prompts import check_prompts
+from models.requests.request import GenerationRequest, InvalidRequest, Presets
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from models.drawers import Sheet
-    from models.motion import Motion
-    from models.networks import NetworkNames, Networks
+    from models.generators._clip_guided import Sheet
+    from models.networks.shared_networks import NetworkNames, Networks
+    from models.optimize.motion import Motion
 
 
 _BYTES_PER_PIXEL = 120.0
@@ -70,7 +70,7 @@ def check(request: GenerationRequest, names: "NetworkNames") -> None:
 
 def load(networks: "Networks") -> ImageGenerator:
     """Load the CLIPs that guide."""
-    from models.drawers import SketchGenerator
+    from models.generators._clip_guided import SketchGenerator
 
     networks.guides()
     return SketchGenerator(networks, Options, Grid)
@@ -106,7 +106,7 @@ class Grid:
     def render(self) -> "Tensor":
         from torch.nn.functional import embedding
 
-        from models.drawing import clamp_to_range
+        from models.optimize.loop import clamp_to_range
 
         # a look-up whose gradients are summed in a fixed order on all devices
         colored = embedding(self._cells[self._share], clamp_to_range(self._colors()))  # (H, W, 3)

@@ -7,12 +7,12 @@ from PIL import Image
 from pydantic import BaseModel, Field
 
 from models.generators import GenerationError, ImageGenerator, Profile, Step
-from models.presets import EFFORTS, refuse_shapes
-from models.requests import GenerationRequest, InvalidRequest, Presets, Prompt
-from models.unclip import read_parts
+from models.networks.unclip import read_parts
+from models.requests.presets import EFFORTS, refuse_shapes
+from models.requests.request import GenerationRequest, InvalidRequest, Presets, Prompt
 
 if TYPE_CHECKING:
-    from models.networks import NetworkNames, Networks
+    from models.networks.shared_networks import NetworkNames, Networks
 
 TIMES = 1000
 """Of the noise in training: no more steps than these can differ."""
@@ -122,9 +122,9 @@ class UnclipGenerator:
         frugal: bool = False,
     ) -> Iterator[Step]:
         """See `ImageGenerator`."""
-        from models.denoised import Denoised
-        from models.targets import find_picture
-        from models.unclip.network import Plan, TextTooLong
+        from models.networks.unclip.unclip_model import Plan, TextTooLong
+        from models.optimize.prompt_targets import find_picture
+        from models.sampling.diffusion import Denoised
 
         options = Options.model_validate(request.options)
         plan = Plan(**options.model_dump())

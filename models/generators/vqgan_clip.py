@@ -6,22 +6,22 @@ from typing import TYPE_CHECKING, Literal
 from PIL import Image
 from pydantic import Field
 
-from models import presets as known
+from models.catalog.memory import decoder_bytes
 from models.generators import GenerationError, ImageGenerator, Profile, Step
-from models.memory import decoder_bytes
-from models.options import DrawingOptions, Weight
-from models.prompts import check_prompts, color_of
-from models.requests import GenerationRequest, InvalidRequest, Presets
-from models.vqgan import read_card
+from models.networks.vqgan import read_card
+from models.requests import presets as known
+from models.requests.options import DrawingOptions, Weight
+from models.requests.prompts import check_prompts, color_of
+from models.requests.request import GenerationRequest, InvalidRequest, Presets
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from models.company import Company
-    from models.motion import Motion
-    from models.networks import NetworkNames, Networks
-    from models.vqgan.network import Vqgan
+    from models.networks.shared_networks import NetworkNames, Networks
+    from models.networks.vqgan.vqgan_model import Vqgan
+    from models.optimize.motion import Motion
+    from models.runtime.batched_steps import Company
 
 _NO_ENCODER = (
     "this VQGAN's weights have no encoder, so that no picture can be taken up: use start=random, and neither "
@@ -129,7 +129,7 @@ class VqganClip:
         """See `ImageGenerator`."""
         import torch
 
-        from models.guided import draw, start_picture
+        from models.optimize.scene import draw, start_picture
 
         options = Options.model_validate(request.options)
         vqgan = self._networks.vqgan()
@@ -172,8 +172,8 @@ class VqganClip:
         """Latents to start from: (1, D, h, w)"""
         import torch
 
-        from models.prior import painted
-        from models.targets import embed
+        from models.networks.prior import painted
+        from models.optimize.prompt_targets import embed
 
         vqgan, prior, device = self._networks.vqgan(), self._networks.prior(), self._networks.device
         grid = (request.height // vqgan.factor, request.width // vqgan.factor)
@@ -207,9 +207,9 @@ class VqganClip:
         grid: tuple[int, int],
     ) -> "Tensor":
         """What the generator dalle draws, at this picture's size: (1, D, h, w)"""
-        from models.candidates import Candidates
-        from models.dalle import told_of
         from models.generators import dalle
+        from models.networks.dalle_model import told_of
+        from models.sampling.candidates import Candidates
 
         vqgan = self._networks.vqgan()
         small = dalle.profile(self._networks.names)
@@ -244,7 +244,7 @@ class CodedPicture:
         self._hold(latents)
 
     def render(self) -> "Tensor":
-        from models.drawing import clamp_to_range, straight_through
+        from models.optimize.loop import clamp_to_range, straight_through
 
         latents = self.latents["z"]
         self.quantized = self._company.compute(self._vqgan.quantized, latents.detach())
@@ -279,7 +279,7 @@ class CodedPicture:
         self._hold(_scaled(self.latents["z"].detach(), self._grid))
 
     def from_start(self) -> "Tensor":
-        from models.losses import squared_distance
+        from models.optimize.image_losses import squared_distance
 
         return self._company.compute(squared_distance, self.latents["z"], self._start_now())
 
@@ -287,8 +287,8 @@ class CodedPicture:
         """What is asked of the latents themselves in step `index`: a scalar."""
         from torch.nn.functional import normalize
 
-        from models.guidance import spherical_distance
-        from models.losses import squared_distance
+        from models.optimize.clip_loss import spherical_distance
+        from models.optimize.image_losses import squared_distance
 
         options, latents = self._options, self.latents["z"]
         loss = latents.new_zeros(())
@@ -312,7 +312,7 @@ class CodedPicture:
 
 
 def _encode(vqgan: "Vqgan", picture: "Tensor") -> "Tensor":
-    from models.vqgan.network import EncoderMissing
+    from models.networks.vqgan.vqgan_model import EncoderMissing
 
     try:
         return vqgan.encode(picture)

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 from PIL import Image
 from pydantic import Field
 
-from models import sampled
 from models.generators import ImageGenerator, Profile, Step
-from models.options import CompletingOptions
-from models.prompts import check_prompts
-from models.requests import GenerationRequest, InvalidRequest, Presets
-from models.vqgan import read_card
+from models.networks.vqgan import read_card
+from models.requests.options import CompletingOptions
+from models.requests.prompts import check_prompts
+from models.requests.request import GenerationRequest, InvalidRequest, Presets
+from models.sampling import profile as sampled
 
 if TYPE_CHECKING:
-    from models.networks import NetworkNames, Networks
+    from models.networks.shared_networks import NetworkNames, Networks
 
 
 class Options(CompletingOptions, frozen=True, extra="forbid"):
@@ -76,9 +76,9 @@ class TransformerGenerator:
         frugal: bool = False,
     ) -> Iterator[Step]:
         """See `ImageGenerator`."""
-        from models.candidates import Candidates
-        from models.dalle import told_nothing
-        from models.sampling import told_class
+        from models.networks.autoregressive import told_class
+        from models.networks.dalle_model import told_nothing
+        from models.sampling.candidates import Candidates
 
         options = Options.model_validate(request.options)
         transformer = self._networks.transformer()

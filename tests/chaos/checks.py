@@ -12,9 +12,9 @@ import httpx
 import redis
 from PIL import Image
 
-from jobs.connection import connect
-from jobs.lines import TYPES, queue_names
-from jobs.record import key
+from jobs.record.priorities import TYPES, queue_names
+from jobs.record.record import key
+from storage.redis import connect
 from tests.chaos.callers import Ticket, wait_until
 from tests.chaos.processes import Stage
 

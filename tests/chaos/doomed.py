@@ -1,6 +1,6 @@
 """A process of the service that kills itself at a chosen point.
 
-    python -m tests.chaos.doomed jobs.lease:Lease.finish before 1 workers
+    python -m tests.chaos.doomed jobs.record.lease:Lease.finish before 1 workers
 
 The function of that name is wrapped: at its n-th call it ends the process by SIGKILL, before or after
 it did its work. All else is the real `python -m workers`.

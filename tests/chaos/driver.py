@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 
-from jobs.connection import connect
+from storage.redis import connect
 from tests.chaos.callers import Callers, wait_until
 from tests.chaos.checks import check_all, tell_of
 from tests.chaos.processes import Diary, Stage

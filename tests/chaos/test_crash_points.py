@@ -10,7 +10,7 @@ import httpx
 import pytest
 import redis
 
-from jobs.record import key
+from jobs.record.record import key
 from tests.conftest import RedisServer
 from tests.e2e.conftest import Service
 
@@ -70,13 +70,15 @@ def check_end(service: Service, job_id: str, picture: bytes, attempts: int) -> N
 @pytest.mark.parametrize(
     ("target", "when", "count", "attempts"),
     [
-        pytest.param("workers.worker:WarmWorker.prepare_job_execution", "before", 1, 1, id="popped"),
-        pytest.param("jobs.lease:Lease.start", "before", 1, 1, id="about to start"),
-        pytest.param("jobs.lease:Lease.start", "after", 1, 2, id="started"),
+        pytest.param(
+            "workers.runner.rq_worker:WarmWorker.prepare_job_execution", "before", 1, 1, id="popped"
+        ),
+        pytest.param("jobs.record.lease:Lease.start", "before", 1, 1, id="about to start"),
+        pytest.param("jobs.record.lease:Lease.start", "after", 1, 2, id="started"),
         pytest.param("os:replace", "before", 2, 2, id="file written, not named"),
-        pytest.param("jobs.stores.file:FileStore.save", "after", 2, 2, id="checkpoint kept, not told"),
-        pytest.param("jobs.lease:Lease.finish", "before", 1, 2, id="drawn, not told"),
-        pytest.param("jobs.lease:Lease.finish", "after", 1, 1, id="told"),
+        pytest.param("storage.blobs.file:FileStore.save", "after", 2, 2, id="checkpoint kept, not told"),
+        pytest.param("jobs.record.lease:Lease.finish", "before", 1, 2, id="drawn, not told"),
+        pytest.param("jobs.record.lease:Lease.finish", "after", 1, 1, id="told"),
     ],
 )
 def test_a_worker_may_die_there(
@@ -94,8 +96,8 @@ def test_a_worker_may_die_there(
 @pytest.mark.parametrize(
     ("target", "when"),
     [
-        pytest.param("jobs.lease:Lease.hand_back", "before", id="before it hands back"),
-        pytest.param("jobs.lease:Lease.hand_back", "after", id="handed back, RQ not told"),
+        pytest.param("jobs.record.lease:Lease.hand_back", "before", id="before it hands back"),
+        pytest.param("jobs.record.lease:Lease.hand_back", "after", id="handed back, RQ not told"),
     ],
 )
 def test_a_worker_may_be_killed_while_it_stops(

@@ -16,11 +16,11 @@ import redis
 
 from clipcanvas import Job, JobFailed
 from jobs.queue import JobQueue
-from jobs.record import key
+from jobs.record.record import key
 from jobs.settings import JobSettings
 from tests.conftest import RedisServer
-from tests.cutting_proxy import CuttingProxy
 from tests.e2e.conftest import Service
+from tests.support.cutting_proxy import CuttingProxy
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from clipcanvas import JobCanceled
-from models.networks import WEIGHTS
-from tests import wild
+from models.networks.shared_networks import WEIGHTS
 from tests.conftest import RedisServer
 from tests.e2e.conftest import Service
+from tests.support import wild
 
 pytestmark = pytest.mark.timeout(300)
 

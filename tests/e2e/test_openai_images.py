@@ -15,7 +15,7 @@ import openai
 import pytest
 from PIL import Image
 
-from app.auth import new_key
+from app.http.auth import new_key
 from tests.conftest import RedisServer, private_redis
 from tests.e2e.conftest import Service
 

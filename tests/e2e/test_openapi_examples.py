@@ -18,8 +18,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from app.bulk_bodies import LINES
-from app.openapi_examples import ANSWERS, JOB
+from app.clip.bulk_parsers import LINES
+from app.site.openapi_examples import ANSWERS, JOB
 from tests.conftest import RedisServer, private_redis
 from tests.e2e.conftest import Service
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from clipcanvas import JobCanceled
-from models.networks import WEIGHTS
+from models.networks.shared_networks import WEIGHTS
 from tests.conftest import RedisServer
 from tests.e2e.conftest import Service
 from tests.integration.conftest import plain
@@ -30,7 +30,7 @@ PHOTO = base64.b64encode(plain("red")).decode()
 WRITE = """
 import sys
 from pathlib import Path
-from tests.unclip_folders import write_unclip
+from tests.support.unclip_folders import write_unclip
 for reads in ("text", "image"):
     write_unclip(Path(sys.argv[1]) / f"tiny-{reads}", reads)
 """

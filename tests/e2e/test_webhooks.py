@@ -10,7 +10,7 @@ from standardwebhooks import Webhook as Verifier
 
 from tests.conftest import RedisServer
 from tests.e2e.conftest import Service
-from tests.integration.test_webhooks import SECRET, Receiver
+from tests.integration.workers.test_webhooks import SECRET, Receiver
 
 pytestmark = pytest.mark.timeout(180)
 

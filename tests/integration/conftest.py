@@ -13,7 +13,7 @@ import structlog
 from PIL import Image
 
 from tests.conftest import RedisServer
-from tests.live_api import LiveApi, TinyClip, live_api
+from tests.support.live_api import LiveApi, TinyClip, live_api
 
 StartApi = Callable[..., LiveApi]
 

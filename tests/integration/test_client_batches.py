@@ -9,7 +9,7 @@ from clipcanvas import ApiError, AsyncClient, Client, Many, NewImage
 from clipcanvas import batches as batching
 from clipcanvas.results import Classification, Embedding
 from tests.integration.conftest import StartApi, plain
-from tests.live_api import LiveApi
+from tests.support.live_api import LiveApi
 
 COLORS = ("red", "green", "blue", "yellow", "black")
 LABELS = ("a fox", "a hen")

@@ -16,7 +16,7 @@ from sklearn.datasets import load_sample_image
 from clipcanvas import AsyncClient, Client, NewImage, QueryPart, cli
 from tests.conftest import RedisServer
 from tests.integration.conftest import plain
-from tests.live_api import LiveApi, TinyClip, live_api
+from tests.support.live_api import LiveApi, TinyClip, live_api
 
 ROOT = Path(__file__).parents[2]
 COLORS = ("red", "green", "blue", "yellow")

@@ -13,8 +13,8 @@ import pytest
 from clipcanvas import AsyncClient, Client, cli
 from tests.conftest import RedisServer
 from tests.integration.conftest import StartApi, plain
-from tests.integration.test_indexing import Indexer
-from tests.live_api import LiveApi
+from tests.integration.workers.indexing.test_task import Indexer
+from tests.support.live_api import LiveApi
 
 Run = Callable[..., int]
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.checkpoints import load_tensors
-from models.dalle import Dalle
-from models.networks import NetworkNames, Networks
-from models.prompts import COLORS
+from models.networks.dalle_model import Dalle
+from models.networks.shared_networks import NetworkNames, Networks
+from models.requests.prompts import COLORS
+from models.weights_io import load_tensors
 from training import dalle, loop
 from training.batches import Album
 from training.evaluate import load_vqgan

@@ -12,8 +12,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from models import clip as clips
-from models import vqgan as vqgans
-from models.networks import WEIGHTS
+from models.networks import vqgan as vqgans
+from models.networks.shared_networks import WEIGHTS
 from training import evaluate, held_out, trunk
 from training.measures import accuracy, perplexity, psnr, recall
 

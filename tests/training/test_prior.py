@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from models import vqgan as vqgans
-from models.networks import WEIGHTS
-from models.prior import Prior
+from models.networks import vqgan as vqgans
+from models.networks.prior import Prior
+from models.networks.shared_networks import WEIGHTS
 from training import loop, prior
 from training.batches import Album
 

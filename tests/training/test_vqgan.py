@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from models.networks import WEIGHTS
-from models.vqgan import Ddconfig, VqganConfig
-from models.vqgan.network import Vqgan
+from models.networks.shared_networks import WEIGHTS
+from models.networks.vqgan import Ddconfig, VqganConfig
+from models.networks.vqgan.vqgan_model import Vqgan
 from training import loop, textures, trunk, vqgan
 from training.batches import Album
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tests.contract_server import serving
+from tests.support.contract_server import serving
 
 Serve = Callable[[ASGIApp], str]
 

@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from clipcanvas import cli
-from tests.contract_server import DONE, JOB, problem
+from tests.support.contract_server import DONE, JOB, problem
 from tests.unit.conftest import Serve
 
 Run = Callable[..., int]

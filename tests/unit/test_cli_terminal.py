@@ -25,7 +25,7 @@ from starlette.routing import Route
 
 from clipcanvas.terminal_pictures import HalfBlocks, Kitty, Sixels, picture, sixels
 from clipcanvas.terminal_query import Graphics
-from tests.contract_server import DONE, JOB
+from tests.support.contract_server import DONE, JOB
 from tests.unit.conftest import Serve
 from tests.unit.test_cli_commands import Service
 

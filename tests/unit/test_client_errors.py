@@ -13,7 +13,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from clipcanvas import ApiError, AsyncClient, Client, JobFailed, Unreachable, WaitTimeout
-from tests.contract_server import DONE, JOB, problem
+from tests.support.contract_server import DONE, JOB, problem
 from tests.unit.conftest import Serve
 
 Caller = Callable[..., Any]

@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from clipcanvas import ApiError, AsyncClient, Client, Event, Unreachable
 from clipcanvas.sse import EventFeed
-from tests.contract_server import DONE, problem
+from tests.support.contract_server import DONE, problem
 from tests.unit.conftest import Serve
 
 STREAM = (

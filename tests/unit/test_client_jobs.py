@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from clipcanvas import AsyncClient, Client, Job, JobFailed, WaitTimeout
-from tests.contract_server import DONE, JOB
+from tests.support.contract_server import DONE, JOB
 from tests.unit.conftest import Serve
 
 FAILED = DONE | {"status": "failed", "error": {"code": "diverged", "detail": "the loss is not finite"}}

@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 import clipcanvas
 from clipcanvas import AsyncClient, Client, Prompt, calls
-from tests.contract_server import DONE, JOB
+from tests.support.contract_server import DONE, JOB
 from tests.unit.conftest import Serve
 
 

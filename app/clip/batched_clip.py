@@ -1,0 +1,253 @@
+"""CLIP for many callers: pictures decoded on threads, batches for the device, and a memory for texts."""
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Self
+
+import numpy as np
+
+from app.clip.batcher import Batcher, Device
+from app.clip.cache import EmbeddingCache
+from app.clip.image_pipeline import ImagePipeline
+from app.http.image_input import Source
+from app.metrics import Metrics
+from app.schemas import Fault
+from jobs.images import ImageLimits, decode
+from models.clip import ClipEncoder, Embeddings, Pixels
+from models.clip.zero_shot import ensemble, fill_templates
+
+_FEW_TEXTS = 16  # whose tokens are counted sooner than a thread is woken
+
+
+class TextRefused(ValueError):
+    """Texts that the model cannot read whole."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        super().__init__(faults[0].detail)
+        self.faults = tuple(faults)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text, and where in the request it came from."""
+
+    text: str
+    pointer: str
+
+
+@dataclass
+class Timings:
+    """Where the time of one request went. What ran side by side counts once."""
+
+    decode_s: float = 0.0
+    queue_s: float = 0.0
+    encode_s: float = 0.0
+
+    def add(self, *, decode_s: float = 0.0, queue_s: float, encode_s: float) -> None:
+        """Take account of an item."""
+        self.decode_s = max(self.decode_s, decode_s)
+        self.queue_s = max(self.queue_s, queue_s)
+        self.encode_s = max(self.encode_s, encode_s)
+
+    def header(self) -> str:
+        """As `Server-Timing` says it, in milliseconds."""
+        parts = (("decode", self.decode_s), ("queue", self.queue_s), ("encode", self.encode_s))
+        return ", ".join(f"{name};dur={seconds * 1000:.1f}" for name, seconds in parts)
+
+
+@dataclass(frozen=True)
+class EncoderLimits:
+    """How much one model takes at once, and what it may keep."""
+
+    max_batch_images: int
+    max_batch_texts: int
+    batches_at_once_images: int
+    batches_at_once_texts: int
+    cores_images: int | None  # of a batch that is alone; none: all
+    cores_texts: int | None
+    max_waiting_images: int
+    max_waiting_texts: int
+    max_wait_s: float
+    window: int
+    text_cache_rows: int
+    image_cache_rows: int
+    exact_decode: bool
+    image: ImageLimits
+
+
+class BatchedClip:
+    """One CLIP, shared by all requests. Use as an async context manager.
+
+    Args:
+        templates: of the model's card.
+        pool: threads that decode pictures and count tokens.
+    """
+
+    def __init__(
+        self,
+        encoder: ClipEncoder,
+        templates: Sequence[str],
+        device: Device,
+        pool: Executor,
+        limits: EncoderLimits,
+        metrics: Metrics,
+    ) -> None:
+        self.encoder = encoder
+        self.templates = tuple(templates)
+        self.max_batch_images = limits.max_batch_images
+        self._pool = pool
+        self._limits = limits
+        self._metrics = metrics
+        self._text_rows: EmbeddingCache[str] = EmbeddingCache(limits.text_cache_rows)
+        self._label_rows: EmbeddingCache[tuple[tuple[str, ...], tuple[str, ...]]] = EmbeddingCache(
+            limits.text_cache_rows
+        )
+        # what they call knows nothing of this object: a cycle would keep a model that was put out
+        self._images: Batcher[Pixels, Embeddings] = Batcher(
+            partial(_encode_images, encoder),
+            device,
+            max_batch=limits.max_batch_images,
+            at_once=limits.batches_at_once_images,
+            max_cores=limits.cores_images,
+            max_reserved=limits.max_waiting_images,
+            max_wait_s=limits.max_wait_s,
+            observe=partial(_observe, metrics, "image"),
+        )
+        self._texts: Batcher[str, Embeddings] = Batcher(
+            partial(_encode_texts, encoder, self._text_rows),
+            device,
+            max_batch=limits.max_batch_texts,
+            at_once=limits.batches_at_once_texts,
+            max_cores=limits.cores_texts,
+            max_reserved=limits.max_waiting_texts,
+            max_wait_s=limits.max_wait_s,
+            observe=partial(_observe, metrics, "text"),
+        )
+        self.pipeline = ImagePipeline(
+            self._images,
+            partial(_prepare, encoder, limits),
+            pool,
+            limits.window,
+            EmbeddingCache(limits.image_cache_rows),
+        )
+        self._batchers = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        await self._batchers.enter_async_context(self._images)
+        await self._batchers.enter_async_context(self._texts)
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._batchers.aclose()
+
+    @property
+    def in_use(self) -> bool:
+        """Whether anything is in work."""
+        return bool(self._images.reserved or self._texts.reserved)
+
+    def check_room(self) -> None:
+        """Raises app.clip.batcher.Overloaded: not one picture more is taken now."""
+        self._images.check(1)
+
+    async def embed_images(self, sources: Sequence[Source], timings: Timings) -> Embeddings:
+        """Pictures -> (N, D)
+
+        Raises:
+            app.http.image_input.ImageRefused: one or several cannot be taken; `faults` has them all.
+            app.clip.batcher.Overloaded: too many pictures are in work.
+        """
+        if not sources:
+            return self._no_rows()
+        seen = await self.pipeline.embed(sources)
+        for one in seen:
+            timings.add(decode_s=one.decode_s, queue_s=one.queue_s, encode_s=one.encode_s)
+        self._metrics.queue_seconds.labels("image").observe(max(one.queue_s for one in seen))
+        return np.stack([one.row for one in seen])
+
+    async def embed_texts(self, texts: Sequence[Text], timings: Timings) -> tuple[Embeddings, int]:
+        """Texts -> (N, D), and how many tokens they are.
+
+        Raises:
+            TextRefused: some are too long for the model; `faults` has them all.
+            app.clip.batcher.Overloaded: too many texts are in work.
+        """
+        if not texts:
+            return self._no_rows(), 0
+        if len(texts) <= _FEW_TEXTS:
+            tokens = self._count_tokens(texts)
+        else:
+            tokens = await asyncio.get_running_loop().run_in_executor(self._pool, self._count_tokens, texts)
+        known = {item.text: self._text_rows.get(item.text) for item in texts}
+        missing = [text for text, rows in known.items() if rows is None]
+        self._metrics.text_cache.labels("hit").inc(len(known) - len(missing))
+        self._metrics.text_cache.labels("miss").inc(len(missing))
+        with self._texts.reserve(len(missing)) as lane:
+            done = await self._texts.submit(missing, lane)
+        timings.add(queue_s=done.queue_s, encode_s=done.run_s)
+        self._metrics.queue_seconds.labels("text").observe(done.queue_s)
+        found = {text: rows[0] for text, rows in known.items() if rows is not None}
+        found.update(zip(missing, done.results, strict=True))
+        return np.stack([found[item.text] for item in texts]), tokens
+
+    async def embed_labels(
+        self, labels: Sequence[str], templates: Sequence[str], timings: Timings
+    ) -> Embeddings:
+        """One row per label, its templates averaged: (L, D). Raises as `embed_texts`."""
+        key = (tuple(labels), tuple(templates))
+        rows = self._label_rows.get(key)
+        if rows is None:
+            filled = fill_templates(labels, templates)
+            texts = [Text(text, f"#/labels/{index // len(templates)}") for index, text in enumerate(filled)]
+            embeddings, _ = await self.embed_texts(texts, timings)
+            rows = ensemble(embeddings, len(templates))
+            self._label_rows.put(key, rows)
+        return rows
+
+    def _count_tokens(self, texts: Sequence[Text]) -> int:
+        longest = self.encoder.context_length
+        counts = [self.encoder.count_tokens(item.text) for item in texts]
+        faults = {
+            item.pointer: Fault(
+                pointer=item.pointer,
+                code="text_too_long",
+                detail=f"the text has more than the {longest} tokens that {self.encoder.name} reads",
+            )
+            for item, count in zip(texts, counts, strict=True)
+            if count > longest
+        }
+        if faults:
+            raise TextRefused(list(faults.values())[:100])
+        return sum(counts)
+
+    def _no_rows(self) -> Embeddings:
+        return np.zeros((0, self.encoder.dimension), np.float32)
+
+
+def _prepare(encoder: ClipEncoder, limits: EncoderLimits, data: bytes) -> Pixels:
+    draft_side = None if limits.exact_decode else encoder.draft_size
+    return encoder.preprocess(decode(data, limits.image, draft_side), exact=limits.exact_decode)
+
+
+def _encode_images(encoder: ClipEncoder, batch: list[Pixels]) -> list[Embeddings]:
+    return list(encoder.encode_images(np.stack(batch)))
+
+
+def _encode_texts(encoder: ClipEncoder, kept: EmbeddingCache[str], batch: list[str]) -> list[Embeddings]:
+    # an earlier batch may have had the same text since it was asked for
+    found = {text: kept.get(text) for text in batch}
+    missing = [text for text, rows in found.items() if rows is None]
+    if missing:
+        for text, row in zip(missing, encoder.encode_texts(missing), strict=True):
+            found[text] = rows = row[None].copy()
+            # kept here, on the device's thread, so that the work of callers who left is not lost
+            kept.put(text, rows)
+    return [rows[0] for rows in map(found.__getitem__, batch) if rows is not None]
+
+
+def _observe(metrics: Metrics, tower: str, size: int, seconds: float) -> None:
+    metrics.batch_size.labels(tower).observe(size)
+    metrics.batch_seconds.labels(tower).observe(seconds)

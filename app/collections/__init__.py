@@ -1,0 +1,1 @@
+"""Collections of images and their search. May import app.clip and app.http."""

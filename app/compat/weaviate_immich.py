@@ -1,0 +1,220 @@
+"""CLIP as two neighbors ask for it, in place of their containers: Weaviate's multi2vec-clip and Immich's.
+
+They are off unless the settings name them. Both take texts of any length and read their beginning, as those
+containers do.
+"""
+
+import asyncio
+from bisect import bisect_right
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.clip.batched_clip import BatchedClip, Text, Timings
+from app.clip.embed import answer
+from app.clip.registry import Clips
+from app.clip.vector_response import json_answer
+from app.dependencies import ClipCaller, InUse, Resources
+from app.http.body import InvalidBody, Parts, check_limit, fields_of, parse_json, read
+from app.http.image_input import Source, decode
+from app.http.tasks import both
+from app.schemas import Fault, Picture, Wire
+from app.site.openapi import TIMEOUT, responses
+
+weaviate = APIRouter(tags=["Weaviate"])
+immich = APIRouter(tags=["Immich"])
+ROUTERS: Mapping[str, APIRouter] = {"weaviate": weaviate, "immich": immich}
+
+_ERRORS = responses(400, 401, 403, 404, 408, 413, 415, 422, 503, 504)
+_TEXT = {"type": "string"}
+
+
+class VectorizeRequest(Wire):
+    """Texts and pictures, as Weaviate sends them."""
+
+    texts: list[str] | None = None
+    images: list[Picture] | None = None
+
+
+class Vectors(BaseModel):
+    """A vector of unit length for each."""
+
+    textVectors: list[list[float]]
+    imageVectors: list[list[float]]
+
+
+class NamedModel(BaseModel):
+    """A model by Immich's name for it, such as ViT-B-32__openai, or by ours."""
+
+    model_config = ConfigDict(extra="ignore")  # its options choose among languages of other models
+
+    modelName: Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class ClipTask(Wire):
+    """What of a CLIP is asked: one of the two."""
+
+    textual: NamedModel | None = None
+    visual: NamedModel | None = None
+
+
+class Entries(Wire):
+    """The tasks; faces and texts in pictures are no tasks of a CLIP."""
+
+    clip: ClipTask
+
+
+class PredictRequest(Wire):
+    """A form of Immich's."""
+
+    entries: Entries
+    text: str | None = None
+    image: Picture | None = None
+
+
+class Prediction(BaseModel):
+    """A vector, written as JSON in a text; and how large the picture is."""
+
+    clip: str
+    imageHeight: int | None = None
+    imageWidth: int | None = None
+
+
+@weaviate.get("/.well-known/live", status_code=204)
+async def show_weaviate_live() -> None:
+    """204 while the process turns."""
+
+
+@weaviate.get("/.well-known/ready", status_code=204, responses=responses(503))
+async def show_weaviate_ready(resources: InUse) -> None:
+    """204 when the model is ready."""
+    resources.clips.get(None)
+
+
+@weaviate.get("/meta", responses=responses(401, 403, 503))
+async def show_weaviate_meta(caller: ClipCaller, resources: InUse) -> dict[str, Any]:
+    """What the model is."""
+    encoder = resources.clips.get(None).encoder
+    return {"model": encoder.name, "embedding_dim": encoder.dimension, "image_size": encoder.image_size}
+
+
+@weaviate.post(
+    "/vectorize",
+    responses={200: {"model": Vectors}, **_ERRORS},
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": VectorizeRequest.model_json_schema()}},
+        }
+    }
+    | TIMEOUT,
+)
+async def vectorize(request: Request, caller: ClipCaller, resources: InUse) -> Response:
+    """Turn texts and pictures into vectors, by the first of the models."""
+    asked = await read(request, VectorizeRequest)
+    settings = resources.settings
+    texts, images = asked.texts or [], asked.images or []
+    check_limit("#/images", len(images), settings.max_images, "images")
+    check_limit("#/texts", len(texts), settings.max_texts, "texts")
+    clip, timings = resources.clips.get(None), Timings()
+    sources = [Source(image, f"#/images/{index}") for index, image in enumerate(images)]
+    readable = await _shortened(texts, clip, resources)
+    image_rows, (text_rows, _) = await answer(
+        request,
+        resources,
+        lambda: both(clip.embed_images(sources, timings), clip.embed_texts(readable, timings)),
+    )
+    said = {"textVectors": text_rows, "imageVectors": image_rows}
+    return json_answer(said, {"Server-Timing": timings.header()})
+
+
+@immich.get("/ping", response_class=PlainTextResponse)
+async def ping() -> Response:
+    """`pong` while the process turns."""
+    return Response("pong", media_type="text/plain")
+
+
+@immich.post(
+    "/predict",
+    responses={200: {"model": Prediction}, **_ERRORS},
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "properties": {
+                            "entries": {**_TEXT, "description": "the tasks as JSON"},
+                            "text": _TEXT,
+                            "image": {**_TEXT, "format": "binary"},
+                        },
+                        "required": ["entries"],
+                    }
+                }
+            },
+        }
+    }
+    | TIMEOUT,
+)
+async def predict(request: Request, caller: ClipCaller, resources: InUse) -> Response:
+    """Turn a text or a picture into a vector."""
+    asked = await read(request, PredictRequest, _predict_form)
+    task = asked.entries.clip
+    timings = Timings()
+    size: dict[str, int] = {}
+    if task.visual is not None and asked.image is not None and task.textual is None:
+        clip = _clip_named(task.visual.modelName, resources.clips)
+        source = Source(asked.image, "#/image")
+        rows = await answer(request, resources, lambda: clip.embed_images([source], timings))
+        loop = asyncio.get_running_loop()
+        limits = resources.settings.image_limits
+        picture = await loop.run_in_executor(resources.pool, decode, source, limits)
+        size = {"imageHeight": picture.height, "imageWidth": picture.width}
+    elif task.textual is not None and asked.text is not None and task.visual is None:
+        clip = _clip_named(task.textual.modelName, resources.clips)
+        texts = await _shortened([asked.text], clip, resources)
+        rows, _ = await answer(request, resources, lambda: clip.embed_texts(texts, timings))
+    else:
+        detail = "expected the task visual and an image, or the task textual and a text"
+        raise InvalidBody([Fault(pointer="#/entries/clip", code="invalid_task", detail=detail)])
+    vector = orjson.dumps(rows[0], option=orjson.OPT_SERIALIZE_NUMPY).decode()
+    return json_answer({"clip": vector, **size}, {"Server-Timing": timings.header()})
+
+
+def _predict_form(parts: Parts) -> dict[str, Any]:
+    fields = fields_of(parts)
+    if isinstance(fields.get("entries"), str):
+        fields["entries"] = parse_json(fields["entries"].encode())
+    return fields
+
+
+def _clip_named(name: str, clips: Clips) -> BatchedClip:
+    """The CLIP of that name, or the one that Immich calls so: ARCHITECTURE__TAG, _ as good as -."""
+    dashed = name.replace("_", "-")
+    for card in clips.cards.values():
+        if card.scheme == "open_clip" and card.place.replace("/", "__").replace("_", "-") == dashed:
+            return clips.get(card.name)
+    return clips.get(name)
+
+
+async def _shortened(texts: list[str], clip: BatchedClip, resources: Resources) -> list[Text]:
+    """The beginnings of texts that the model reads whole."""
+    encoder, max_chars = clip.encoder, resources.settings.max_text_chars
+    limit = encoder.context_length
+
+    def shorten(text: str) -> str:
+        text = text[:max_chars]
+        if encoder.count_tokens(text) <= limit:
+            return text
+        ends = range(len(text) + 1)
+        return text[: bisect_right(ends, limit, key=lambda end: encoder.count_tokens(text[:end])) - 1]
+
+    def shorten_all() -> list[Text]:
+        return [Text(shorten(text), f"#/texts/{index}") for index, text in enumerate(texts)]
+
+    return await asyncio.get_running_loop().run_in_executor(resources.pool, shorten_all)

@@ -1,0 +1,130 @@
+"""What a running API holds, and how routes get at it."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, ParamSpec, TypeVar
+
+import anyio.to_thread
+import redis.asyncio
+from fastapi import Depends, Request
+
+from app.answers import GeneratorAnswer
+from app.clip.registry import Clips
+from app.http.auth import Caller, Keys
+from app.http.streams import StreamSlots
+from app.metrics import Metrics
+from app.settings import ApiSettings
+from jobs.queue import JobQueue
+from jobs.record.outbox import Outbox
+from storage.blobs import Store
+from storage.collections.vector_sets import VectorSets, VectorsUnavailable
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+QUEUE_TIMEOUT_S = 1.9
+"""Whatever Redis does, a client has its answer within two seconds."""
+
+
+class QueueUnavailable(RuntimeError):
+    """The job queue cannot be reached, or does not answer in time."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a running API holds. The CLIPs load while the job routes already serve."""
+
+    settings: ApiSettings
+    queue: JobQueue
+    outbox: Outbox
+    vectors: VectorSets
+    vector_calls: (
+        anyio.CapacityLimiter
+    )  # of its own: a vector Redis that hangs takes no thread of the queue's
+    events: redis.asyncio.Redis
+    store: Store
+    clips: Clips
+    generators: tuple[GeneratorAnswer, ...]
+    pool: Executor
+    keys: Keys
+    metrics: Metrics
+    streams: StreamSlots
+    waits: asyncio.Semaphore  # of requests that hold `Prefer: wait`
+    stopping: asyncio.Event  # set when the process has been asked to end
+
+    async def ask(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call something that waits for Redis, on a thread, for no longer than `QUEUE_TIMEOUT_S`.
+
+        Raises:
+            QueueUnavailable: it took longer, or Redis is away; what was asked may still come to pass.
+        """
+        try:
+            async with asyncio.timeout(QUEUE_TIMEOUT_S):
+                return await anyio.to_thread.run_sync(
+                    partial(function, *args, **kwargs), abandon_on_cancel=True
+                )
+        except (TimeoutError, redis.RedisError) as error:
+            raise QueueUnavailable("the job queue cannot be reached") from error
+
+    async def keep(self, key: str, data: bytes) -> None:
+        """Keep a file in the store, on a thread."""
+        await asyncio.to_thread(self.store.save, key, data)
+
+    async def forget(self, prefix: str) -> None:
+        """Delete files of the store, on a thread."""
+        await asyncio.to_thread(self.store.delete, prefix)
+
+    async def ask_vectors(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call something that waits for the vector Redis, on a thread, for `vector_timeout_s` at most.
+
+        Raises:
+            VectorsUnavailable: it took longer, or cannot be reached; what was asked may still come to pass.
+        """
+        try:
+            async with asyncio.timeout(self.settings.vector_timeout_s):
+                return await anyio.to_thread.run_sync(
+                    partial(function, *args, **kwargs), abandon_on_cancel=True, limiter=self.vector_calls
+                )
+        except TimeoutError as error:
+            raise VectorsUnavailable("the server of the collections does not answer in time") from error
+
+
+# all are `async`: FastAPI would run others on a thread, one switch each
+async def _resources(request: Request) -> Resources:
+    resources: Resources = request.state.resources
+    return resources
+
+
+InUse = Annotated[Resources, Depends(_resources)]
+
+
+async def _caller(request: Request, resources: InUse) -> Caller:
+    caller = resources.keys.caller(request.headers.get("authorization"))
+    request.state.caller = caller.name or None
+    return caller
+
+
+AnyCaller = Annotated[Caller, Depends(_caller)]
+
+
+async def _clip_caller(caller: AnyCaller) -> Caller:
+    caller.require("clip")
+    return caller
+
+
+async def _collections_caller(caller: AnyCaller) -> Caller:
+    caller.require("collections")
+    return caller
+
+
+async def _jobs_caller(caller: AnyCaller) -> Caller:
+    caller.require("jobs")
+    return caller
+
+
+ClipCaller = Annotated[Caller, Depends(_clip_caller)]
+CollectionsCaller = Annotated[Caller, Depends(_collections_caller)]
+JobsCaller = Annotated[Caller, Depends(_jobs_caller)]

@@ -1,0 +1,229 @@
+"""Request bodies: JSON or a form in, a checked model out, or every fault with its place."""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import Headers
+
+from app.http.multipart import FormSplitter, MalformedBody
+from app.schemas import Fault
+
+Model = TypeVar("Model", bound=BaseModel)
+Parts = Sequence[tuple[str, str | bytes]]  # of a form, in order: names and values; bytes are files
+
+JSON = "application/json"
+MULTIPART = "multipart/form-data"
+_MAX_FAULTS = 100
+_WORDS = {  # where pydantic's speak of Python
+    "extra_forbidden": "this field is not known",
+    "missing": "this field is missing",
+    "model_type": "this must be an object",
+    "dict_type": "this must be an object",
+    "list_type": "this must be a list",
+    "string_unicode": "this is not Unicode text",
+}
+
+
+class MalformedHeader(ValueError):
+    """A header that says nothing."""
+
+
+class UnsupportedBody(ValueError):
+    """A content type or encoding that is not taken."""
+
+
+class BodyTooLarge(ValueError):
+    """More bytes than a body may have."""
+
+
+class BodyTimeout(ValueError):
+    """The rest of the body did not come."""
+
+
+class InvalidBody(ValueError):
+    """Values that are not as they should be; `faults` has all of them."""
+
+    def __init__(self, faults: Iterable[Fault]) -> None:
+        self.faults = tuple(faults)[:_MAX_FAULTS]
+        super().__init__("; ".join(f"{fault.pointer}: {fault.detail}" for fault in self.faults[:3]))
+
+
+class LimitExceeded(ValueError):
+    """More of something than one request may have."""
+
+    def __init__(self, pointer: str, count: int, limit: int, what: str) -> None:
+        super().__init__(f"{count} {what}; at most {limit} are allowed")
+        self.faults = (Fault(pointer=pointer, code="limit_exceeded", detail=str(self)),)
+
+
+def check_limit(pointer: str, count: int, limit: int, what: str) -> None:
+    """Raises LimitExceeded if there are too many."""
+    if count > limit:
+        raise LimitExceeded(pointer, count, limit, what)
+
+
+async def read(
+    request: Request,
+    model: type[Model],
+    from_form: Callable[[Parts], dict[str, Any]] | None = None,
+) -> Model:
+    """The body of a request as a model.
+
+    Args:
+        from_form: the model's fields out of a form's parts; without it only JSON is taken.
+
+    Raises:
+        UnsupportedBody, MalformedBody, InvalidBody
+        BodyTooLarge, BodyTimeout: as the middleware finds while the body comes.
+    """
+    kind = content_type(request.headers)
+    if from_form and kind == MULTIPART:
+        return validate(model, from_form(await _read_form(request)), strict=False)
+    return validate(model, await read_json(request, _expected(from_form)), strict=True)
+
+
+async def read_json(request: Request, expected: str = JSON) -> Any:
+    """The body of a request, parsed.
+
+    Args:
+        expected: the content types that the route takes.
+
+    Raises:
+        UnsupportedBody, MalformedBody, BodyTooLarge, BodyTimeout
+    """
+    kind = content_type(request.headers)
+    body = await request.body()
+    if not body:
+        raise MalformedBody(f"the body is empty; expected {expected}")
+    if kind != JSON and not (kind.startswith("application/") and kind.endswith("+json")):
+        raise UnsupportedBody(f"the content type is {kind or 'not said'}; expected {expected}")
+    return parse_json(body)
+
+
+def content_type(headers: Headers) -> str:
+    """What the body is said to be, without parameters; empty: nothing is said."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def fields_of(parts: Parts, lists: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
+    """A form's parts as the fields of a model.
+
+    Args:
+        lists: the parts that may be there several times, with their names in the model.
+
+    Raises:
+        InvalidBody: another one is there twice.
+    """
+    fields: dict[str, Any] = {}
+    for name, value in parts:
+        if name in lists:
+            fields.setdefault(lists[name], []).append(value)
+        elif name in fields:
+            pointer = f"#/{_escape(name)}"
+            raise InvalidBody(
+                [Fault(pointer=pointer, code="duplicate_field", detail="this field is there twice")]
+            )
+        else:
+            fields[name] = value
+    return fields
+
+
+def validate(model: type[Model], values: Any, *, strict: bool, at: str = "#") -> Model:
+    """The model of those values.
+
+    Args:
+        strict: no text for numbers and the like; forms cannot be strict.
+        at: where in the request they were.
+
+    Raises:
+        InvalidBody: with all faults.
+    """
+    try:
+        return model.model_validate(values, strict=strict)
+    except ValidationError as error:
+        raise InvalidBody(faults_of(error, at)) from None
+
+
+def faults_of(error: ValidationError, at: str = "#") -> list[Fault]:
+    """What pydantic found, with pointers below `at`."""
+    return [
+        Fault(
+            pointer="/".join([at, *(_escape(step) for step in item["loc"])]),
+            code=item["type"],
+            detail=_WORDS.get(item["type"], item["msg"].removeprefix("Value error, ")),
+        )
+        for item in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
+
+
+def parse_json(body: bytes) -> Any:
+    """JSON as RFC 8259 has it: no NaN, no infinity; and no name twice in one object.
+
+    Raises:
+        MalformedBody: it is something else.
+        InvalidBody: a name is there twice.
+    """
+    repeated: list[str] = []
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        fields = dict(pairs)
+        if len(fields) < len(pairs):
+            names = [name for name, _ in pairs]
+            repeated.extend(sorted({name for name in names if names.count(name) > 1})[:_MAX_FAULTS])
+        return fields
+
+    try:
+        value = json.loads(body, object_pairs_hook=unique, parse_constant=_refuse, parse_float=_finite)
+    except RecursionError:
+        raise MalformedBody("the JSON is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise MalformedBody(f"not JSON: {error.msg}, at character {error.pos}") from None
+    except ValueError as error:  # not UTF-8, NaN, a number without end
+        raise MalformedBody(
+            str(error) if isinstance(error, _NotJson) else "not JSON that can be read"
+        ) from None
+    if repeated:
+        raise InvalidBody(
+            Fault(pointer=f"#/{_escape(name)}", code="duplicate_field", detail="this field is there twice")
+            for name in repeated
+        )
+    return value
+
+
+class _NotJson(ValueError):
+    pass
+
+
+def _refuse(word: str) -> None:
+    raise _NotJson(f"not JSON: {word} is not a number of JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise _NotJson(f"not JSON that can be read: the number {text[:20]} is too large")
+    return number
+
+
+async def _read_form(request: Request) -> Parts:
+    parts: list[tuple[str, str | bytes]] = []
+    form = FormSplitter(request.headers["content-type"])
+    async for data in request.stream():
+        parts += form.feed(data)
+    form.close()
+    return parts
+
+
+def _expected(from_form: Callable[[Parts], dict[str, Any]] | None) -> str:
+    return f"{JSON} or {MULTIPART}" if from_form else JSON
+
+
+def _escape(step: str | int) -> str:
+    # RFC 6901; what is no text (half a surrogate pair) cannot be sent back
+    text = str(step).encode("utf-8", "replace").decode()[:200]
+    return text.replace("~", "~0").replace("/", "~1")

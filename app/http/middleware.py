@@ -1,0 +1,183 @@
+"""What happens to every request: its id, a bounded body, a log line, metrics, and an answer come what may."""
+
+import asyncio
+import random
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.clip.batcher import Overloaded
+from app.http.body import BodyTimeout, BodyTooLarge, UnsupportedBody
+from app.http.errors import problem_of
+from app.metrics import Metrics
+
+log = structlog.stdlib.get_logger(__name__)
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_DRAIN_S = 5.0
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-site",
+}
+
+
+class RequestContext:
+    """Gives each request its id and log line, counts it, and answers 500 where nothing else answered."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
+        # a copy: the server may share the lifespan's state among requests
+        arrived = asyncio.get_running_loop().time()
+        scope["state"] = {**scope.get("state", {}), "request_id": request_id, "arrived": arrived}
+        began = time.perf_counter()
+        answered: list[tuple[int, float]] = []
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = request_id
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+                answered.append((message["status"], time.perf_counter() - began))
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self._app(scope, receive, send_with_id)
+            except Exception as error:
+                if answered:  # too late for an answer; a broken stream tells the client
+                    log.exception("response broke off")
+                    raise
+                await problem_of(scope, error)(scope, receive, send_with_id)
+            finally:
+                self._tell(scope, *(answered[0] if answered else (499, 0.0)), time.perf_counter() - began)
+
+    def _tell(self, scope: Scope, status: int, first_byte_s: float, seconds: float) -> None:
+        # the pattern, such as /v1/jobs/{job_id}; a path of a stranger's making would be a label without end
+        route = getattr(scope.get("route"), "path", scope["state"].get("route", "unmatched"))
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        code = scope["state"].get("problem_code")
+        self._metrics.requests.labels(route, method, status).inc()
+        self._metrics.request_seconds.labels(route, method).observe(first_byte_s)
+        if code:
+            self._metrics.problems.labels(code).inc()
+        # probes and scrapes come all the time and say nothing
+        tell = log.debug if route in _QUIET and status < 500 else log.info
+        tell(
+            "request",
+            method=method,
+            route=route,
+            status=status,
+            ms=round(seconds * 1000, 1),
+            code=code,
+            key=scope["state"].get("caller"),
+        )
+
+
+_QUIET = frozenset({"/livez", "/readyz", "/metrics"})
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+@dataclass(frozen=True)
+class BodyRule:
+    """What a request's body may be."""
+
+    max_bytes: int
+    held: bool = True  # in memory until it is answered; others are worked on as they come
+    refusal: Exception | None = None  # why it is not read at all
+
+
+class BodyLimit:
+    """Refuses bodies that are too long, compressed, or do not come, before anyone works on them."""
+
+    def __init__(
+        self, app: ASGIApp, rule: Callable[[Scope], BodyRule], max_held_bytes: int, idle_s: float
+    ) -> None:
+        self._app = app
+        self._rule = rule
+        self._max_held_bytes = max_held_bytes  # of all that are held
+        self._held = 0
+        self._idle_s = idle_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        headers = Headers(scope=scope)
+        rule = self._rule(scope)
+        declared = int(headers.get("content-length", "0"))
+        encoding = headers.get("content-encoding", "identity").lower()
+        if rule.refusal is not None:
+            return await problem_of(scope, rule.refusal)(scope, receive, send)
+        refusal: Exception | None = None
+        if encoding != "identity":
+            refusal = UnsupportedBody(f"the body is encoded with {encoding}; send it as it is")
+        elif declared > rule.max_bytes:
+            refusal = _too_large(rule.max_bytes)
+        elif rule.held and self._held + declared > self._max_held_bytes:
+            refusal = self._too_many()
+        if refusal is not None:
+            # who is still sending would not read the answer
+            if "expect" not in headers:
+                await _drain(receive, rule.max_bytes)
+            return await problem_of(scope, refusal)(scope, receive, send)
+
+        seen, complete = 0, False  # of the body
+
+        async def receive_bounded() -> Message:
+            nonlocal seen, complete
+            if complete:
+                return await receive()
+            try:
+                async with asyncio.timeout(self._idle_s):
+                    message = await receive()
+            except TimeoutError:
+                raise BodyTimeout(f"nothing more of the body came for {self._idle_s:g} seconds") from None
+            size = len(message.get("body", b""))
+            seen += size
+            self._held += size if rule.held else 0
+            complete = not message.get("more_body", False)
+            if seen > rule.max_bytes or (rule.held and self._held > self._max_held_bytes):
+                if not complete:
+                    await _drain(receive, rule.max_bytes)
+                raise _too_large(rule.max_bytes) if seen > rule.max_bytes else self._too_many()
+            return message
+
+        try:
+            await self._app(scope, receive_bounded, send)
+        finally:
+            self._held -= seen if rule.held else 0
+
+    def _too_many(self) -> Overloaded:
+        return Overloaded(f"bodies of {self._max_held_bytes} bytes are being worked on already")
+
+
+def _too_large(max_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the body is longer than {max_bytes} bytes")
+
+
+async def _drain(receive: Receive, max_bytes: int) -> None:
+    left = 4 * max_bytes
+    try:
+        async with asyncio.timeout(_DRAIN_S):
+            while left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
+    except TimeoutError:
+        return

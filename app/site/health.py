@@ -1,0 +1,149 @@
+"""About the service: its models, generators and queue, and what probes and Prometheus ask."""
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from app.answers import GeneratorList, ModelAnswer, ModelList, QueueAnswer, ReadyAnswer
+from app.clip.registry import ModelNotFound
+from app.dependencies import AnyCaller, InUse, QueueUnavailable, Resources
+from app.site.openapi import responses
+from jobs.queue import JobQueue
+from storage.blobs import StorageFull, Store, StoreUnavailable
+from storage.collections.vector_sets import VectorsUnavailable
+
+router = APIRouter(tags=["service"])
+
+
+@router.get("/v1/models", responses=responses(401))
+async def list_models(caller: AnyCaller, resources: InUse) -> ModelList:
+    """The CLIPs that are served, the default first."""
+    return ModelList(data=[_model(name, resources) for name in resources.clips.cards])
+
+
+@router.get("/v1/models/{name}", responses=responses(401, 404))
+async def show_model(name: str, caller: AnyCaller, resources: InUse) -> ModelAnswer:
+    """A CLIP that is served."""
+    if name not in resources.clips.cards:
+        raise ModelNotFound(f"no model {name!r} is served; there are {', '.join(resources.clips.cards)}")
+    return _model(name, resources)
+
+
+@router.get("/v1/generators", responses=responses(401))
+async def list_generators(caller: AnyCaller, resources: InUse) -> GeneratorList:
+    """The ways to draw, with their options as JSON Schema, their defaults and limits."""
+    return GeneratorList(data=[*resources.generators])
+
+
+@router.get("/v1/queue", responses=responses(401, 503))
+async def show_queue(caller: AnyCaller, resources: InUse) -> QueueAnswer:
+    """How many jobs wait and run, and the workers that are there."""
+    return await resources.ask(_look, resources.queue)
+
+
+@router.get("/livez", response_class=PlainTextResponse)
+async def livez() -> Response:
+    """200 while the process turns, whatever its dependencies do."""
+    return Response("ok\n", media_type="text/plain")
+
+
+@router.get(
+    "/readyz",
+    responses={
+        200: {"model": ReadyAnswer},
+        503: {"model": ReadyAnswer, "description": "some part is not ready; each says why"},
+    },
+)
+async def readyz(resources: InUse) -> JSONResponse:
+    """200 if every part is ready, else 503; either way each part says how it is.
+
+    CLIPs that are not loaded at the start do not count.
+    """
+    parts: dict[str, str] = {}
+    try:
+        await resources.ask(resources.queue.ping)
+        parts["queue"] = "ready"
+    except QueueUnavailable:
+        parts["queue"] = "failed: Redis does not answer"
+    if resources.settings.vector_redis_url:
+        try:
+            await resources.ask_vectors(resources.vectors.ping)
+            parts["vectors"] = "ready"
+        except VectorsUnavailable:
+            parts["vectors"] = "failed: Redis does not answer"
+    parts["store"] = await asyncio.to_thread(_store_state, resources.store)
+    if resources.stopping.is_set():
+        parts["api"] = "stopping"
+    ready = resources.clips.preloaded and all(state == "ready" for state in parts.values())
+    parts = {f"clip:{name}": resources.clips.status(name) for name in resources.clips.cards} | parts
+    return JSONResponse(
+        {"status": "ready" if ready else "not ready", "parts": parts},
+        200 if ready else 503,
+        None if ready else {"Retry-After": "5"},
+    )
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+async def metrics(resources: InUse) -> Response:
+    """For Prometheus; while Redis is away the rest is told all the same."""
+    told = resources.metrics
+    told.jobs.clear()
+    told.workers.clear()
+    try:
+        seen = await resources.ask(_look, resources.queue)
+        told.webhook_lag.set(await resources.ask(resources.outbox.lag_s))
+    except QueueUnavailable:
+        told.redis_up.set(0)
+    else:
+        told.redis_up.set(1)
+        told.jobs.labels("queued").set(seen.queued)
+        told.jobs.labels("running").set(seen.running)
+        for state, count in Counter(worker["state"] for worker in seen.workers).items():
+            told.workers.labels(state).set(count)
+    return Response(generate_latest(told.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _look(queue: JobQueue) -> QueueAnswer:
+    workers = [{"name": worker.name, "state": worker.state, **worker.detail} for worker in queue.workers()]
+    return QueueAnswer(**queue.counts(), workers=workers)
+
+
+def _store_state(store: Store) -> str:
+    try:
+        store.check()
+    except StorageFull:
+        return "failed: little room is left"
+    except StoreUnavailable:
+        return "failed: it cannot be reached"
+    return "ready"
+
+
+def _model(name: str, resources: Resources) -> ModelAnswer:
+    card = resources.clips.cards[name]
+    status = resources.clips.status(name)
+    sizes: dict[str, Any] = {
+        "embedding_dim": card.embedding_dim,
+        "image_size": card.image_size,
+        "context_length": card.context_length,
+    }
+    clip = resources.clips.peek(name)
+    if clip is not None:
+        encoder = clip.encoder
+        sizes = {
+            "embedding_dim": encoder.dimension,
+            "image_size": encoder.image_size,
+            "context_length": encoder.context_length,
+        }
+    return ModelAnswer(
+        id=name,
+        created=resources.clips.since,
+        status=status.partition(":")[0],
+        loaded=status == "ready",
+        description=card.description,
+        license=card.license,
+        **sizes,
+    )

@@ -1,0 +1,154 @@
+"""A small DALL-E: one transformer reads a text and goes on with the codes of a picture that shows it.
+
+After Ramesh et al. 2021, https://arxiv.org/abs/2102.12092, on a VQGAN's codes. To learn from few pictures it
+stands on what other networks know: words are a CLIP's tokens with its vectors, that CLIP's embedding of the
+whole text is where the picture begins, and the VQGAN's prior tells of each place which codes are likely; the
+transformer makes one picture of it. Texts themselves are not learned to be predicted.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from models.clip import TextTooLong
+from models.generators import GenerationError
+from models.networks.autoregressive import Conditions, Told, guided
+from models.networks.shared_networks import Networks
+from models.networks.transformer import Transformer
+from models.networks.vqgan import read_card
+from models.requests.request import GenerationRequest
+
+
+class Dalle(nn.Module):
+    """The transformer and what embeds texts for it. Sequences are: words, the picture's beginning, its codes.
+
+    Args:
+        codes: that it knows, the first of the codebook.
+        side: of the square grid of codes.
+        word_width: of the CLIP's token vectors.
+        dimension: of the CLIP's embeddings.
+        words: tokens of a text that are read one by one; those after them count in its embedding alone.
+    """
+
+    def __init__(
+        self,
+        *,
+        codes: int,
+        side: int,
+        word_width: int,
+        dimension: int,
+        width: int,
+        depth: int,
+        heads: int,
+        words: int = 16,
+    ) -> None:
+        super().__init__()
+        self.side, self.words = side, words
+        self.transformer = Transformer(
+            vocabulary=codes, length=words + side * side, width=width, depth=depth, heads=heads
+        )
+        self.word = nn.Linear(word_width, width)
+        self.pads = nn.Parameter(torch.zeros(words, width))  # where the text is over
+        self.whole = nn.Linear(dimension, 2 * width)  # where the picture begins, and beside each code
+        self.sketch = nn.Linear(width, width)
+        self.nothing = nn.Parameter(torch.zeros(2 * width))  # no text, for guidance
+
+    @classmethod
+    def read(cls, weights: Mapping[str, Tensor], heads: int) -> "Dalle":
+        """A frozen one of a checkpoint's tensors; its sizes are those of the tensors."""
+        tensors = {name: value.float() for name, value in weights.items()}
+        words, width = tensors["pads"].shape
+        dalle = cls(
+            codes=len(tensors["transformer.tokens.weight"]),
+            side=round((tensors["transformer.positions"].shape[1] - words) ** 0.5),
+            word_width=tensors["word.weight"].shape[1],
+            dimension=tensors["whole.weight"].shape[1],
+            width=width,
+            depth=1
+            + max(int(name.split(".")[2]) for name in tensors if name.startswith("transformer.blocks.")),
+            heads=heads,
+            words=words,
+        )
+        dalle.load_state_dict(tensors)
+        return dalle.eval().requires_grad_(False)
+
+    def conditions(self, words: Sequence[Tensor], embeddings: Tensor, likely: Tensor) -> Conditions:
+        """What the transformer is told of texts.
+
+        Args:
+            words: vectors of each text's tokens, (L, word_width); of no token: there is no text.
+            embeddings: of the texts, (P, dimension) of unit length.
+            likely: the prior's logits of each place, (P, codes, side, side).
+        """
+        rows = [
+            torch.cat([self.word(row[: self.words]), self.pads[min(len(row), self.words) :]]) for row in words
+        ]
+        told = torch.tensor([len(row) > 0 for row in words], device=embeddings.device)[:, None, None]
+        wholes = self.whole(embeddings * embeddings.shape[1] ** 0.5)[:, None]
+        begin, beside = torch.where(told, wholes, self.nothing).chunk(2, -1)
+        odds = likely.flatten(2).transpose(1, 2).log_softmax(-1)
+        # of the sketch, the codes that are expected at each place
+        beside = beside + told * self.sketch(odds.exp() @ self.transformer.tokens.weight.to(odds))
+        return Conditions(torch.cat([torch.stack(rows), begin], 1), beside, told * odds)
+
+    def forward(self, known: Conditions, codes: Tensor) -> Tensor:
+        """Logits of pictures' codes, each seeing those before it: (P, side²) -> (P, side², codes)"""
+        assert known.beside is not None
+        assert known.bias is not None
+        seen = torch.cat([known.before[:, -1:], self.transformer.tokens(codes[:, :-1])], 1) + known.beside
+        logits: Tensor = self.transformer(torch.cat([known.before[:, :-1], seen], 1))
+        return logits[:, self.words :] + known.bias
+
+
+def told_of(request: GenerationRequest, guidance: float, networks: Networks) -> Told:
+    """What a request's texts tell the transformer of the VQGAN's card.
+
+    Args:
+        request: with a text of a weight above 0.
+        guidance: as of `models.networks.autoregressive.guided`.
+
+    Raises:
+        GenerationError: a text is too long, or the card has no dalle, or no prior.
+    """
+    dalle, prior, card = (
+        networks.dalle(),
+        networks.prior(),
+        read_card(networks.names.vqgan, networks.names.weights).dalle,
+    )
+    if dalle is None or prior is None or card is None:
+        raise GenerationError("this VQGAN has no dalle with a prior to stand on")
+    clip = networks.clip(card.clip)
+    prompts = [prompt for prompt in request.prompts if prompt.text is not None and prompt.weight_at(0)]
+    weights = torch.tensor([prompt.weight_at(0) for prompt in prompts], device=networks.device)
+    try:
+        with torch.no_grad():
+            embeddings = clip.encode_text([prompt.text or "" for prompt in prompts])
+            words = clip.word_vectors([prompt.text or "" for prompt in prompts])
+            told = dalle.conditions(words, embeddings, prior.logits(embeddings))
+    except TextTooLong as error:
+        raise GenerationError(f"the prompt is too long for {clip.name}: {error}") from error
+    nothing = told_nothing(networks).conditions
+    mix = guided(weights, guidance)
+    counted = mix.nonzero()[:, 0]  # with a guidance of 1, what there is without a text does not
+    both = (torch.cat([getattr(nothing, part), getattr(told, part)]) for part in ("before", "beside", "bias"))
+    return Told(dalle.transformer, Conditions(*(part[counted] for part in both)), mix[counted])
+
+
+def told_nothing(networks: Networks) -> Told:
+    """No text: any picture that the transformer knows.
+
+    Raises:
+        GenerationError: the card has no dalle.
+    """
+    dalle = networks.dalle()
+    if dalle is None:
+        raise GenerationError("this VQGAN has no dalle")
+    device, codes = networks.device, len(dalle.transformer.tokens.weight)
+    with torch.no_grad():
+        known = dalle.conditions(
+            [torch.empty(0, dalle.word.in_features, device=device)],
+            torch.zeros(1, dalle.whole.in_features, device=device),
+            torch.zeros(1, codes, dalle.side, dalle.side, device=device),
+        )
+    return Told(dalle.transformer, known, torch.ones(1, device=device))

@@ -1,0 +1,1 @@
+"""Redis connections, blobs, vector sets and outgoing HTTP. Imports nothing of ours."""

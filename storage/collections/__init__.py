@@ -1,0 +1,1 @@
+"""Collections of images as vector sets of Redis, their fields and thumbnails. Imports storage.redis."""

@@ -1,0 +1,64 @@
+"""What is reckoned of a drawing's memory is near to what its tensors take at once, on the demo models."""
+
+from typing import Any
+
+import pytest
+
+from benchmarks.memory import drawing, measure_drawing, measure_guide, measure_vqgan
+from models.catalog.memory import HEADROOM, RUNTIME, decoder_bytes, guide_memory, predict, vqgan_weights
+from models.clip.cards import find_card
+from models.generators import find
+from models.networks.shared_networks import WEIGHTS, NetworkNames
+from models.networks.vqgan import read_card
+
+NAMES = NetworkNames(device="cpu")
+
+
+def reckoned(request: Any, *, frugal: bool) -> float:
+    """Bytes of a step, without the headroom, the libraries and the weights."""
+    weights = vqgan_weights(read_card(NAMES.vqgan).config)
+    weights += find(request.generator).profile(NAMES).weight_bytes
+    weights += sum(guide_memory(find_card(name), WEIGHTS)[0] for name in NAMES.clips)
+    return (predict(request, NAMES, frugal=frugal) - RUNTIME - weights) / HEADROOM
+
+
+@pytest.mark.parametrize(
+    ("generator", "side", "options", "image_prompts", "frugal"),
+    [
+        ("vqgan_clip", 96, {"cutouts": 2}, 0, False),
+        ("vqgan_clip", 96, {"cutouts": 12}, 0, False),
+        ("vqgan_clip", 96, {"cutouts": 12}, 0, True),
+        ("vqgan_clip", 96, {"cutouts": 4, "cutout_method": "original"}, 2, False),
+        ("vqgan_clip", 96, {"cutouts": 6, "cutout_method": "updated"}, 0, False),
+        ("vqgan_clip", 96, {"cutouts": 6, "cutout_method": "pooling"}, 0, True),
+        ("vqgan_clip", 96, {"cutouts": 6, "cutout_method": "pixray"}, 0, False),
+        ("vqgan_clip", 192, {"cutouts": 2}, 0, True),
+        ("pixels", 256, {"cutouts": 4}, 0, False),
+        ("fft", 256, {"cutouts": 2}, 0, False),
+        ("dalle", 96, {"candidates": 8}, 0, False),
+        ("dalle", 96, {"candidates": 24}, 0, False),
+    ],
+)
+def test_a_drawing_takes_about_what_is_reckoned(
+    generator: str, side: int, options: dict[str, Any], image_prompts: int, frugal: bool
+) -> None:
+    request = drawing(generator, side, options, image_prompts)
+    measured = measure_drawing(request, "cpu", frugal)
+    # what is added up may peak one after the other: then more is reckoned than is taken
+    assert 0.8 < reckoned(request, frugal=frugal) / measured < 1.8
+
+
+@pytest.mark.parametrize("name", ["demo", "imagenet-f16-1024", "openimages-f8-8192"])
+def test_a_decoder_takes_what_its_config_says(name: str) -> None:
+    """Followed through fake tensors, which need no weights."""
+    for frugal in (False, True):
+        told = decoder_bytes(read_card(name).config, "fp32", frugal=frugal)
+        for side in (64, 256):
+            _, peak, _ = measure_vqgan(name, side, frugal=frugal)
+            assert peak == pytest.approx(told * side**2, rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["demo-icons", "ViT-B-32", "RN50"])
+def test_a_card_says_what_a_view_takes(name: str) -> None:
+    card = find_card(name)
+    assert measure_guide(card) == pytest.approx((card.weight_bytes, card.view_bytes), rel=0.02)

@@ -1,0 +1,234 @@
+"""One generation, with a dictionary for a store and a list for a report: no Redis, no torch."""
+
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jobs.record.record import Frame, Job, Output, Progress, Status
+from models.generators import GenerationError, Step, gradient
+from models.requests.request import GenerationRequest, Prompt, SaveOptions
+from storage.blobs import KeyMissing
+from workers.drawing.run import Studio, run
+from workers.runner.pacing import Canceled, Drained, Pace, Signals, TimedOut
+
+PACE = Pace(progress_every_s=0, preview_every=4, checkpoint_every_s=1000, run_timeout_s=1000)
+REQUEST = GenerationRequest(
+    generator="gradient",
+    prompts=(Prompt(text="a fox"),),
+    width=24,
+    height=16,
+    steps=10,
+    seed=3,
+    num_images=2,
+    save=SaveOptions(metadata=False),
+)
+
+
+class DictStore:
+    def __init__(self) -> None:
+        self.kept: dict[str, bytes] = {}
+
+    def save(self, key: str, data: bytes) -> None:
+        self.kept[key] = data
+
+    def read(self, key: str) -> bytes:
+        try:
+            return self.kept[key]
+        except KeyError as error:
+            raise KeyMissing(key) from error
+
+    def delete(self, prefix: str) -> None:
+        self.kept = {key: data for key, data in self.kept.items() if not key.startswith(prefix)}
+
+    def check(self) -> None:
+        return
+
+    def folders(self) -> Iterator[tuple[str, float]]:
+        return iter([])
+
+
+class Reports:
+    """Keeps what it is told, and calls `on_step` at each."""
+
+    def __init__(self, on_step: Any = None) -> None:
+        self.progress: list[Progress] = []
+        self.previews: list[Output] = []
+        self.checkpoints: list[str] = []
+        self.frames: list[Frame] = []
+        self.on_step = on_step
+
+    def __call__(
+        self,
+        *,
+        progress: Progress | None = None,
+        previewed: bool = False,
+        checkpoint: str = "",
+        frame: Frame | None = None,
+    ) -> None:
+        if frame:
+            self.frames.append(frame)
+        if progress:
+            self.progress.append(progress)
+            if previewed and progress.preview:
+                self.previews.append(progress.preview)
+            if self.on_step:
+                self.on_step(progress.step)
+        if checkpoint:
+            self.checkpoints.append(checkpoint)
+
+
+def job(request: GenerationRequest = REQUEST, **fields: Any) -> Job:
+    return Job("job_a", "", "draw", Status.RUNNING, 2, "normal", request, 1, datetime.now(UTC), **fields)
+
+
+@pytest.fixture
+def studio() -> Studio:
+    return Studio({"gradient": gradient.load(None)}, DictStore())  # type: ignore[arg-type]
+
+
+def kept(studio: Studio) -> dict[str, bytes]:
+    assert isinstance(studio.store, DictStore)
+    return studio.store.kept
+
+
+def test_each_picture_is_kept_with_its_own_seed(studio: Studio) -> None:
+    outputs = run(job(), "job_a/t", studio, Reports(), Signals(), PACE)
+    assert [(item.name, item.seed) for item in outputs] == [
+        ("image-0.png", 3),
+        ("image-1.png", REQUEST.seed_of(1)),
+    ]
+    pictures = [Image.open(io.BytesIO(kept(studio)[item.key])) for item in outputs]
+    assert [picture.size for picture in pictures] == [(24, 16), (24, 16)]
+    assert pictures[0].tobytes() != pictures[1].tobytes()
+
+
+def test_picture_k_of_many_is_the_picture_of_its_seed_alone(studio: Studio) -> None:
+    both = run(job(), "job_a/both", studio, Reports(), Signals(), PACE)
+    alone = REQUEST.model_copy(update={"seed": REQUEST.seed_of(1), "num_images": 1})
+    (one,) = run(job(alone), "job_a/one", studio, Reports(), Signals(), PACE)
+    assert kept(studio)[both[1].key] == kept(studio)[one.key]
+
+
+def test_progress_counts_all_pictures_and_ends_at_the_last_step(studio: Studio) -> None:
+    reports = Reports()
+    run(job(), "job_a/t", studio, reports, Signals(), PACE)
+    assert [item.step for item in reports.progress] == list(range(1, 21))
+    assert {item.steps for item in reports.progress} == {20}
+    assert reports.progress[-1].loss == 0
+    assert reports.progress[-1].eta_s == 0
+    assert [item.name for item in reports.previews] == ["preview-0.jpg"] * 2 + ["preview-1.jpg"] * 2
+
+
+def test_progress_is_told_no_more_often_than_asked_but_the_end_always(studio: Studio) -> None:
+    reports = Reports()
+    run(job(), "job_a/t", studio, reports, Signals(), replace(PACE, progress_every_s=1000))
+    assert [item.step for item in reports.progress] == [1, 20]
+
+
+def test_cancel_stops_after_the_step(studio: Studio) -> None:
+    signals = Signals()
+    reports = Reports(on_step=lambda step: signals.cancel.set() if step == 5 else None)
+    with pytest.raises(Canceled):
+        run(job(), "job_a/t", studio, reports, signals, PACE)
+    assert reports.progress[-1].step == 5
+
+
+@pytest.mark.parametrize(("at", "goes_on_at"), [(1, 2), (7, 8), (10, 12), (13, 14), (19, 20)])
+def test_a_drained_job_goes_on_elsewhere_to_the_same_bytes(studio: Studio, at: int, goes_on_at: int) -> None:
+    whole = run(job(), "job_a/whole", studio, Reports(), Signals(), PACE)
+    signals = Signals()
+    reports = Reports(on_step=lambda step: signals.drain.set() if step == at else None)
+    with pytest.raises(Drained):
+        run(job(), "job_a/first", studio, reports, signals, PACE)
+    told = Reports()
+    outputs = run(job(checkpoint=reports.checkpoints[-1]), "job_a/second", studio, told, Signals(), PACE)
+    assert told.progress[0].step == goes_on_at, "no step is done twice"
+    assert [kept(studio)[item.key] for item in outputs] == [kept(studio)[item.key] for item in whole]
+
+
+def test_a_damaged_checkpoint_is_no_reason_to_fail(studio: Studio) -> None:
+    whole = run(job(), "job_a/whole", studio, Reports(), Signals(), PACE)
+    reports = Reports()
+    run(job(), "job_a/first", studio, reports, Signals(), replace(PACE, checkpoint_every_s=0))
+    key = reports.checkpoints[0]
+    for damaged in (kept(studio)[key][:-9], b"{}\n", b"", None):
+        if damaged is None:
+            del kept(studio)[key]
+        else:
+            kept(studio)[key] = damaged
+        outputs = run(job(checkpoint=key), "job_a/again", studio, Reports(), Signals(), PACE)
+        assert [kept(studio)[item.key] for item in outputs] == [kept(studio)[item.key] for item in whole]
+
+
+def test_a_checkpoint_that_is_too_large_is_not_kept(studio: Studio) -> None:
+    reports = Reports()
+    run(
+        job(),
+        "job_a/t",
+        studio,
+        reports,
+        Signals(),
+        replace(PACE, checkpoint_every_s=0, max_checkpoint_bytes=9),
+    )
+    assert reports.checkpoints == []
+    assert not any(key.endswith("/checkpoint") for key in kept(studio))
+
+
+def test_an_attempt_has_a_time_limit(studio: Studio) -> None:
+    with pytest.raises(TimedOut, match="longer than 0 s"):
+        run(job(), "job_a/t", studio, Reports(), Signals(), replace(PACE, run_timeout_s=0))
+
+
+def test_a_generator_that_is_not_loaded_says_so(studio: Studio) -> None:
+    request = REQUEST.model_copy(update={"generator": "pixels"})
+    with pytest.raises(GenerationError, match="pixels"):
+        run(job(request), "job_a/t", studio, Reports(), Signals(), PACE)
+
+
+def test_the_requests_pictures_reach_the_generator() -> None:
+    seen: dict[str, Image.Image] = {}
+
+    class Looker:
+        def generate(
+            self,
+            request: GenerationRequest,
+            *,
+            seed: int,
+            pictures: Mapping[str, Image.Image],
+            checkpoint: bytes | None = None,
+            frugal: bool = False,
+        ) -> Iterator[Step]:
+            seen.update(pictures)
+            yield Step(1, 1, lambda: np.zeros((16, 24, 3), np.uint8), bytes, score=lambda: 0.25)
+
+    store = DictStore()
+    buffer = io.BytesIO()
+    Image.new("RGB", (2, 3), "red").save(buffer, "PNG")
+    store.save("job_a/inputs/input-0.png", buffer.getvalue())
+    given = Output("input-0.png", "job_a/inputs/input-0.png", "image/png", 2, 3)
+    request = REQUEST.model_copy(update={"num_images": 1, "steps": 1})
+    (output,) = run(
+        job(request, inputs=(given,)),
+        "job_a/t",
+        Studio({"gradient": Looker()}, store),
+        Reports(),
+        Signals(),
+        PACE,
+    )
+    assert seen["input-0.png"].getpixel((0, 0)) == (255, 0, 0)
+    assert output.clip_score == 0.25
+
+
+def test_a_checkpoint_is_readable_up_to_its_state(studio: Studio) -> None:
+    reports = Reports()
+    run(job(), "job_a/t", studio, reports, Signals(), replace(PACE, checkpoint_every_s=0))
+    head = json.loads(kept(studio)[reports.checkpoints[-1]].partition(b"\n")[0])
+    assert head["image"] == 1
+    assert [item["name"] for item in head["outputs"]] == ["image-0.png"]

@@ -1,0 +1,106 @@
+"""How a drawing speaks: its progress, previews, frames and checkpoints."""
+
+from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
+
+import structlog
+
+from jobs.filenames import CHECKPOINT
+from jobs.record.record import Frame, Output, Progress
+from models.generators import Step
+from workers.drawing.background_writer import Writer
+from workers.drawing.outputs import Keeper
+from workers.drawing.saved_checkpoint import Resume
+from workers.drawing.video import Film
+from workers.runner.pacing import Pace, Rate, Report, Rhythm, Signals
+
+log = structlog.get_logger(__name__)
+
+
+class Speaker:
+    """Says how far a drawing is, keeps its checkpoints, and stops it when others want that.
+
+    Args:
+        writer: of the attempt's files.
+        drawn: steps of the pictures that are finished.
+    """
+
+    def __init__(
+        self, keeper: Keeper, writer: Writer, report: Report, signals: Signals, pace: Pace, *, drawn: int
+    ) -> None:
+        self._keeper, self._writer, self._report, self._pace = keeper, writer, report, pace
+        self._rhythm = Rhythm(signals, pace, keeper.job.ran_s)
+        self._request = keeper.job.drawing
+        self._drawn = drawn
+        self._progress = Progress(step=0, steps=0)
+        self._previewed_step = 0
+        self._saving: Future[Output] | None = None
+        self._checkpointing: Future[None] | None = None
+        self._rate = Rate()
+
+    def begin(self, image: int, film: Film, outputs: list[Output]) -> None:
+        """The steps that follow are of this picture. The writer's thread adds to the outputs."""
+        self._image, self._film, self._outputs = image, film, outputs
+        self._left = (self._request.num_images - image - 1) * self._request.steps  # after this picture
+
+    def tell_frame(self, frame: Frame) -> None:
+        """A film has one more frame."""
+        self._report(frame=frame)
+
+    def after(self, step: Step) -> None:
+        """A step is done."""
+        done = self._drawn + step.index
+        total = done + self._left + (0 if step.is_last else step.total - step.index)
+        self._rate.add(done)
+        self._rhythm.after_step(
+            lambda: self._speak(step, done, total),
+            # the picture is about to be kept; from a checkpoint of its end no step would follow
+            None if step.is_last else lambda: self._keep_checkpoint(step),
+            is_end=done == total,
+        )
+        if step.is_last:
+            self._drawn = done
+
+    def _speak(self, step: Step, done: int, total: int) -> None:
+        is_due = done - self._previewed_step >= self._pace.preview_every and done < total
+        preview = self._saved_preview(wait=is_due or done == total)
+        if is_due:
+            self._previewed_step = done
+            self._saving = self._writer.add(partial(self._keeper.preview, step.render(), self._image))
+        steps_per_s = self._rate.per_s
+        self._progress = replace(
+            self._progress,
+            step=done,
+            steps=total,
+            loss=step.loss() if step.loss else None,
+            steps_per_s=round(steps_per_s, 3) if steps_per_s else None,
+            eta_s=round((total - done) / steps_per_s, 1) if steps_per_s else None,
+            preview=preview or self._progress.preview,
+        )
+        self._report(progress=self._progress, previewed=preview is not None)
+
+    def _saved_preview(self, *, wait: bool) -> Output | None:
+        """One that was not told of yet, once it is saved."""
+        if self._saving is None or not (wait or self._saving.done()):
+            return None
+        preview, self._saving = self._saving.result(), None
+        return preview
+
+    def _keep_checkpoint(self, step: Step) -> None:
+        if self._checkpointing is not None:
+            self._checkpointing.result()  # they may be large: one waits at a time
+        resume = Resume(self._image, self._drawn, state=step.checkpoint())
+        self._checkpointing = self._writer.add(
+            partial(self._save_checkpoint, resume, self._outputs, self._film)
+        )
+
+    def _save_checkpoint(self, resume: Resume, outputs: list[Output], film: Film) -> None:
+        # in the writer's thread, where all is kept that was added before
+        data = replace(resume, outputs=tuple(outputs), frames=film.kept).pack()
+        if len(data) > self._pace.max_checkpoint_bytes:
+            log.warning("checkpoint too large, not kept", bytes=len(data))
+            return
+        key = f"{self._keeper.folder}/{CHECKPOINT}"
+        self._keeper.store.save(key, data)
+        self._report(checkpoint=key)

@@ -1,0 +1,116 @@
+"""One generation, from a job's request to pictures in the store. Knows no queue and no Redis."""
+
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+
+import structlog
+
+from jobs.record.record import Job, Output
+from models.generators import GenerationError, ImageGenerator, Step
+from models.requests.checkpoint import CheckpointUnusable
+from storage.blobs import Store
+from workers.drawing import saved_checkpoint
+from workers.drawing.background_writer import Writer
+from workers.drawing.outputs import Drawn, Keeper, open_picture, versions
+from workers.drawing.progress import Speaker
+from workers.drawing.video import Film
+from workers.runner.pacing import Pace, Report, Signals
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Studio:
+    """What a worker holds for its whole life."""
+
+    generators: Mapping[str, ImageGenerator]
+    store: Store
+    about: Mapping[str, str] = field(default_factory=versions)  # of what draws; pictures tell it
+
+
+def run(
+    job: Job,
+    folder: str,
+    studio: Studio,
+    report: Report,
+    signals: Signals,
+    pace: Pace,
+    *,
+    frugal: bool = False,
+) -> tuple[Output, ...]:
+    """Draw a job's pictures and keep them; returns what is to be published.
+
+    Args:
+        folder: where this attempt keeps its files in the store.
+        frugal: with less of the device's memory.
+
+    Raises:
+        workers.runner.pacing.Canceled, Drained, TimedOut: it stopped between two steps.
+        models.generators.GenerationError: it cannot be drawn.
+        storage.blobs.StorageFull: no room for the pictures.
+    """
+    request = job.drawing
+    generator = studio.generators.get(request.generator)
+    if generator is None:
+        raise GenerationError(f"no worker draws with {request.generator}")
+    pictures = {item.name: open_picture(studio.store.read(item.key)) for item in job.inputs}
+    start = saved_checkpoint.load(studio.store, job.checkpoint)
+    keeper = Keeper(job, folder, studio.store, studio.about)
+    outputs = [*start.outputs]
+    with closing(Writer()) as writer:
+        speaker = Speaker(keeper, writer, report, signals, pace, drawn=start.drawn)
+        for image in range(start.image, request.num_images):
+            state, frames = (start.state, start.frames) if image == start.image else (None, ())
+            film = Film(image, request.save, folder, studio.store, writer, speaker.tell_frame, frames)
+            speaker.begin(image, film, outputs)
+            draw = partial(
+                generator.generate, request, seed=request.seed_of(image), pictures=pictures, frugal=frugal
+            )
+            last: Step | None = None
+            with closing(_steps(draw, state)) as steps:  # at once, so that nobody waits for one that stopped
+                watch = _Watch(steps)
+                for last in watch:
+                    writer.check()
+                    film.after(last)
+                    speaker.after(last)
+            if last is None:
+                raise GenerationError("the generator made no picture")
+            log.info(
+                "picture drawn", image=image, steps=watch.count, seconds_in_steps=round(watch.seconds, 3)
+            )
+            writer.add(partial(_keep, keeper, Drawn.of(last), image, film, outputs))
+        writer.settle()
+        return keeper.all_of(tuple(outputs))
+
+
+def _keep(keeper: Keeper, drawn: Drawn, image: int, film: Film, outputs: list[Output]) -> None:
+    outputs += keeper.picture(drawn, image, film)
+
+
+class _Watch:
+    """Counts steps, and the seconds until each is made: the rest of a job's time is what surrounds them."""
+
+    def __init__(self, steps: Iterator[Step]) -> None:
+        self._steps = steps
+        self.count, self.seconds = 0, 0.0
+
+    def __iter__(self) -> Iterator[Step]:
+        while True:
+            started_s = time.monotonic()
+            step = next(self._steps, None)
+            self.seconds += time.monotonic() - started_s
+            if step is None:
+                return
+            self.count += 1
+            yield step
+
+
+def _steps(draw: Callable[..., Iterator[Step]], state: bytes | None) -> Generator[Step]:
+    try:
+        yield from draw(checkpoint=state)
+    except CheckpointUnusable:
+        log.warning("checkpoint unusable, starting over")
+        yield from draw()

@@ -1,0 +1,1 @@
+"""Index jobs: images of a source go into a collection. May import workers.runner."""

@@ -1,0 +1,99 @@
+"""A worker's signs of life: one thread that shows it to the others and renews the leases of its jobs."""
+
+import json
+import os
+import socket
+import threading
+import time
+
+import redis
+import structlog
+
+from jobs.record.lease import Lease, LeaseLost
+from jobs.record.record import call
+from workers.runner.pacing import Signals
+
+log = structlog.get_logger(__name__)
+
+
+class Pulse(threading.Thread):
+    """Beats every `period_s` seconds until `stop`; hears of cancels and lost leases on the way.
+
+    It lives on while the job's thread hangs in a kernel: what bounds a hang is the attempt's hard time limit.
+
+    Args:
+        connection: an impatient one; a beat that fails is followed by the next.
+        details: what others may know of the worker, such as its device.
+    """
+
+    def __init__(
+        self, connection: redis.Redis, name: str, *, period_s: float, details: dict[str, str]
+    ) -> None:
+        super().__init__(name="pulse", daemon=True)
+        self._connection, self._worker, self._period_s = connection, name, period_s
+        self._details = {**details, "host": socket.gethostname(), "pid": os.getpid()}
+        self._state = "loading"
+        self._since = time.time()
+        self._held: dict[Lease, Signals] = {}
+        self._changed = threading.Event()
+        self._stopped = False
+        self._lock = threading.Lock()
+
+    def show(self, state: str, **details: str | int) -> None:
+        """Say what the worker does: loading, idle, busy, failed."""
+        with self._lock:
+            if state != self._state:
+                self._since = time.time()
+            self._state = state
+            self._details.update(details)
+        self._changed.set()
+
+    def hold(self, lease: Lease, signals: Signals) -> None:
+        """Renew this lease from now on; if it is lost, `signals.cancel` is set: nobody wants the result."""
+        with self._lock:
+            self._held[lease] = signals
+        self._show_jobs()
+
+    def release(self, lease: Lease) -> None:
+        """The job is over."""
+        with self._lock:
+            self._held.pop(lease, None)
+        self._show_jobs()
+
+    def _show_jobs(self) -> None:
+        with self._lock:
+            jobs = " ".join(lease.job_id for lease in self._held)
+        self.show("busy" if jobs else "idle", job=jobs)
+
+    def stop(self) -> None:
+        """Say good-bye."""
+        self._stopped = True
+        self._changed.set()
+        self.join(5)
+
+    def run(self) -> None:
+        while not self._stopped:
+            try:
+                self._beat()
+            except redis.RedisError as error:
+                log.warning("heartbeat failed", error=type(error).__name__)
+            self._changed.wait(self._period_s)
+            self._changed.clear()
+        try:
+            call(self._connection, "worker", self._worker, "", 0)
+        except redis.RedisError:
+            return  # it will be seen to be gone
+
+    def _beat(self) -> None:
+        with self._lock:
+            held = dict(self._held)
+            details = {"state": self._state, "since": self._since, **self._details}
+        call(self._connection, "worker", self._worker, json.dumps(details), round(self._period_s * 5000))
+        for lease, signals in held.items():
+            try:
+                if lease.report():
+                    signals.cancel.set()
+            except LeaseLost:
+                if lease in self._held:
+                    log.warning("lease lost", job_id=lease.job_id)
+                    signals.cancel.set()
