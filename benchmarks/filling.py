@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from storage.collections.collection import QUANTIZATIONS, Collection, Image, Quantization, attributes_of
 from storage.collections.vector_sets import VectorSets, _keys
-from tests.conftest import RedisServer
+from tests.support.redis_server import RedisServer
 
 CONNECTIONS = 4  # that fill at once
 PIECE = 250  # vectors that one of them sends at once

@@ -11,8 +11,8 @@ import pytest
 import redis
 
 from jobs.record.record import key
-from tests.conftest import RedisServer
-from tests.e2e.conftest import Service
+from tests.support.redis_server import RedisServer
+from tests.support.service import Service
 
 pytestmark = pytest.mark.timeout(180)
 

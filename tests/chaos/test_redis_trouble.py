@@ -9,8 +9,8 @@ import httpx
 import pytest
 import redis
 
-from tests.conftest import RedisServer
-from tests.e2e.conftest import Service
+from tests.support.redis_server import RedisServer
+from tests.support.service import Service
 
 pytestmark = pytest.mark.timeout(180)
 

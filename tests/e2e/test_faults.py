@@ -18,9 +18,9 @@ from clipcanvas import Job, JobFailed
 from jobs.queue import JobQueue
 from jobs.record.record import key
 from jobs.settings import JobSettings
-from tests.conftest import RedisServer
-from tests.e2e.conftest import Service
 from tests.support.cutting_proxy import CuttingProxy
+from tests.support.redis_server import RedisServer
+from tests.support.service import Service
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from clipcanvas import Job
-from tests.conftest import RedisServer
-from tests.e2e.conftest import Service
+from tests.support.redis_server import RedisServer
+from tests.support.service import Service
 
 pytestmark = pytest.mark.timeout(500)
 

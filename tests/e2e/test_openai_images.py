@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from app.http.auth import new_key
-from tests.conftest import RedisServer, private_redis
-from tests.e2e.conftest import Service
+from tests.support.redis_server import RedisServer, private_redis
+from tests.support.service import Service
 
 pytestmark = pytest.mark.timeout(400)
 

@@ -20,8 +20,8 @@ from PIL import Image
 
 from app.clip.bulk_parsers import LINES
 from app.site.openapi_examples import ANSWERS, JOB
-from tests.conftest import RedisServer, private_redis
-from tests.e2e.conftest import Service
+from tests.support.redis_server import RedisServer, private_redis
+from tests.support.service import Service
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -13,8 +13,8 @@ import skimage.data
 from PIL import Image, ImageDraw
 
 from clipcanvas import ApiError, JobCanceled
-from tests.conftest import RedisServer
-from tests.e2e.conftest import Service
+from tests.support.redis_server import RedisServer
+from tests.support.service import Service
 
 pytestmark = pytest.mark.timeout(180)
 

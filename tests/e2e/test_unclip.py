@@ -14,9 +14,9 @@ from PIL import Image
 
 from clipcanvas import JobCanceled
 from models.networks.shared_networks import WEIGHTS
-from tests.conftest import RedisServer
-from tests.e2e.conftest import Service
-from tests.integration.conftest import plain
+from tests.support.images import plain
+from tests.support.redis_server import RedisServer
+from tests.support.service import Service
 
 pytestmark = pytest.mark.timeout(300)
 

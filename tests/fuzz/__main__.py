@@ -14,8 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.conftest import RedisServer
 from tests.support.live_api import TinyClip, live_api
+from tests.support.redis_server import RedisServer
 
 ROOT = Path(__file__).parents[2]
 CHECKS = (

@@ -1,7 +1,5 @@
 """What the tests of the API share: an API on a real port beside a real Redis."""
 
-import base64
-import io
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -10,12 +8,12 @@ from typing import Any
 
 import pytest
 import structlog
-from PIL import Image
 
-from tests.conftest import RedisServer
-from tests.support.live_api import LiveApi, TinyClip, live_api
-
-StartApi = Callable[..., LiveApi]
+from jobs.queue import JobQueue
+from storage.blobs import Store, open_store
+from tests.support.live_api import LiveApi, StartApi, TinyClip, live_api
+from tests.support.redis_server import RedisServer
+from workers.settings import WorkerSettings
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -65,17 +63,32 @@ def demo_api(redis_process: RedisServer, tmp_path_factory: pytest.TempPathFactor
         yield api.ready(120)
 
 
-def png(picture: Image.Image, format: str = "PNG", **options: Any) -> bytes:
-    """A picture's file."""
-    file = io.BytesIO()
-    picture.save(file, format, **options)
-    return file.getvalue()
+@pytest.fixture
+def worker_settings(redis_server: RedisServer, tmp_path: Path) -> Callable[..., WorkerSettings]:
+    """Makes settings of a worker beside this Redis, with short times; a test may choose others."""
+    defaults: dict[str, Any] = {
+        "redis_url": redis_server.url,
+        "store": (tmp_path / "store").as_uri(),
+        "heartbeat_s": 0.1,
+        "progress_every_s": 0.05,
+        "lease_s": 1,
+        "redis_patience_s": 5,
+    }
+    return lambda **settings: WorkerSettings(**(defaults | settings))
 
 
-def plain(color: str, size: tuple[int, int] = (32, 24)) -> bytes:
-    """A PNG of one color."""
-    return png(Image.new("RGB", size, color))
+@pytest.fixture
+def settings(worker_settings: Callable[..., WorkerSettings]) -> WorkerSettings:
+    return worker_settings()
 
 
-def b64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
+@pytest.fixture
+def queue(settings: WorkerSettings) -> Iterator[JobQueue]:
+    opened = JobQueue(settings)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def store(settings: WorkerSettings) -> Store:
+    return open_store(settings.store)

@@ -8,8 +8,8 @@ from PIL import Image
 from clipcanvas import ApiError, AsyncClient, Client, Many, NewImage
 from clipcanvas import batches as batching
 from clipcanvas.results import Classification, Embedding
-from tests.integration.conftest import StartApi, plain
-from tests.support.live_api import LiveApi
+from tests.support.images import plain
+from tests.support.live_api import LiveApi, StartApi
 
 COLORS = ("red", "green", "blue", "yellow", "black")
 LABELS = ("a fox", "a hen")

@@ -14,9 +14,9 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from clipcanvas import AsyncClient, Client, NewImage, QueryPart, cli
-from tests.conftest import RedisServer
-from tests.integration.conftest import plain
+from tests.support.images import plain
 from tests.support.live_api import LiveApi, TinyClip, live_api
+from tests.support.redis_server import RedisServer
 
 ROOT = Path(__file__).parents[2]
 COLORS = ("red", "green", "blue", "yellow")

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from clipcanvas import AsyncClient, Client, cli
-from tests.conftest import RedisServer
-from tests.integration.conftest import StartApi, plain
-from tests.integration.workers.indexing.test_task import Indexer
-from tests.support.live_api import LiveApi
+from tests.support.images import plain
+from tests.support.live_api import LiveApi, StartApi
+from tests.support.redis_server import RedisServer
+from tests.support.worker import Indexer
 
 Run = Callable[..., int]
 

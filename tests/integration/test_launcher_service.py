@@ -17,8 +17,8 @@ import redis
 
 from clipcanvas import Client, ClipcanvasError, launcher
 from clipcanvas import redis_server as embedded
-from tests.conftest import RedisServer
 from tests.integration.test_launcher_children import is_alive
+from tests.support.redis_server import RedisServer
 
 pytestmark = pytest.mark.timeout(120)
 

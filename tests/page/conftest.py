@@ -3,6 +3,7 @@
 import io
 import os
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, Request, sync_playwright
 
-from tests.conftest import RedisServer, private_redis
-from tests.e2e.conftest import Service
+from tests.support.redis_server import RedisServer, private_redis
+from tests.support.service import Service
 
 FLAGS = [
     "--no-sandbox",
@@ -109,3 +110,18 @@ def visit(shared: Service, context: BrowserContext) -> Iterator[Visit]:
     assert {request.url.split("/")[2] for request in visit.requests if request.url.startswith("http")} <= {
         shared.url.removeprefix("http://")
     }
+
+
+def ran(command: list[str], folder: Path = CAT.parent) -> str:
+    """What a program prints."""
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

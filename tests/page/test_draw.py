@@ -10,10 +10,9 @@ import httpx
 import pytest
 from playwright.sync_api import BrowserContext, Page
 
-from tests.conftest import RedisServer
-from tests.e2e.conftest import Service
-from tests.page.conftest import PHONE, Visit, wait_for_pixels
-from tests.page.test_look import ran
+from tests.page.conftest import PHONE, Visit, ran, wait_for_pixels
+from tests.support.redis_server import RedisServer
+from tests.support.service import Service
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -9,9 +9,9 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext
 
 from app.http.auth import new_key
-from tests.conftest import RedisServer
-from tests.e2e.conftest import Service
 from tests.page.conftest import CAT, DESKTOP, PHONE, Visit, wait_for_pixels
+from tests.support.redis_server import RedisServer
+from tests.support.service import Service
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -1,14 +1,12 @@
 """Look: pictures and labels in, bars out, and the same as code that runs."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page
 
-from tests.page.conftest import CAT, PHONE, Visit
+from tests.page.conftest import CAT, PHONE, Visit, ran
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -97,17 +95,3 @@ def test_the_code_beside_the_answer_gives_the_same_answer(visit: Visit) -> None:
     curl, program = page.locator("#look-code pre").all_inner_texts()
     assert '"label":"a cat\'s face"' in ran(["bash", "-c", curl])
     assert ran([sys.executable, "-c", program]) == "a cat's face\n"
-
-
-def ran(command: list[str], folder: Path = CAT.parent) -> str:
-    root = str(Path(__file__).parents[2])
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": root},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout

@@ -7,8 +7,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from tests.page.conftest import CAT, PHONE, Visit, wait_for_pixels
-from tests.page.test_look import ran
+from tests.page.conftest import CAT, PHONE, Visit, ran, wait_for_pixels
 
 pytestmark = pytest.mark.timeout(180)
 

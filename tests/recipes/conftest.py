@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import RedisServer
-from tests.e2e.conftest import Service
+from tests.support.redis_server import RedisServer
+from tests.support.service import Service
 
 ROOT = Path(__file__).parents[2]
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

@@ -121,6 +121,10 @@ class LiveApi:
             time.sleep(0.02)
 
 
+StartApi = Callable[..., LiveApi]
+"""The fixture `start_api`: starts an API with settings of the test's choice."""
+
+
 @contextmanager
 def live_api(
     redis_url: str, store: str, load_clip: Callable[[str], ClipEncoder] | None, **settings: Any

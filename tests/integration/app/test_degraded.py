@@ -15,9 +15,9 @@ import httpx
 import pytest
 
 from models.clip import ClipEncoder
-from tests.conftest import RedisServer
-from tests.integration.conftest import StartApi, b64, plain
-from tests.support.live_api import LiveApi, TinyClip
+from tests.support.images import b64, plain
+from tests.support.live_api import LiveApi, StartApi, TinyClip
+from tests.support.redis_server import RedisServer
 
 JOB = {"prompt": "a fox with a canary-prompt", "generator": "gradient", "width": 32, "height": 32, "steps": 4}
 

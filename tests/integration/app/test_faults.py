@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,11 +25,11 @@ from jobs.record.record import Progress, Status, call, key
 from models.requests.request import GenerationRequest, Prompt
 from storage.blobs import open_store
 from storage.redis import connect
-from tests.conftest import RedisServer
-from tests.e2e.conftest import Service
-from tests.integration.conftest import StartApi
-from tests.integration.workers.runner.test_rq_worker import Generates, Worker
 from tests.support.cutting_proxy import CuttingProxy
+from tests.support.live_api import StartApi
+from tests.support.redis_server import RedisServer
+from tests.support.service import Service
+from tests.support.worker import Generates, Worker
 from workers.janitor import Janitor
 from workers.settings import WorkerSettings
 
@@ -51,22 +51,8 @@ time.time_ns = lambda: now_ns() + {shift_s} * 10**9
 
 
 @pytest.fixture
-def settings(redis_server: RedisServer, tmp_path: Path) -> WorkerSettings:
-    return WorkerSettings(
-        redis_url=redis_server.url,
-        store=(tmp_path / "store").as_uri(),
-        heartbeat_s=0.1,
-        progress_every_s=0.05,
-        lease_s=2,
-        redis_patience_s=5,
-    )
-
-
-@pytest.fixture
-def queue(settings: WorkerSettings) -> Iterator[JobQueue]:
-    opened = JobQueue(settings)
-    yield opened
-    opened.close()
+def settings(worker_settings: Callable[..., WorkerSettings]) -> WorkerSettings:
+    return worker_settings(lease_s=2)
 
 
 @pytest.fixture
@@ -208,7 +194,7 @@ def test_a_cancel_a_start_and_a_lost_lease_at_once_leave_one_end(
 HANGS = """
 import re, time
 import workers.runner.attempt
-from tests.integration.workers.runner.test_rq_worker import Generates, Worker
+from tests.support.worker import Generates, Worker
 from workers.settings import WorkerSettings
 
 workers.runner.attempt.HARD_GRACE_S = 1

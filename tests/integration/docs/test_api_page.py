@@ -20,9 +20,9 @@ from jobs.record.priorities import queue_names
 from models.generators import gradient
 from storage.blobs import open_store
 from storage.redis import connect, connect_rq
-from tests.conftest import RedisServer
-from tests.integration.conftest import b64, png
+from tests.support.images import b64, png
 from tests.support.live_api import LiveApi
+from tests.support.redis_server import RedisServer
 from workers.drawing.run import Studio
 from workers.drawing.task import Drawing
 from workers.indexing.task import Indexing

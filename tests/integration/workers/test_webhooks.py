@@ -30,7 +30,7 @@ from jobs.record.record import JobError, JobMissing, Progress, Status, Webhook, 
 from models.requests.request import GenerationRequest, Prompt
 from storage.net.safe_http import CheckedNetwork
 from storage.redis import connect
-from tests.conftest import RedisServer
+from tests.support.redis_server import RedisServer
 from workers.settings import WorkerSettings
 from workers.webhooks import WebhookSender
 

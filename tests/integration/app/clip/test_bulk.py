@@ -15,8 +15,8 @@ import pytest
 from numpy.typing import NDArray
 
 from models.clip import Embeddings, Pixels
-from tests.integration.conftest import StartApi, b64, plain
-from tests.support.live_api import LiveApi, TinyClip, text_vector
+from tests.support.images import b64, plain
+from tests.support.live_api import LiveApi, StartApi, TinyClip, text_vector
 
 COLORS = [f"#{index * 3:02x}{255 - index * 3:02x}80" for index in range(80)]
 NPY = {"Accept": "application/x-npy"}

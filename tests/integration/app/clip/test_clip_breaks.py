@@ -12,8 +12,8 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from tests.integration.conftest import StartApi, b64, plain, png
-from tests.support.live_api import LiveApi, TinyClip, text_vector
+from tests.support.images import b64, plain, png
+from tests.support.live_api import LiveApi, StartApi, TinyClip, text_vector
 
 Vector = list[float]
 

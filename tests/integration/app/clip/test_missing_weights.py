@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import RedisServer
-from tests.integration.conftest import StartApi
-from tests.support.live_api import live_api
+from tests.support.live_api import StartApi, live_api
+from tests.support.redis_server import RedisServer
 
 PULL = "clipcanvas models pull"
 

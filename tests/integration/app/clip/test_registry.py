@@ -17,8 +17,7 @@ from app.settings import ApiSettings
 from models.catalog.memory import serving_memory
 from models.clip.cards import find_card
 from models.networks.shared_networks import WEIGHTS
-from tests.integration.conftest import StartApi
-from tests.support.live_api import LiveApi, TinyClip
+from tests.support.live_api import LiveApi, StartApi, TinyClip
 
 NAMES = ["demo-photo", "demo-icons", "ViT-B-32"]
 MEMORY = {name: serving_memory(find_card(name, WEIGHTS), WEIGHTS, "fp32") for name in NAMES}

@@ -17,8 +17,8 @@ from PIL import Image
 
 from app.answers import ClassifyAnswer, EmbeddingsAnswer, RankAnswer
 from models.clip import Embeddings, Pixels
-from tests.integration.conftest import StartApi, b64, plain, png
-from tests.support.live_api import LiveApi, TinyClip, text_vector
+from tests.support.images import b64, plain, png
+from tests.support.live_api import LiveApi, StartApi, TinyClip, text_vector
 
 
 @pytest.fixture(scope="module")

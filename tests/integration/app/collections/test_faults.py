@@ -20,9 +20,9 @@ import redis
 from storage.blobs import open_store
 from storage.collections.collection import Collection, CollectionMissing, Image
 from storage.collections.vector_sets import VectorSets, VectorsUnsupported
-from tests.conftest import RedisServer
-from tests.integration.conftest import StartApi, b64, plain
-from tests.support.live_api import LiveApi
+from tests.support.images import b64, plain
+from tests.support.live_api import LiveApi, StartApi
+from tests.support.redis_server import RedisServer
 from workers.janitor import Janitor
 from workers.settings import WorkerSettings
 

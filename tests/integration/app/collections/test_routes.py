@@ -20,9 +20,9 @@ from app.collections.responses import (
     SearchAnswer,
 )
 from app.http.auth import new_key
-from tests.conftest import RedisServer
-from tests.integration.conftest import StartApi, b64, plain, png
-from tests.support.live_api import LiveApi, TinyClip, live_api, text_vector
+from tests.support.images import b64, plain, png
+from tests.support.live_api import LiveApi, StartApi, TinyClip, live_api, text_vector
+from tests.support.redis_server import RedisServer
 
 
 @pytest.fixture(scope="module")

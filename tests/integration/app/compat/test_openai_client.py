@@ -8,8 +8,7 @@ import openai
 import pytest
 
 from app.http.auth import new_key
-from tests.integration.conftest import StartApi
-from tests.support.live_api import LiveApi
+from tests.support.live_api import LiveApi, StartApi
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from app.schemas import Problem
-from tests.integration.conftest import b64, plain, png
+from tests.support.images import b64, plain, png
 from tests.support.live_api import LiveApi
 
 GOOD = b64(plain("red"))

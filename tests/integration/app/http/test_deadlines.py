@@ -2,7 +2,6 @@
 
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
@@ -11,28 +10,10 @@ from jobs.record.lease import Lease
 from jobs.record.record import Status, call, key
 from storage.blobs import open_store
 from storage.redis import connect
-from tests.conftest import RedisServer
-from tests.integration.conftest import StartApi
-from tests.integration.workers.runner.test_rq_worker import SLOW, Generates, Worker, create
-from tests.support.live_api import LiveApi
+from tests.support.live_api import LiveApi, StartApi
+from tests.support.worker import SLOW, Generates, Worker, create
 from workers.janitor import Janitor
 from workers.settings import WorkerSettings
-
-
-@pytest.fixture
-def settings(redis_server: RedisServer, tmp_path: Path) -> WorkerSettings:
-    return WorkerSettings(
-        redis_url=redis_server.url,
-        store=(tmp_path / "store").as_uri(),
-        heartbeat_s=0.1,
-        progress_every_s=0.05,
-        lease_s=1,
-    )
-
-
-@pytest.fixture
-def queue(settings: WorkerSettings) -> JobQueue:
-    return JobQueue(settings)
 
 
 def start(settings: WorkerSettings, job_id: str) -> Lease | str:

@@ -16,8 +16,8 @@ import pytest
 from app.http.auth import new_key
 from app.settings import ApiSettings
 from jobs.images import ImageLimits
-from tests.integration.conftest import StartApi, b64, plain
-from tests.support.live_api import LiveApi, TinyClip
+from tests.support.images import b64, plain
+from tests.support.live_api import LiveApi, StartApi, TinyClip
 
 GOOD = b64(plain("red"))
 JOB: dict[str, Any] = {"prompt": "a fox", "generator": "gradient", "width": 32, "height": 32, "steps": 4}

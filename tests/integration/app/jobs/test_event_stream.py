@@ -14,9 +14,8 @@ import redis
 
 from jobs.record.lease import Lease
 from jobs.record.record import Output, Progress, Status
-from tests.conftest import RedisServer
-from tests.integration.conftest import StartApi
-from tests.support.live_api import LiveApi
+from tests.support.live_api import LiveApi, StartApi
+from tests.support.redis_server import RedisServer
 
 JOB = {"prompt": "a fox", "generator": "gradient", "width": 32, "height": 32, "steps": 4}
 

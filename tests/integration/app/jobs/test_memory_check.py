@@ -5,8 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -18,10 +17,9 @@ from models.generators import Step
 from models.requests.request import GenerationRequest
 from models.runtime import machine
 from storage.redis import connect
-from tests.conftest import RedisServer
-from tests.integration.conftest import StartApi
-from tests.integration.workers.runner.test_rq_worker import Generates, Worker, create
-from tests.support.live_api import LiveApi
+from tests.support.live_api import LiveApi, StartApi
+from tests.support.redis_server import RedisServer
+from tests.support.worker import Generates, Worker, create
 from workers.settings import WorkerSettings
 
 LARGE: dict[str, Any] = {
@@ -35,13 +33,8 @@ LARGE: dict[str, Any] = {
 
 
 @pytest.fixture
-def settings(redis_server: RedisServer, tmp_path: Path) -> WorkerSettings:
-    return WorkerSettings(redis_url=redis_server.url, store=(tmp_path / "store").as_uri(), lease_s=5)
-
-
-@pytest.fixture
-def queue(settings: WorkerSettings) -> JobQueue:
-    return JobQueue(settings)
+def settings(worker_settings: Callable[..., WorkerSettings]) -> WorkerSettings:
+    return worker_settings(lease_s=5)
 
 
 def show_worker(redis: RedisServer, name: str, **details: Any) -> None:

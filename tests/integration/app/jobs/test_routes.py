@@ -21,9 +21,9 @@ from jobs.record.lease import Lease
 from jobs.record.record import Frame, JobError, Output, Progress, Status
 from storage.blobs import open_store
 from storage.redis import connect
-from tests.conftest import RedisServer
-from tests.integration.conftest import StartApi, b64, plain, png
-from tests.support.live_api import LiveApi
+from tests.support.images import b64, plain, png
+from tests.support.live_api import LiveApi, StartApi
+from tests.support.redis_server import RedisServer
 
 QUICK: dict[str, Any] = {"prompt": "a fox", "generator": "gradient", "width": 32, "height": 32, "steps": 4}
 PNG = plain("red")

@@ -8,8 +8,8 @@ import pytest
 from jobs.record.lease import Lease
 from jobs.record.record import JobError, Status
 from storage.redis import connect
-from tests.conftest import RedisServer
-from tests.integration.conftest import StartApi
+from tests.support.live_api import StartApi
+from tests.support.redis_server import RedisServer
 
 
 def test_no_wait_is_forgotten(start_api: StartApi) -> None:

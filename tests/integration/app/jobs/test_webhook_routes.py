@@ -14,9 +14,8 @@ from app.http.auth import new_key
 from jobs.record.outbox import Outbox, Outcome
 from jobs.record.record import key
 from storage.redis import connect
-from tests.conftest import RedisServer
-from tests.integration.conftest import StartApi
-from tests.support.live_api import LiveApi
+from tests.support.live_api import LiveApi, StartApi
+from tests.support.redis_server import RedisServer
 
 QUICK: dict[str, Any] = {"prompt": "a fox", "generator": "gradient", "width": 32, "height": 32, "steps": 4}
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

@@ -21,7 +21,7 @@ from jobs.record.record import JobError, JobMissing, Output, Progress, Status, c
 from jobs.settings import JobSettings
 from models.requests.request import GenerationRequest, Prompt
 from storage.redis import connect, connect_async
-from tests.conftest import RedisServer
+from tests.support.redis_server import RedisServer
 
 REQUEST = GenerationRequest(
     generator="gradient", prompts=(Prompt(text="a fox"),), width=64, height=64, steps=5, seed=1

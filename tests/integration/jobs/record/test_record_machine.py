@@ -39,7 +39,7 @@ from jobs.record.record import JobError, JobMissing, Output, Progress, Status, W
 from jobs.settings import JobSettings
 from models.requests.request import GenerationRequest, Prompt
 from storage.redis import connect
-from tests.conftest import RedisServer
+from tests.support.redis_server import RedisServer
 
 REQUEST = GenerationRequest(
     generator="gradient", prompts=(Prompt(text="a fox"),), width=16, height=16, steps=2, seed=1

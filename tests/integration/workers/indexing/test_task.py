@@ -16,18 +16,15 @@ import pytest
 from PIL import Image
 
 from app.http.auth import new_key
-from jobs.queue import RUN_JOB, JobQueue, new_id
-from jobs.record.priorities import queue_names
+from jobs.queue import JobQueue
 from storage.blobs import open_store
-from storage.redis import connect, connect_rq
-from tests.conftest import RedisServer
-from tests.integration.conftest import StartApi, b64, plain
-from tests.support.live_api import LiveApi, TinyClip
+from storage.redis import connect
+from tests.support.images import b64, plain
+from tests.support.live_api import LiveApi, StartApi, TinyClip
+from tests.support.redis_server import RedisServer
+from tests.support.worker import Indexer
 from workers.indexing.task import BATCH, Indexing
 from workers.runner.attempt import Attempts
-from workers.runner.heartbeat import Pulse
-from workers.runner.rq_worker import WarmWorker
-from workers.settings import WorkerSettings
 
 TAR = {"content-type": "application/x-tar"}
 COUNTS = {"added": 0, "replaced": 0, "known": 0, "refused": 0}
@@ -60,46 +57,6 @@ def api(start_api: StartApi, photos: Path) -> LiveApi:
     ).ready()
     assert api.http.put("/v1/collections/all").status_code == 201
     return api
-
-
-class Indexer:
-    """A worker as `python -m workers indexer` makes it, but for its CLIP; it ends when its line is empty."""
-
-    def __init__(self, api: LiveApi, clip: TinyClip | None = None, **settings: Any) -> None:
-        shared = {
-            name: getattr(api.settings, name)
-            for name in WorkerSettings.model_fields
-            if hasattr(api.settings, name)
-        }
-        self.settings = WorkerSettings(
-            **{
-                **shared,
-                "heartbeat_s": 0.1,
-                "progress_every_s": 0.01,
-                "checkpoint_every_s": 0.01,
-                "redis_patience_s": 5,
-                **settings,
-            }
-        )
-        self.clip = clip or TinyClip()
-        self.drain = threading.Event()
-        redis_url = self.settings.redis_url
-        self.pulse = Pulse(connect(redis_url, patience_s=0.5), "w", period_s=0.1, details={})
-        work = Indexing(self.settings, open_store(self.settings.store), lambda name: self.clip)
-        self.attempts = Attempts(self.settings, work, self.pulse, "w", self.drain)
-        self.rq = WarmWorker(
-            connect_rq(redis_url, patience_s=5),
-            new_id(),
-            queues=queue_names("index"),
-            functions={RUN_JOB: self.attempts.run_job},
-            drain=self.drain,
-            longest_job_s=60,
-        )
-
-    def work(self) -> None:
-        self.pulse.start()
-        self.rq.work(burst=True, logging_level="WARNING")
-        self.pulse.stop()
 
 
 def ask(api: LiveApi, **body: Any) -> str:

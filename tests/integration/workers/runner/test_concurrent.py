@@ -1,6 +1,7 @@
 """A worker that runs several jobs at once, on a real Redis, with the generator that needs no weights."""
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,17 +10,8 @@ from jobs.queue import JobQueue
 from jobs.record.lease import Lease
 from jobs.record.record import Job, Status
 from models.generators import GenerationError
-from storage.blobs import Store, open_store
-from tests.conftest import RedisServer
-from tests.integration.workers.runner.test_rq_worker import (
-    REQUEST,
-    SLOW,
-    Generates,
-    Worker,
-    create,
-    in_thread,
-    wait_for,
-)
+from storage.blobs import Store
+from tests.support.worker import REQUEST, SLOW, Generates, Worker, create, in_thread, wait_for
 from workers.runner import attempt
 from workers.settings import WorkerSettings
 
@@ -28,26 +20,8 @@ OTHER = REQUEST.model_copy(update={"width": 32})
 
 
 @pytest.fixture
-def settings(redis_server: RedisServer, tmp_path: Path) -> WorkerSettings:
-    return WorkerSettings(
-        redis_url=redis_server.url,
-        store=(tmp_path / "store").as_uri(),
-        heartbeat_s=0.1,
-        progress_every_s=0.05,
-        lease_s=1,
-        redis_patience_s=5,
-        jobs_at_once=2,
-    )
-
-
-@pytest.fixture
-def queue(settings: WorkerSettings) -> JobQueue:
-    return JobQueue(settings)
-
-
-@pytest.fixture
-def store(settings: WorkerSettings) -> Store:
-    return open_store(settings.store)
+def settings(worker_settings: Callable[..., WorkerSettings]) -> WorkerSettings:
+    return worker_settings(jobs_at_once=2)
 
 
 def is_running(job: Job) -> bool:

@@ -5,138 +5,26 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 from rq import Queue
 from rq.serializers import JSONSerializer
 
-from jobs.queue import RUN_JOB, JobQueue, NewJob, new_id
+from jobs.queue import JobQueue
 from jobs.record.lease import Lease
-from jobs.record.priorities import queue_names
-from jobs.record.record import Job, JobMissing, Status, call, key
-from models.generators import GenerationError, ImageGenerator, Step, gradient
-from models.requests.request import GenerationRequest, Prompt
+from jobs.record.record import JobMissing, Status, call, key
+from models.generators import GenerationError, Step
+from models.requests.request import GenerationRequest
 from storage.blobs import KeyMissing, StorageFull, Store, StoreUnavailable, open_store
 from storage.redis import connect, connect_rq
-from tests.conftest import RedisServer
+from tests.support.redis_server import RedisServer
+from tests.support.worker import REQUEST, SLOW, Generates, Worker, create, in_thread, wait_for
 from workers import janitor
-from workers.drawing.run import Studio
-from workers.drawing.task import Drawing
 from workers.janitor import Janitor
-from workers.runner.attempt import Attempts
-from workers.runner.concurrent import run_job_of
-from workers.runner.heartbeat import Pulse
-from workers.runner.rq_worker import WarmWorker
 from workers.settings import WorkerSettings
-
-REQUEST = GenerationRequest(
-    generator="gradient",
-    prompts=(Prompt(text="a fox"),),
-    width=16,
-    height=16,
-    steps=6,
-    seed=1,
-    options={"delay_s": 0.0},
-)
-SLOW = REQUEST.model_copy(update={"steps": 400, "options": {"delay_s": 0.02}})
-
-
-@pytest.fixture
-def settings(redis_server: RedisServer, tmp_path: Path) -> WorkerSettings:
-    return WorkerSettings(
-        redis_url=redis_server.url,
-        store=(tmp_path / "store").as_uri(),
-        heartbeat_s=0.1,
-        progress_every_s=0.05,
-        lease_s=1,
-        redis_patience_s=5,
-    )
-
-
-@pytest.fixture
-def queue(settings: WorkerSettings) -> JobQueue:
-    return JobQueue(settings)
-
-
-@pytest.fixture
-def store(settings: WorkerSettings) -> Store:
-    return open_store(settings.store)
-
-
-class Worker:
-    """A worker as `python -m workers` makes it, but for its generator; it ends when the queue is empty."""
-
-    def __init__(
-        self, settings: WorkerSettings, generator: ImageGenerator | None = None, store: Store | None = None
-    ):
-        self.drain = threading.Event()
-        self.pulse = Pulse(
-            connect(settings.redis_url, patience_s=0.5), "w", period_s=settings.heartbeat_s, details={}
-        )
-        studio = Studio(
-            {"gradient": generator or gradient.load(None)},  # type: ignore[arg-type]
-            open_store(settings.store),
-        )
-        work = Drawing(settings, studio)
-        self.attempts = Attempts(settings, work, self.pulse, "w", self.drain)
-        self.run_job = run_job_of(settings, self.attempts, work, self.drain)
-        self.rq = WarmWorker(
-            connect_rq(settings.redis_url, patience_s=5),
-            new_id(),
-            queues=queue_names("draw"),
-            functions={RUN_JOB: self.run_job},
-            drain=self.drain,
-            longest_job_s=settings.run_timeout_s,
-        )
-
-    def work(self) -> None:
-        self.pulse.start()
-        self.rq.work(burst=True, logging_level="WARNING")
-        self.pulse.stop()
-
-
-class Generates:
-    """A generator that does what a function of the step says."""
-
-    def __init__(self, act: Callable[[int], None]) -> None:
-        self.act = act
-
-    def generate(
-        self,
-        request: GenerationRequest,
-        *,
-        seed: int,
-        pictures: Mapping[str, Image.Image],
-        checkpoint: bytes | None = None,
-        frugal: bool = False,
-    ) -> Iterator[Step]:
-        for step in gradient.load(None).generate(request, seed=seed, pictures=pictures):  # type: ignore[arg-type]
-            self.act(step.index)
-            yield step
-
-
-def create(queue: JobQueue, request: GenerationRequest = REQUEST, **fields: Any) -> str:
-    new = NewJob(id=new_id(), request=request, **fields)
-    assert queue.create(new) is None
-    return new.id
-
-
-def wait_for(queue: JobQueue, job_id: str, promise: Callable[[Job], bool], seconds: float = 10) -> Job:
-    deadline = time.monotonic() + seconds
-    while not promise(job := queue.get(job_id)):
-        assert time.monotonic() < deadline, job
-        time.sleep(0.01)
-    return job
-
-
-def in_thread(act: Callable[[], None]) -> threading.Thread:
-    thread = threading.Thread(target=act, daemon=True)
-    thread.start()
-    return thread
 
 
 def test_jobs_run_by_priority_and_their_pictures_are_kept(
@@ -254,7 +142,7 @@ def test_a_worker_whose_device_is_lost_ends_and_its_job_goes_on(
     job_id = create(queue)
     code = """
 import torch
-from tests.integration.workers.runner.test_rq_worker import Generates, Worker
+from tests.support.worker import Generates, Worker
 from workers.settings import WorkerSettings
 
 def fail(step):

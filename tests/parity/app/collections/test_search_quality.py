@@ -17,8 +17,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from tests.conftest import RedisServer
 from tests.support.live_api import LiveApi, live_api
+from tests.support.redis_server import RedisServer
 
 pytestmark = pytest.mark.timeout(300)  # it encodes a thousand pictures
 

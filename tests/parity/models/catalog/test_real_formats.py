@@ -30,11 +30,11 @@ from models.networks.unclip import load as load_unclip
 from models.networks.vqgan import load, read_card
 from models.requests.prompts import parse
 from models.weights_io import WeightsCorrupt
-from tests.conftest import RedisServer
-from tests.integration.conftest import plain
-from tests.parity.models.clip.test_families import FAMILIES, save_tokenizer
 from tests.support import wild
+from tests.support.clip_families import FAMILIES, save_tokenizer
+from tests.support.images import plain
 from tests.support.live_api import live_api
+from tests.support.redis_server import RedisServer
 from tests.support.unclip_folders import write_unclip
 from tests.support.weights_server import WeightsServer, weights_server
 
