@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 
 from app.schemas import Fault
 from jobs.job_response import JobAnswer
-from models.generators import Model
+from models.weights_io.card import Model
 
 
 class LabelScore(BaseModel):

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from jobs.images import ImageLimits, decode
-from models.networks.shared_networks import WEIGHTS
 from models.runtime.machine import keep_freed_memory
+from models.weights_io.card import WEIGHTS
 
 NO_LIMITS = ImageLimits(pixels=10**9, side=10**6, aspect=10**6)
 

@@ -33,7 +33,7 @@ from benchmarks.processes import Server, api, free_port, start
 from benchmarks.queueing import ideal_times_s
 from models.clip.cards import find_card
 from models.clip.parts import write_whole
-from models.networks.shared_networks import WEIGHTS
+from models.weights_io.card import WEIGHTS
 
 JSON = "application/json"
 HEADER = (

@@ -22,8 +22,8 @@ from rich.table import Table
 
 from benchmarks import random_clip
 from models.clip.encoder import OpenClipEncoder
-from models.networks.shared_networks import WEIGHTS
 from models.runtime.machine import keep_freed_memory
+from models.weights_io.card import WEIGHTS
 
 Clock = Callable[[], float]  # seconds
 

@@ -12,7 +12,8 @@ import torch
 
 from models.generators import complete
 from models.generators.vqgan_clip import VqganClip
-from models.networks.shared_networks import NetworkNames, Networks
+from models.networks.shared_networks import Networks
+from models.requests.network_names import NetworkNames
 from models.requests.prompts import parse
 from models.runtime.batched_steps import Alternating, Company, Joined
 from models.runtime.machine import keep_freed_memory

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from models.generators import complete, find
-from models.networks.shared_networks import NetworkNames, Networks
+from models.networks.shared_networks import Networks
+from models.requests.network_names import NetworkNames
 from models.requests.prompts import parse
 
 PROMPTS = (

@@ -10,9 +10,10 @@ import torch
 
 from models.generators import complete
 from models.networks.autoregressive import Choice, Sampler, Told, choose
-from models.networks.dalle_model import told_of
-from models.networks.shared_networks import NetworkNames, Networks
+from models.networks.shared_networks import Networks
+from models.requests.network_names import NetworkNames
 from models.requests.prompts import parse
+from models.sampling.conditioning import condition_on_text
 
 CHOICE = Choice(temperature=1, top_k=0, top_p=0.95)
 LENGTH = 144
@@ -28,7 +29,7 @@ def main() -> None:
     chosen = parser.parse_args()
     names = NetworkNames(device=chosen.device)
     request = complete(names, generator="dalle", prompts=parse(chosen.prompt), seed=SEED)
-    told = told_of(request, 3, Networks(names))
+    told = condition_on_text(request, 3, Networks(names))
     print(
         f"{'pictures':>8} {'cached: s':>10} {'codes/s':>8} {'plain: s':>9} {'codes/s':>8} {'ratio':>6} same"
     )

@@ -29,11 +29,13 @@ from models.clip.precision import pick_precision
 from models.generators import complete
 from models.generators.vqgan_clip import VqganClip
 from models.networks import vqgan
-from models.networks.shared_networks import WEIGHTS, NetworkNames, Networks
+from models.networks.shared_networks import Networks
 from models.networks.vqgan.vqgan_model import Vqgan
+from models.requests.network_names import NetworkNames
 from models.requests.prompts import parse
 from models.runtime.batched_steps import Alternating
 from models.runtime.machine import keep_freed_memory
+from models.weights_io.card import WEIGHTS
 
 PROMPT = "a red heart"
 PLAIN = {

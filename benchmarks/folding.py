@@ -10,7 +10,7 @@ import time
 import torch
 
 from models.clip.encoder import ClipNetwork, load_network
-from models.networks.shared_networks import WEIGHTS
+from models.weights_io.card import WEIGHTS
 
 
 def main() -> None:

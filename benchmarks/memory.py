@@ -24,15 +24,18 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from models.catalog.memory import decoder_bytes, guide_memory, predict, vqgan_weights
+from models.catalog.memory import predict
 from models.clip import cards
 from models.clip.folding import fold_batch_norms, keep_clamped
 from models.clip.precision import convert
 from models.generators import complete, find
 from models.networks import vqgan
-from models.networks.shared_networks import WEIGHTS, NetworkNames, Networks
+from models.networks.footprint import decoder_bytes, guide_memory, vqgan_weights
+from models.networks.shared_networks import Networks
+from models.requests.network_names import NetworkNames
 from models.requests.options import DrawingOptions
 from models.requests.request import GenerationRequest, Prompt
+from models.weights_io.card import WEIGHTS
 
 MB = 1e6
 

@@ -22,9 +22,11 @@ from models.catalog.memory import predict
 from models.generators import complete, find
 from models.networks.min_dalle import DECODER, DETOKER, ENCODER, MERGES, VOCABULARY, read_card
 from models.networks.min_dalle.min_dalle_model import Decoder, Encoder
-from models.networks.shared_networks import WEIGHTS, NetworkNames, Networks
+from models.networks.shared_networks import Networks
 from models.networks.vqgan.vqgan_model import Vqgan
+from models.requests.network_names import NetworkNames
 from models.requests.prompts import parse
+from models.weights_io.card import WEIGHTS
 
 GB = 1e9
 

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from models.generators import complete, find
-from models.networks.shared_networks import NetworkNames, Networks
+from models.networks.shared_networks import Networks
 from models.optimize.prompt_targets import embed, to_tensor
+from models.requests.network_names import NetworkNames
 from models.requests.prompts import parse
 
 PROMPTS = (

@@ -32,7 +32,7 @@ from models.catalog.pull import pull
 from models.clip.cards import CLIP_FILE, CONFIG, find_card
 from models.generators import complete
 from models.networks import vqgan
-from models.networks.shared_networks import NetworkNames
+from models.requests.network_names import NetworkNames
 from models.requests.request import Prompt
 
 MB = 1e6

@@ -23,9 +23,10 @@ from PIL import Image
 
 from models.clip.encoder import ClipNetwork
 from models.generators import complete, find
-from models.networks.shared_networks import NetworkNames, Networks
+from models.networks.shared_networks import Networks
 from models.optimize.clip_loss import spherical_distance
 from models.optimize.prompt_targets import to_tensor
+from models.requests.network_names import NetworkNames
 from models.requests.prompts import parse
 from models.requests.request import GenerationRequest, Presets
 

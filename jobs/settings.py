@@ -10,7 +10,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from jobs.images import ImageLimits
 from jobs.record.priorities import JobType
-from models.networks.shared_networks import WEIGHTS, NetworkNames
+from models.requests.network_names import NetworkNames
+from models.weights_io.card import WEIGHTS
 from storage.collections.image_fields import is_image_id
 from storage.net.safe_http import Rules
 

@@ -16,10 +16,10 @@ from torch.optim.swa_utils import AveragedModel
 from models.clip.encoder import ClipNetwork, load_network
 from models.networks.dalle_model import Dalle
 from models.networks.prior import Prior
-from models.networks.shared_networks import WEIGHTS
 from models.networks.vqgan import load_prior
 from models.networks.vqgan.vqgan_model import Vqgan
 from models.weights_io import load_tensors, save_tensors, sha256_of
+from models.weights_io.card import WEIGHTS
 from training import loop, pictures
 from training.batches import COLORS, Album, color_names, hues_turned, moved
 from training.evaluate import load_vqgan

@@ -32,9 +32,9 @@ from models.clip.cards import find_card
 from models.clip.encoder import pick_device
 from models.clip.zero_shot import ensemble, fill_templates, similarity
 from models.networks import vqgan as vqgans
-from models.networks.shared_networks import WEIGHTS
 from models.networks.vqgan.vqgan_model import Vqgan
 from models.weights_io import load_tensors
+from models.weights_io.card import WEIGHTS
 from training import held_out
 from training.measures import Row, accuracy, perplexity, psnr, recall, table
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.clip.cards import CLIP_FILE, CONFIG, find_card
 from models.clip.parts import tensors_of
-from models.networks.shared_networks import WEIGHTS
+from models.weights_io.card import WEIGHTS
 
 CONTEXT = 32  # tokens
 DIMENSION = 640  # of the embeddings

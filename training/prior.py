@@ -16,9 +16,9 @@ from torch import Tensor
 
 from models import clip as clips
 from models.networks.prior import Prior
-from models.networks.shared_networks import WEIGHTS
 from models.networks.vqgan.vqgan_model import Vqgan
 from models.weights_io import load_tensors
+from models.weights_io.card import WEIGHTS
 from training import loop
 from training.batches import COLORS, Album, color_names, hues_turned, over
 from training.evaluate import load_vqgan

@@ -19,9 +19,9 @@ from taming.modules.discriminator.model import NLayerDiscriminator, weights_init
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from models.networks.shared_networks import WEIGHTS as SHIPPED
 from models.networks.vqgan import read_card
 from models.networks.vqgan.vqgan_model import Vqgan
+from models.weights_io.card import WEIGHTS as SHIPPED
 from training import loop, textures, trunk
 from training.batches import Album, hues_turned, moved, over
 from training.evaluate import load_vqgan

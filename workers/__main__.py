@@ -21,6 +21,7 @@ from jobs.queue import RUN_JOB
 from jobs.record.priorities import JobType, queue_names
 from models import generators
 from models.networks.shared_networks import Networks
+from models.requests.generator import ImageGenerator
 from models.runtime.machine import keep_freed_memory
 from storage.blobs import open_store
 from storage.redis import connect, connect_rq
@@ -171,7 +172,7 @@ def _serve(
         drain.wait(1)
 
 
-def _load(settings: WorkerSettings) -> dict[str, generators.ImageGenerator]:
+def _load(settings: WorkerSettings) -> dict[str, ImageGenerator]:
     if settings.threads:
         import torch
 

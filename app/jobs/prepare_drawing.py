@@ -22,8 +22,7 @@ from app.settings import ApiSettings
 from jobs.queue import NewJob, new_id
 from jobs.record.outbox import Delivery, DeliveryMissing
 from jobs.record.record import JobMissing, Output
-from models.generators import UnknownGenerator, complete, describe, find
-from models.requests.presets import changes
+from models.generators import UnknownGenerator, complete, describe, find, preset_changes
 from models.requests.prompts import parse
 from models.requests.request import GenerationRequest, InvalidRequest, Presets, Prompt, SaveOptions
 
@@ -105,7 +104,7 @@ def view_generator(name: str, settings: ApiSettings) -> GeneratorAnswer:
             "options": options,
             "save": SaveOptions().model_dump(mode="json"),
         },
-        presets=changes(module, settings.network_names),
+        presets=preset_changes(module, settings.network_names),
         limits={
             "size_multiple": profile.size_multiple,
             "max_prompts": settings.max_prompts,

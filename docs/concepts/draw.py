@@ -15,8 +15,9 @@ sys.path.insert(0, str(ROOT))
 
 from models.cutouts.cutouts import random_views  # noqa: E402 - importable from any folder only now
 from models.generators import complete, find  # noqa: E402
-from models.networks.shared_networks import NetworkNames, Networks  # noqa: E402
+from models.networks.shared_networks import Networks  # noqa: E402
 from models.networks.vqgan.vqgan_model import Vqgan  # noqa: E402
+from models.requests.network_names import NetworkNames  # noqa: E402
 from models.requests.prompts import parse  # noqa: E402
 
 SIDE = 192  # pixels, of a photo and of each picture on a sheet

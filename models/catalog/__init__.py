@@ -7,15 +7,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from models.catalog.memory import guide_memory, predict, serving_memory, vqgan_weights
+from models.catalog.memory import predict, serving_memory
 from models.clip import UnknownClip, cards
 from models.clip.cards import CLIP_FILE, CONFIG, ClipCard
 from models.generators import complete
 from models.networks import min_dalle, unclip, vqgan
-from models.networks.shared_networks import WEIGHTS, NetworkNames
+from models.networks.footprint import guide_memory, vqgan_weights
+from models.requests.network_names import NetworkNames
 from models.requests.request import Prompt
 from models.weights_io import read_sums, recorded_sha256
-from models.weights_io.card import Download
+from models.weights_io.card import WEIGHTS, Download
 
 
 class UnknownModel(LookupError):

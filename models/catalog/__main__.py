@@ -17,8 +17,8 @@ from models.catalog.convert import CannotConvert, convert
 from models.catalog.download import TransferFailed
 from models.catalog.pull import pull, verify_files
 from models.catalog.sandbox import How
-from models.networks.shared_networks import WEIGHTS
 from models.weights_io import WeightsError
+from models.weights_io.card import WEIGHTS
 
 _EVERY_S = 0.1
 _TRUE = ("1", "on", "true", "yes")

@@ -18,10 +18,9 @@ from models.catalog.download import Absent, Progress, TransferFailed
 from models.catalog.sandbox import How
 from models.clip.cards import CLIP_FILE, CONFIG, ClipCard
 from models.networks.min_dalle import Card as MinDalleCard
-from models.networks.shared_networks import WEIGHTS
 from models.networks.unclip import Card as UnclipCard
 from models.weights_io import WeightsError, read_sums, sha256_of, verify, write_sums
-from models.weights_io.card import Download
+from models.weights_io.card import WEIGHTS, Download
 
 _STAGING = ".pull"
 _ON_THE_HUB = (CLIP_FILE, "open_clip_pytorch_model.bin")

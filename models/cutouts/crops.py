@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.cutouts.augmentations import Chance, affine, copied_at_once, dust, perspective, soften, tint, warp
-from models.optimize.loop import clamp_to_range
+from models.runtime.autograd import clamp_to_range
 from models.runtime.batched_steps import Compute, at_once
 
 

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from models.generators import Step
 from models.networks.shared_networks import Networks
 from models.optimize.loop import Drawer
 from models.optimize.scene import draw, start_picture
+from models.requests.generator import Step
 from models.requests.options import DrawingOptions
 from models.requests.request import GenerationRequest
 
@@ -37,7 +37,7 @@ class Sheet:
 
 @dataclass(frozen=True)
 class SketchGenerator(Generic[OptionsT]):
-    """Draws with the drawer that `make` makes: see `models.generators.ImageGenerator`."""
+    """Draws with the drawer that `make` makes: see `models.requests.generator.ImageGenerator`."""
 
     networks: Networks
     options: type[OptionsT]

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from models.optimize.loop import straight_through
+from models.runtime.autograd import straight_through
 
 StrokeKind = Literal["line", "curve", "shape"]
 

@@ -6,17 +6,18 @@ from typing import TYPE_CHECKING
 from PIL import Image
 from pydantic import Field
 
-from models.catalog.memory import guide_memory
 from models.clip.cards import find_card
-from models.generators import ImageGenerator, Profile, Step
+from models.networks.footprint import guide_memory
 from models.networks.vqgan import read_card
+from models.requests.generator import ImageGenerator, Profile, Step
 from models.requests.options import CompletingOptions
 from models.requests.prompts import check_prompts
 from models.requests.request import GenerationRequest, InvalidRequest, Presets
 from models.sampling import profile as sampled
 
 if TYPE_CHECKING:
-    from models.networks.shared_networks import NetworkNames, Networks
+    from models.networks.shared_networks import Networks
+    from models.requests.network_names import NetworkNames
 
 
 class Options(CompletingOptions, frozen=True, extra="forbid"):
@@ -75,10 +76,10 @@ class DalleGenerator:
         frugal: bool = False,
     ) -> Iterator[Step]:
         """See `ImageGenerator`."""
-        from models.networks.dalle_model import told_of
         from models.sampling.candidates import Candidates
+        from models.sampling.conditioning import condition_on_text
 
         options = Options.model_validate(request.options)
-        told = told_of(request, options.guidance, self._networks)
+        told = condition_on_text(request, options.guidance, self._networks)
         vqgan = self._networks.vqgan()
         return Candidates(told, vqgan, request, options, seed, self._networks, pictures).steps(checkpoint)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from models.generators import ImageGenerator, Profile
 from models.requests import presets as known
+from models.requests.generator import ImageGenerator, Profile
 from models.requests.options import DrawingOptions
 from models.requests.prompts import check_prompts
 from models.requests.request import GenerationRequest, Presets
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from models.generators._clip_guided import Sheet
-    from models.networks.shared_networks import NetworkNames, Networks
+    from models.networks.shared_networks import Networks
     from models.optimize.motion import Motion
+    from models.requests.network_names import NetworkNames
 
 _COLORS = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
 """Square root of the covariance of natural pictures' colors, by columns: lightness, then two hues.

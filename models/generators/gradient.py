@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, Field
 
-from models.generators import ImageGenerator, Profile, Step
 from models.requests import checkpoint as snapshots
 from models.requests import presets as known
+from models.requests.generator import ImageGenerator, Profile, Step
 from models.requests.request import GenerationRequest, Presets
 
 if TYPE_CHECKING:
-    from models.networks.shared_networks import NetworkNames, Networks
+    from models.networks.shared_networks import Networks
+    from models.requests.network_names import NetworkNames
 
 
 class Options(BaseModel, frozen=True, extra="forbid"):

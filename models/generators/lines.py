@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from models.generators import ImageGenerator, Profile
 from models.requests import presets as known
+from models.requests.generator import ImageGenerator, Profile
 from models.requests.options import Color, DrawingOptions
 from models.requests.prompts import check_prompts
 from models.requests.request import GenerationRequest, Presets
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
     from models.generators._clip_guided import Sheet
     from models.generators._rasterizer import Strokes
-    from models.networks.shared_networks import NetworkNames, Networks
+    from models.networks.shared_networks import Networks
     from models.optimize.motion import Motion
+    from models.requests.network_names import NetworkNames
 
 _BYTES_PER_PIXEL = 2400.0
 """Of memory that a step takes at its highest, with as many strokes as there can be."""

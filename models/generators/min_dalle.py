@@ -6,16 +6,18 @@ from typing import TYPE_CHECKING
 from PIL import Image
 from pydantic import Field
 
-from models.catalog.memory import vqgan_weights
-from models.generators import GenerationError, ImageGenerator, Model, Profile, Step
+from models.networks.footprint import vqgan_weights
 from models.networks.min_dalle import read_card
+from models.requests.generator import GenerationError, ImageGenerator, Profile, Step
 from models.requests.options import SamplingOptions
 from models.requests.prompts import check_prompts
 from models.requests.request import GenerationRequest, InvalidRequest, Presets
 from models.sampling import profile as sampled
+from models.weights_io.card import Model
 
 if TYPE_CHECKING:
-    from models.networks.shared_networks import NetworkNames, Networks
+    from models.networks.shared_networks import Networks
+    from models.requests.network_names import NetworkNames
 
 
 class Options(SamplingOptions, frozen=True, extra="forbid"):

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from models.generators import ImageGenerator, Profile
 from models.requests import presets as known
+from models.requests.generator import ImageGenerator, Profile
 from models.requests.options import DrawingOptions
 from models.requests.prompts import check_prompts
 from models.requests.request import GenerationRequest, InvalidRequest, Presets
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from models.generators._clip_guided import Sheet
-    from models.networks.shared_networks import NetworkNames, Networks
+    from models.networks.shared_networks import Networks
     from models.optimize.motion import Motion
+    from models.requests.network_names import NetworkNames
 
 
 _BYTES_PER_PIXEL = 120.0
@@ -106,7 +107,7 @@ class Grid:
     def render(self) -> "Tensor":
         from torch.nn.functional import embedding
 
-        from models.optimize.loop import clamp_to_range
+        from models.runtime.autograd import clamp_to_range
 
         # a look-up whose gradients are summed in a fixed order on all devices
         colored = embedding(self._cells[self._share], clamp_to_range(self._colors()))  # (H, W, 3)

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 from PIL import Image
 from pydantic import BaseModel, Field
 
-from models.generators import GenerationError, ImageGenerator, Profile, Step
 from models.networks.unclip import read_parts
+from models.requests.generator import GenerationError, ImageGenerator, Profile, Step
 from models.requests.presets import EFFORTS, refuse_shapes
 from models.requests.request import GenerationRequest, InvalidRequest, Presets, Prompt
 
 if TYPE_CHECKING:
-    from models.networks.shared_networks import NetworkNames, Networks
+    from models.networks.shared_networks import Networks
+    from models.requests.network_names import NetworkNames
 
 TIMES = 1000
 """Of the noise in training: no more steps than these can differ."""

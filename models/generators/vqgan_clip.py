@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Literal
 from PIL import Image
 from pydantic import Field
 
-from models.catalog.memory import decoder_bytes
-from models.generators import GenerationError, ImageGenerator, Profile, Step
+from models.networks.footprint import decoder_bytes
 from models.networks.vqgan import read_card
 from models.requests import presets as known
+from models.requests.generator import GenerationError, ImageGenerator, Profile, Step
 from models.requests.options import DrawingOptions, Weight
 from models.requests.prompts import check_prompts, color_of
 from models.requests.request import GenerationRequest, InvalidRequest, Presets
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from models.networks.shared_networks import NetworkNames, Networks
+    from models.networks.shared_networks import Networks
     from models.networks.vqgan.vqgan_model import Vqgan
     from models.optimize.motion import Motion
+    from models.requests.network_names import NetworkNames
     from models.runtime.batched_steps import Company
 
 _NO_ENCODER = (
@@ -208,14 +209,14 @@ class VqganClip:
     ) -> "Tensor":
         """What the generator dalle draws, at this picture's size: (1, D, h, w)"""
         from models.generators import dalle
-        from models.networks.dalle_model import told_of
         from models.sampling.candidates import Candidates
+        from models.sampling.conditioning import condition_on_text
 
         vqgan = self._networks.vqgan()
         small = dalle.profile(self._networks.names)
         given = options.model_dump(include={"candidates", "templates", "guide_weights"})
         sampling = dalle.Options.model_validate(small.options.model_dump() | given)
-        told = told_of(request, sampling.guidance, self._networks)
+        told = condition_on_text(request, sampling.guidance, self._networks)
         asked = request.model_copy(
             update={"width": small.width, "height": small.height, "steps": small.steps}
         )
@@ -244,7 +245,7 @@ class CodedPicture:
         self._hold(latents)
 
     def render(self) -> "Tensor":
-        from models.optimize.loop import clamp_to_range, straight_through
+        from models.runtime.autograd import clamp_to_range, straight_through
 
         latents = self.latents["z"]
         self.quantized = self._company.compute(self._vqgan.quantized, latents.detach())

@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING
 from PIL import Image
 from pydantic import Field
 
-from models.generators import ImageGenerator, Profile, Step
 from models.networks.vqgan import read_card
+from models.requests.generator import ImageGenerator, Profile, Step
 from models.requests.options import CompletingOptions
 from models.requests.prompts import check_prompts
 from models.requests.request import GenerationRequest, InvalidRequest, Presets
 from models.sampling import profile as sampled
 
 if TYPE_CHECKING:
-    from models.networks.shared_networks import NetworkNames, Networks
+    from models.networks.shared_networks import Networks
+    from models.requests.network_names import NetworkNames
 
 
 class Options(CompletingOptions, frozen=True, extra="forbid"):
@@ -77,11 +78,13 @@ class TransformerGenerator:
     ) -> Iterator[Step]:
         """See `ImageGenerator`."""
         from models.networks.autoregressive import told_class
-        from models.networks.dalle_model import told_nothing
         from models.sampling.candidates import Candidates
+        from models.sampling.conditioning import unconditioned
 
         options = Options.model_validate(request.options)
         transformer = self._networks.transformer()
-        told = told_nothing(self._networks) if transformer is None else told_class(transformer, options.label)
+        told = (
+            unconditioned(self._networks) if transformer is None else told_class(transformer, options.label)
+        )
         vqgan = self._networks.vqgan()
         return Candidates(told, vqgan, request, options, seed, self._networks, pictures).steps(checkpoint)

@@ -1,4 +1,4 @@
 """Networks that generators draw with, without CLIP.
 
-May import models.weights_io, models.runtime and models.requests.
+May import models.clip, models.requests, models.runtime and models.weights_io.
 """

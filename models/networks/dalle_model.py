@@ -11,13 +11,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from models.clip import TextTooLong
-from models.generators import GenerationError
-from models.networks.autoregressive import Conditions, Told, guided
-from models.networks.shared_networks import Networks
+from models.networks.autoregressive import Conditions
 from models.networks.transformer import Transformer
-from models.networks.vqgan import read_card
-from models.requests.request import GenerationRequest
 
 
 class Dalle(nn.Module):
@@ -99,56 +94,3 @@ class Dalle(nn.Module):
         seen = torch.cat([known.before[:, -1:], self.transformer.tokens(codes[:, :-1])], 1) + known.beside
         logits: Tensor = self.transformer(torch.cat([known.before[:, :-1], seen], 1))
         return logits[:, self.words :] + known.bias
-
-
-def told_of(request: GenerationRequest, guidance: float, networks: Networks) -> Told:
-    """What a request's texts tell the transformer of the VQGAN's card.
-
-    Args:
-        request: with a text of a weight above 0.
-        guidance: as of `models.networks.autoregressive.guided`.
-
-    Raises:
-        GenerationError: a text is too long, or the card has no dalle, or no prior.
-    """
-    dalle, prior, card = (
-        networks.dalle(),
-        networks.prior(),
-        read_card(networks.names.vqgan, networks.names.weights).dalle,
-    )
-    if dalle is None or prior is None or card is None:
-        raise GenerationError("this VQGAN has no dalle with a prior to stand on")
-    clip = networks.clip(card.clip)
-    prompts = [prompt for prompt in request.prompts if prompt.text is not None and prompt.weight_at(0)]
-    weights = torch.tensor([prompt.weight_at(0) for prompt in prompts], device=networks.device)
-    try:
-        with torch.no_grad():
-            embeddings = clip.encode_text([prompt.text or "" for prompt in prompts])
-            words = clip.word_vectors([prompt.text or "" for prompt in prompts])
-            told = dalle.conditions(words, embeddings, prior.logits(embeddings))
-    except TextTooLong as error:
-        raise GenerationError(f"the prompt is too long for {clip.name}: {error}") from error
-    nothing = told_nothing(networks).conditions
-    mix = guided(weights, guidance)
-    counted = mix.nonzero()[:, 0]  # with a guidance of 1, what there is without a text does not
-    both = (torch.cat([getattr(nothing, part), getattr(told, part)]) for part in ("before", "beside", "bias"))
-    return Told(dalle.transformer, Conditions(*(part[counted] for part in both)), mix[counted])
-
-
-def told_nothing(networks: Networks) -> Told:
-    """No text: any picture that the transformer knows.
-
-    Raises:
-        GenerationError: the card has no dalle.
-    """
-    dalle = networks.dalle()
-    if dalle is None:
-        raise GenerationError("this VQGAN has no dalle")
-    device, codes = networks.device, len(dalle.transformer.tokens.weight)
-    with torch.no_grad():
-        known = dalle.conditions(
-            [torch.empty(0, dalle.word.in_features, device=device)],
-            torch.zeros(1, dalle.whole.in_features, device=device),
-            torch.zeros(1, codes, dalle.side, dalle.side, device=device),
-        )
-    return Told(dalle.transformer, known, torch.ones(1, device=device))

@@ -1,10 +1,10 @@
 """The networks that generators draw with: named by their cards, each loaded once and shared."""
 
 import threading
-from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from models.requests.network_names import NetworkNames
 
 if TYPE_CHECKING:
     import torch
@@ -17,24 +17,6 @@ if TYPE_CHECKING:
     from models.networks.unclip.unclip_model import Unclip
     from models.networks.vqgan.vqgan_model import Vqgan
     from models.runtime.batched_steps import Company
-
-WEIGHTS = Path(__file__).parents[1] / "weights"
-"""Where the demo models lie, and where a card's relative paths start unless a setting says otherwise."""
-
-
-@dataclass(frozen=True)
-class NetworkNames:
-    """Which networks to draw with, and where and how to run them."""
-
-    vqgan: str = "demo"
-    clips: tuple[str, ...] = ("demo-icons",)
-    judge: str | None = None  # a CLIP that scores drawings and guides none
-    min_dalle: str = "min-dalle-mini"
-    unclip: tuple[str, ...] = ("karlo-v1-alpha",)  # models whose parts go together
-    generators: tuple[str, ...] = ()  # those that are loaded, if known: what they hold takes memory for all
-    weights: Path = WEIGHTS
-    device: str = "auto"  # auto | cpu | cuda | cuda:1 | mps
-    dtype: str = "fp32"  # fp32 | bf16 | fp16, which is of CLIP alone
 
 
 class Networks:

@@ -12,15 +12,15 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
-from models.catalog.memory import FRUGAL_VIEWS
 from models.clip.encoder import ClipNetwork
 from models.cutouts.cutouts import Cutouts
-from models.generators import GenerationError
+from models.networks.footprint import FRUGAL_VIEWS
 from models.networks.shared_networks import Networks
-from models.optimize.loop import straight_through
 from models.optimize.prompt_targets import Clip, Targets, targets_of
+from models.requests.generator import GenerationError
 from models.requests.options import DrawingOptions, GuideOptions
 from models.requests.request import GenerationRequest, Prompt
+from models.runtime.autograd import straight_through
 from models.runtime.batched_steps import Company
 
 _SHARPNESS = 20.0

@@ -3,17 +3,17 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.generators import GenerationError, Step
 from models.optimize.motion import Motion
 from models.optimize.schedule import Plateau, Schedule
 from models.requests import checkpoint as snapshots
+from models.requests.generator import GenerationError, Step
 from models.requests.request import GenerationRequest
 from models.runtime.batched_steps import Company, FailedTogether
 
@@ -252,37 +252,3 @@ class _Run:
         # an optimizer that is one kernel counts its steps on the device, the others on the CPU
         stays = tensor.ndim == 0 and not self._optimizer.defaults["fused"]
         return tensor if stays else tensor.to(latents.device)
-
-
-def straight_through(value: Tensor, gradient: Tensor) -> Tensor:
-    """The first one's value, with a gradient that goes to the second (Bengio et al., arXiv:1308.3432)."""
-    replaced: Tensor = _StraightThrough.apply(value, gradient)
-    return replaced
-
-
-def clamp_to_range(images: Tensor) -> Tensor:
-    """Clamp to [0, 1]. Outside of it a gradient passes only if descent along it moves the value back in."""
-    clamped: Tensor = _ClampToRange.apply(images)
-    return clamped
-
-
-class _StraightThrough(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, gradient: Tensor) -> Tensor:
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
-        return None, grad
-
-
-class _ClampToRange(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, images: Tensor) -> Tensor:
-        ctx.save_for_backward(images)
-        return images.clamp(0, 1)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        images: Tensor = ctx.saved_tensors[0]
-        return grad * (grad * (images - images.clamp(0, 1)) >= 0)

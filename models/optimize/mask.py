@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from models.generators import GenerationError
 from models.optimize.prompt_targets import find_picture, to_tensor
+from models.requests.generator import GenerationError
 from models.requests.options import DrawingOptions
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from models.optimize.loop import straight_through
+from models.runtime.autograd import straight_through
 
 
 def colors_of(names: Sequence[str], device: torch.device) -> Tensor:

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from models.clip import TextTooLong
-from models.generators import GenerationError
+from models.requests.generator import GenerationError
 from models.requests.prompts import rivals
 from models.requests.request import Prompt
 

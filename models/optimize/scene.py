@@ -11,7 +11,6 @@ from PIL import Image
 from torch import Tensor
 
 from models.cutouts.cutouts import Cutouts, cutouts_of
-from models.generators import Step
 from models.networks.shared_networks import Networks
 from models.optimize.clip_loss import ClipGuidance, guides_of, judge_of, score
 from models.optimize.image_losses import Looks, white_mask
@@ -23,6 +22,7 @@ from models.optimize.palette import colors_of, in_palette, rolled
 from models.optimize.prompt_targets import find_picture, to_tensor
 from models.optimize.schedule import Schedule
 from models.optimize.style_loss import style_of
+from models.requests.generator import Step
 from models.requests.options import DrawingOptions
 from models.requests.request import GenerationRequest
 from models.runtime.batched_steps import Compute

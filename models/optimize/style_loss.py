@@ -7,11 +7,11 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from models.generators import GenerationError
 from models.networks.shared_networks import Networks
 from models.networks.vqgan.decoder import residual
 from models.optimize.image_losses import Term
 from models.optimize.prompt_targets import find_picture, to_tensor
+from models.requests.generator import GenerationError
 from models.requests.options import DrawingOptions
 
 

@@ -1,4 +1,4 @@
 """The values of a drawing: request, options, prompts, presets, checkpoint; and the interface of generators.
 
-Imports nothing else of models.
+May import models.clip's cards and models.weights_io.
 """

@@ -3,14 +3,11 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any
 
-from models.generators import GeneratorModule, Profile
+from models.requests.generator import Profile
 from models.requests.options import DrawingOptions
 from models.requests.request import Aspect, Compat, InvalidRequest, Presets, Quality
-
-if TYPE_CHECKING:
-    from models.networks.shared_networks import NetworkNames
 
 RATIOS: Mapping[Aspect, float] = {"square": 1, "portrait": 4 / 5, "widescreen": 16 / 9}
 """Width over height."""
@@ -171,29 +168,6 @@ def refuse_shapes(presets: Presets) -> None:
         raise InvalidRequest(
             f"/presets/{name}", "unknown_preset", f"this generator has no preset {name}={value}"
         )
-
-
-def changes(module: GeneratorModule, names: "NetworkNames") -> dict[str, dict[str, dict[str, Any]]]:
-    """What each preset that a generator has changes of its defaults.
-
-    Returns:
-        `{"quality": {"draft": {"steps": 35, "options": {"cutouts": 8}}, …}, "aspect": …, "compat": …}`
-    """
-    plain = module.profile(names)
-    answer: dict[str, dict[str, dict[str, Any]]] = {}
-    for preset, words in (("quality", Quality), ("aspect", Aspect), ("compat", Compat)):
-        answer[preset] = {}
-        for word in get_args(words):
-            try:
-                profile = module.profile(names, Presets.model_validate({preset: word}))
-            except InvalidRequest:
-                continue
-            changed = {key: getattr(profile, key) for key in ("width", "height", "steps")}
-            changed = {key: value for key, value in changed.items() if value != getattr(plain, key)}
-            options, defaults = (given.options.model_dump(mode="json") for given in (profile, plain))
-            differing = {key: value for key, value in options.items() if value != defaults[key]}
-            answer[preset][word] = changed | ({"options": differing} if differing else {})
-    return answer
 
 
 def _down_to(multiple: int, pixels: float) -> int:

@@ -8,7 +8,7 @@ from models.clip.cards import find_card
 from models.requests.request import MAX_PROMPTS, GenerationRequest, InvalidRequest, Prompt
 
 if TYPE_CHECKING:
-    from models.networks.shared_networks import NetworkNames
+    from models.requests.network_names import NetworkNames
 
 COLORS = {
     "red": (0.86, 0.15, 0.18),

@@ -1,4 +1,4 @@
 """What generators share that sample an image in place of optimizing it.
 
-May import models.networks, models.clip, models.requests and models.runtime.
+May import models.optimize and what that may import.
 """

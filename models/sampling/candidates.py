@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from models.generators import GenerationError, Step
 from models.networks.autoregressive import Choice, Sampler, Told
 from models.networks.shared_networks import Networks
 from models.networks.vqgan.vqgan_model import EncoderMissing, Vqgan
 from models.optimize.clip_loss import guides_of, judge_of, scores
 from models.optimize.prompt_targets import find_picture, to_tensor
 from models.requests import checkpoint as snapshots
+from models.requests.generator import GenerationError, Step
 from models.requests.options import CompletingOptions, SamplingOptions
 from models.requests.request import GenerationRequest
 from models.sampling.profile import AT_ONCE

@@ -10,11 +10,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.generators import GenerationError, Step
 from models.networks.shared_networks import Networks
 from models.networks.unclip.unclip_model import Plan, State, Told, Unclip
 from models.optimize.clip_loss import Guide, judge_of, onlooker, scores
 from models.requests import checkpoint as snapshots
+from models.requests.generator import GenerationError, Step
 from models.requests.request import GenerationRequest
 
 _UNDRAWN = 0.9

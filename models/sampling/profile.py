@@ -1,11 +1,12 @@
 """What is asked of pictures that are sampled: one size, a step for each code, and candidates for quality."""
 
-from models.catalog.memory import decoder_bytes
-from models.generators import Model, Profile
+from models.networks.footprint import decoder_bytes
 from models.networks.vqgan import VqganConfig
+from models.requests.generator import Profile
 from models.requests.options import SamplingOptions
 from models.requests.presets import EFFORTS, refuse_shapes
 from models.requests.request import GenerationRequest, InvalidRequest, Presets
+from models.weights_io.card import Model
 
 AT_ONCE = 8
 """Candidates that are decoded and seen by CLIP at once."""

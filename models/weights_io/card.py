@@ -1,10 +1,26 @@
 """Where a card's weights can be fetched, and which folder of the weights they come to. Needs no torch."""
 
 import re
+from dataclasses import dataclass
+from pathlib import Path
 
 from pydantic import BaseModel, Field, model_validator
 
+WEIGHTS = Path(__file__).parents[1] / "weights"
+"""The folder of the demo models, from which a card's relative paths start unless a setting says otherwise."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that a generator draws with, as clients are told of it."""
+
+    name: str
+    description: str
+    license: str
+    source: str
+    attributions: tuple[str, ...]
 
 
 class Download(BaseModel, frozen=True, extra="forbid"):

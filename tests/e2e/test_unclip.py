@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from clipcanvas import JobCanceled
-from models.networks.shared_networks import WEIGHTS
+from models.weights_io.card import WEIGHTS
 from tests.support.images import plain
 from tests.support.redis_server import RedisServer
 from tests.support.service import Service

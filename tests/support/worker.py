@@ -10,7 +10,8 @@ from PIL import Image
 from jobs.queue import RUN_JOB, JobQueue, NewJob, new_id
 from jobs.record.priorities import queue_names
 from jobs.record.record import Job
-from models.generators import ImageGenerator, Step, gradient
+from models.generators import gradient
+from models.requests.generator import ImageGenerator, Step
 from models.requests.request import GenerationRequest, Prompt
 from storage.blobs import Store, open_store
 from storage.redis import connect, connect_rq

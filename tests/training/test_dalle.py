@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from models.networks.dalle_model import Dalle
-from models.networks.shared_networks import NetworkNames, Networks
+from models.networks.shared_networks import Networks
+from models.requests.network_names import NetworkNames
 from models.requests.prompts import COLORS
 from models.weights_io import load_tensors
 from training import dalle, loop

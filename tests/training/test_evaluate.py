@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from models import clip as clips
 from models.networks import vqgan as vqgans
-from models.networks.shared_networks import WEIGHTS
+from models.weights_io.card import WEIGHTS
 from training import evaluate, held_out, trunk
 from training.measures import accuracy, perplexity, psnr, recall
 

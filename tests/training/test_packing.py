@@ -10,8 +10,8 @@ import torch
 from models import clip as clips
 from models.clip.cards import find_card
 from models.clip.parts import tensors_of, write_whole
-from models.networks.shared_networks import WEIGHTS
 from models.weights_io import load_tensors, save_tensors
+from models.weights_io.card import WEIGHTS
 from training import network
 from training.packing import WORDS, WordsDiffer, ship
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from models.networks import vqgan as vqgans
 from models.networks.prior import Prior
-from models.networks.shared_networks import WEIGHTS
+from models.weights_io.card import WEIGHTS
 from training import loop, prior
 from training.batches import Album
 

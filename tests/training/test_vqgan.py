@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from models.networks.shared_networks import WEIGHTS
 from models.networks.vqgan import Ddconfig, VqganConfig
 from models.networks.vqgan.vqgan_model import Vqgan
+from models.weights_io.card import WEIGHTS
 from training import loop, textures, trunk, vqgan
 from training.batches import Album
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from jobs.filenames import CONTACT_SHEET, PICTURE, PREVIEW, SIDECAR, SUFFIX, SVG, THUMBNAIL, video_name
 from jobs.record.record import Job, Output
-from models.generators import Step
+from models.requests.generator import Step
 from models.requests.request import GenerationRequest
 from storage.blobs import Store
 from workers.drawing.image_files import CONTENT_TYPES, contact_sheet, encode

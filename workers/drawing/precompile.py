@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 
 import structlog
 
-from models.generators import ImageGenerator, complete, find
+from models.generators import complete, find
 from models.networks.shared_networks import Networks
+from models.requests.generator import ImageGenerator
 from models.requests.options import DrawingOptions
 from models.requests.prompts import parse
 from models.runtime.compile import Compiled

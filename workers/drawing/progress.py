@@ -8,7 +8,7 @@ import structlog
 
 from jobs.filenames import CHECKPOINT
 from jobs.record.record import Frame, Output, Progress
-from models.generators import Step
+from models.requests.generator import Step
 from workers.drawing.background_writer import Writer
 from workers.drawing.outputs import Keeper
 from workers.drawing.saved_checkpoint import Resume

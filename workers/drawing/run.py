@@ -9,8 +9,8 @@ from functools import partial
 import structlog
 
 from jobs.record.record import Job, Output
-from models.generators import GenerationError, ImageGenerator, Step
 from models.requests.checkpoint import CheckpointUnusable
+from models.requests.generator import GenerationError, ImageGenerator, Step
 from storage.blobs import Store
 from workers.drawing import saved_checkpoint
 from workers.drawing.background_writer import Writer
@@ -49,7 +49,7 @@ def run(
 
     Raises:
         workers.runner.pacing.Canceled, Drained, TimedOut: it stopped between two steps.
-        models.generators.GenerationError: it cannot be drawn.
+        models.requests.generator.GenerationError: it cannot be drawn.
         storage.blobs.StorageFull: no room for the pictures.
     """
     request = job.drawing

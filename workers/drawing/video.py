@@ -16,7 +16,7 @@ from PIL import Image
 
 from jobs.filenames import FRAMES, frame_name
 from jobs.record.record import Frame
-from models.generators import GenerationError, Step
+from models.requests.generator import GenerationError, Step
 from models.requests.request import SaveOptions
 from storage.blobs import Store
 from workers.drawing.background_writer import Writer

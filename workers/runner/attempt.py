@@ -15,7 +15,7 @@ from jobs.queue import JobQueue
 from jobs.record.lease import Lease, LeaseLost
 from jobs.record.priorities import JobType
 from jobs.record.record import Frame, Job, JobError, JobMissing, Output, Progress, Status
-from models.generators import GenerationError
+from models.requests.generator import GenerationError
 from storage.blobs import KeyMissing, StorageFull, Store, StoreUnavailable
 from storage.redis import connect
 from workers import device

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel
 
-from models.generators import Model
-from models.weights_io.card import Download, how_to_fetch, is_model_name
+from models.weights_io.card import Download, Model, how_to_fetch, is_model_name
 
 if TYPE_CHECKING:
     from models.networks.unclip.unclip_model import Unclip

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from models.generators import complete
-from models.networks.shared_networks import NetworkNames
+from models.requests.network_names import NetworkNames
 from models.requests.prompts import parse
 from models.requests.request import Presets, Prompt, SaveOptions
 

@@ -16,7 +16,7 @@ import app.clip.registry
 from app.settings import ApiSettings
 from models.catalog.memory import serving_memory
 from models.clip.cards import find_card
-from models.networks.shared_networks import WEIGHTS
+from models.weights_io.card import WEIGHTS
 from tests.support.live_api import LiveApi, StartApi, TinyClip
 
 NAMES = ["demo-photo", "demo-icons", "ViT-B-32"]

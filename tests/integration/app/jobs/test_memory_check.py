@@ -13,7 +13,7 @@ import pytest
 from jobs.queue import JobQueue
 from jobs.record.record import Status, call
 from models.catalog.memory import GIB
-from models.generators import Step
+from models.requests.generator import Step
 from models.requests.request import GenerationRequest
 from models.runtime import machine
 from storage.redis import connect

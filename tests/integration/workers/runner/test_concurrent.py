@@ -9,7 +9,7 @@ import pytest
 from jobs.queue import JobQueue
 from jobs.record.lease import Lease
 from jobs.record.record import Job, Status
-from models.generators import GenerationError
+from models.requests.generator import GenerationError
 from storage.blobs import Store
 from tests.support.worker import REQUEST, SLOW, Generates, Worker, create, in_thread, wait_for
 from workers.runner import attempt

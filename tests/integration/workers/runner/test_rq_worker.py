@@ -16,7 +16,7 @@ from rq.serializers import JSONSerializer
 from jobs.queue import JobQueue
 from jobs.record.lease import Lease
 from jobs.record.record import JobMissing, Status, call, key
-from models.generators import GenerationError, Step
+from models.requests.generator import GenerationError, Step
 from models.requests.request import GenerationRequest
 from storage.blobs import KeyMissing, StorageFull, Store, StoreUnavailable, open_store
 from storage.redis import connect, connect_rq

@@ -10,7 +10,7 @@ from sklearn.datasets import load_sample_image
 
 from jobs.images import ImageLimits, decode
 from models.clip.encoder import OpenClipEncoder
-from models.networks.shared_networks import WEIGHTS
+from models.weights_io.card import WEIGHTS
 
 LIMITS = ImageLimits(pixels=40_000_000, side=16_384, aspect=50)
 PHOTOS = {

@@ -5,11 +5,13 @@ from typing import Any
 import pytest
 
 from benchmarks.memory import drawing, measure_drawing, measure_guide, measure_vqgan
-from models.catalog.memory import HEADROOM, RUNTIME, decoder_bytes, guide_memory, predict, vqgan_weights
+from models.catalog.memory import HEADROOM, RUNTIME, predict
 from models.clip.cards import find_card
 from models.generators import find
-from models.networks.shared_networks import WEIGHTS, NetworkNames
+from models.networks.footprint import decoder_bytes, guide_memory, vqgan_weights
 from models.networks.vqgan import read_card
+from models.requests.network_names import NetworkNames
+from models.weights_io.card import WEIGHTS
 
 NAMES = NetworkNames(device="cpu")
 

@@ -25,9 +25,10 @@ from models.catalog.__main__ import main as catalog
 from models.generators import complete, find
 from models.networks.min_dalle import ENCODER, FILES
 from models.networks.min_dalle import load as load_min_dalle
-from models.networks.shared_networks import NetworkNames, Networks
+from models.networks.shared_networks import Networks
 from models.networks.unclip import load as load_unclip
 from models.networks.vqgan import load, read_card
+from models.requests.network_names import NetworkNames
 from models.requests.prompts import parse
 from models.weights_io import WeightsCorrupt
 from tests.support import wild

@@ -23,7 +23,7 @@ from models.clip.cards import find_card
 from models.clip.encoder import OpenClipEncoder, load_network
 from models.clip.parts import write_whole
 from models.clip.zero_shot import ensemble, fill_templates, probabilities, similarity
-from models.networks.shared_networks import WEIGHTS
+from models.weights_io.card import WEIGHTS
 
 TEXTS = [
     "",

@@ -12,7 +12,7 @@ from sklearn.datasets import load_sample_image
 from models.clip import ClipEncoder, Embeddings, load
 from models.clip.cards import find_card
 from models.clip.zero_shot import ensemble, fill_templates, probabilities, similarity
-from models.networks.shared_networks import WEIGHTS
+from models.weights_io.card import WEIGHTS
 
 PHOTOS: dict[str, Callable[[], NDArray[np.uint8]]] = {
     "cat": data.chelsea,

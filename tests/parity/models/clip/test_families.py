@@ -16,11 +16,13 @@ from safetensors.torch import save_file
 from models.clip import TextTooLong, load
 from models.clip.encoder import ClipNetwork, OpenClipEncoder
 from models.generators import complete, find
-from models.networks.shared_networks import WEIGHTS, NetworkNames, Networks
+from models.networks.shared_networks import Networks
 from models.optimize.clip_loss import spherical_distance
+from models.requests.network_names import NetworkNames
 from models.requests.prompts import parse
 from models.requests.request import Prompt
 from models.weights_io import WeightsUnusable
+from models.weights_io.card import WEIGHTS
 from tests.support.clip_families import FAMILIES, save_tokenizer
 
 

@@ -16,8 +16,8 @@ from models.clip import TextTooLong, UnknownClip, load
 from models.clip.cards import find_card
 from models.clip.encoder import OpenClipEncoder, pick_device
 from models.clip.parts import write_whole
-from models.networks.shared_networks import WEIGHTS
 from models.weights_io import WeightsCorrupt, WeightsMissing, WeightsUnusable, sha256_of, write_sums
+from models.weights_io.card import WEIGHTS
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from models.clip import precision
 from models.clip.cards import find_card
 from models.clip.encoder import OpenClipEncoder
 from models.clip.precision import PrecisionUnsupported, pick_precision
-from models.networks.shared_networks import WEIGHTS
+from models.weights_io.card import WEIGHTS
 
 CPU = torch.device("cpu")
 

@@ -8,13 +8,15 @@ import torch
 from PIL import Image
 
 from models.catalog.memory import predict
-from models.generators import GenerationError, complete, find
-from models.networks.dalle_model import told_nothing, told_of
-from models.networks.shared_networks import NetworkNames, Networks
+from models.generators import complete, find
+from models.networks.shared_networks import Networks
 from models.requests.checkpoint import CheckpointUnusable
+from models.requests.generator import GenerationError
+from models.requests.network_names import NetworkNames
 from models.requests.prompts import parse
 from models.requests.request import InvalidRequest, Presets, Prompt
 from models.sampling.candidates import Candidates
+from models.sampling.conditioning import condition_on_text, unconditioned
 
 NAMES = NetworkNames()
 FEW = {"candidates": 3}
@@ -59,7 +61,7 @@ def test_a_drawing_goes_on_from_any_checkpoint_to_the_same_bytes(networks, gener
 def test_in_bf16_the_same_is_expected_up_to_rounding_and_drawn_again_bit_for_bit(networks):
     quick = Networks(NetworkNames(device="cpu", dtype="bf16"))
     request = asked()
-    told, rough = told_of(request, 3.0, networks), told_of(request, 3.0, quick)
+    told, rough = condition_on_text(request, 3.0, networks), condition_on_text(request, 3.0, quick)
     assert rough.transformer.positions.dtype == torch.bfloat16
     codes = torch.randint(1024, (len(told.mix), 144), generator=torch.Generator().manual_seed(0))
     exact = networks.dalle()(told.conditions, codes).softmax(-1)
@@ -79,7 +81,7 @@ def test_a_checkpoint_of_another_request_is_refused_at_once(networks):
 def test_the_best_of_the_candidates_is_kept(networks):
     """Each candidate alone is the same picture; the one that is kept scores highest."""
     request = asked(options={"candidates": 4})
-    told = told_of(request, 3, networks)
+    told = condition_on_text(request, 3, networks)
     options = find("dalle").Options.model_validate(request.options)
     found = Candidates(told, networks.vqgan(), request, options, request.seed, networks, {})
     best = found.finish()
@@ -134,8 +136,8 @@ def test_texts_change_the_picture_and_a_negative_one_does_too(networks):
 
 
 def test_words_that_clip_writes_as_no_token_are_no_text(networks):
-    nothing = told_nothing(networks).conditions
-    told = told_of(asked(prompt=(Prompt(text=" "),)), 3, networks).conditions
+    nothing = unconditioned(networks).conditions
+    told = condition_on_text(asked(prompt=(Prompt(text=" "),)), 3, networks).conditions
     assert torch.equal(told.before[1], nothing.before[0])
 
 

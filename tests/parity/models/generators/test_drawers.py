@@ -14,8 +14,9 @@ from models.generators._rasterizer import POINTS, Strokes, rasterize, svg_of
 from models.generators.fft import Waves
 from models.generators.lines import Drawing
 from models.generators.pixels import Grid, cells_of
-from models.networks.shared_networks import NetworkNames, Networks
+from models.networks.shared_networks import Networks
 from models.optimize.motion import Motion
+from models.requests.network_names import NetworkNames
 from models.requests.options import DrawingOptions
 from models.requests.prompts import parse
 from models.requests.request import InvalidRequest, Presets, Prompt

@@ -7,15 +7,18 @@ from torch import nn
 
 from models.cutouts.crops import random_crops
 from models.cutouts.cutouts import random_views
-from models.generators import GenerationError, complete, find
+from models.generators import complete, find
 from models.generators.vqgan_clip import CodedPicture, Options
-from models.networks.shared_networks import WEIGHTS, NetworkNames, Networks
+from models.networks.shared_networks import Networks
 from models.networks.vqgan import VqganConfig, load, read_card
 from models.networks.vqgan.vqgan_model import EncoderMissing, Vqgan, WeightsMismatch
 from models.optimize.clip_loss import spherical_distance
-from models.optimize.loop import clamp_to_range, straight_through
+from models.requests.generator import GenerationError
+from models.requests.network_names import NetworkNames
 from models.requests.prompts import parse
+from models.runtime.autograd import clamp_to_range, straight_through
 from models.runtime.batched_steps import Alternating
+from models.weights_io.card import WEIGHTS
 
 TINY = VqganConfig.model_validate(
     {

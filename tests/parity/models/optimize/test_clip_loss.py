@@ -10,8 +10,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 from models.clip import TextTooLong
-from models.generators import GenerationError, complete, find
-from models.networks.shared_networks import NetworkNames, Networks
+from models.generators import complete, find
+from models.networks.shared_networks import Networks
 from models.optimize.clip_loss import (
     ClipGuidance,
     Guide,
@@ -22,6 +22,8 @@ from models.optimize.clip_loss import (
     spherical_distance,
 )
 from models.optimize.prompt_targets import embed, targets_of
+from models.requests.generator import GenerationError
+from models.requests.network_names import NetworkNames
 from models.requests.options import DrawingOptions
 from models.requests.prompts import parse, rivals
 from models.requests.request import GenerationRequest, Prompt

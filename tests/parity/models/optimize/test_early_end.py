@@ -3,7 +3,8 @@
 import numpy as np
 
 from models.generators import complete, find
-from models.networks.shared_networks import NetworkNames, Networks
+from models.networks.shared_networks import Networks
+from models.requests.network_names import NetworkNames
 from models.requests.prompts import parse
 
 

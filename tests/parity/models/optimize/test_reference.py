@@ -13,10 +13,11 @@ from torch.nn import functional as F
 from benchmarks import reference
 from models.generators import complete
 from models.generators.vqgan_clip import VqganClip
-from models.networks.shared_networks import NetworkNames, Networks
+from models.networks.shared_networks import Networks
 from models.networks.vqgan import VqganConfig, read_card
 from models.networks.vqgan.vqgan_model import Vqgan
 from models.optimize.init_image import random_picture
+from models.requests.network_names import NetworkNames
 from models.requests.prompts import parse
 from models.requests.request import Presets
 from models.runtime.batched_steps import Alternating

@@ -5,9 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
-from models.generators import GenerationError, complete, find
-from models.networks.shared_networks import NetworkNames, Networks
+from models.generators import complete, find
+from models.networks.shared_networks import Networks
 from models.requests.checkpoint import CheckpointUnusable
+from models.requests.generator import GenerationError
+from models.requests.network_names import NetworkNames
 from models.requests.prompts import parse
 from models.requests.request import Prompt
 

@@ -6,12 +6,14 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
-from models.generators import GenerationError, complete, find
-from models.networks.shared_networks import NetworkNames, Networks
+from models.generators import complete, find
+from models.networks.shared_networks import Networks
 from models.optimize.mask import open_share
 from models.optimize.motion import Motion
 from models.optimize.prompt_targets import to_tensor
 from models.optimize.scene import GuidedScene
+from models.requests.generator import GenerationError
+from models.requests.network_names import NetworkNames
 from models.requests.options import DrawingOptions
 from models.requests.prompts import parse
 from models.requests.request import Prompt

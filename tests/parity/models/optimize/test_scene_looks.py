@@ -6,13 +6,15 @@ import torch
 from PIL import Image
 from torch import nn
 
-from models.generators import GenerationError, complete, find
-from models.networks.shared_networks import NetworkNames, Networks
+from models.generators import complete, find
+from models.networks.shared_networks import Networks
 from models.optimize.image_losses import Looks, asymmetry, colorfulness, off_margins, off_palette, smoothness
 from models.optimize.init_image import random_picture
 from models.optimize.palette import colors_of, in_palette, nearest_colors, rolled
 from models.optimize.prompt_targets import to_tensor
 from models.optimize.style_loss import Style
+from models.requests.generator import GenerationError
+from models.requests.network_names import NetworkNames
 from models.requests.options import DrawingOptions
 from models.requests.prompts import parse
 

@@ -7,10 +7,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from models.cutouts.cutouts import cutouts_of
-from models.generators import GenerationError, available, complete, find
-from models.networks.shared_networks import NetworkNames, Networks
+from models.generators import available, complete, find
+from models.networks.shared_networks import Networks
 from models.optimize.loop import Descent, descend
 from models.optimize.schedule import Schedule
+from models.requests.generator import GenerationError
+from models.requests.network_names import NetworkNames
 from models.requests.options import DrawingOptions
 from models.requests.prompts import parse
 from models.requests.request import GenerationRequest, Prompt

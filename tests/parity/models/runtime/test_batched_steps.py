@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.generators import Step, complete
+from models.generators import complete
 from models.generators.vqgan_clip import VqganClip
-from models.networks.shared_networks import NetworkNames, Networks
+from models.networks.shared_networks import Networks
+from models.requests.generator import Step
+from models.requests.network_names import NetworkNames
 from models.requests.prompts import parse
 from models.runtime.batched_steps import Alternating, Company, Joined
 

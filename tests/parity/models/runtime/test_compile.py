@@ -17,11 +17,13 @@ from models.clip import use_cores
 from models.clip.encoder import OpenClipEncoder
 from models.generators import complete
 from models.generators.vqgan_clip import VqganClip
-from models.networks.shared_networks import WEIGHTS, NetworkNames, Networks
+from models.networks.shared_networks import Networks
+from models.requests.network_names import NetworkNames
 from models.requests.options import CutoutMethod
 from models.requests.prompts import parse
 from models.runtime.batched_steps import Alternating, Joined
 from models.runtime.compile import Compiled, Padded
+from models.weights_io.card import WEIGHTS
 from tests.support.wild import CLIP, write_hub_folder
 from workers.drawing.precompile import compile_steps
 from workers.settings import WorkerSettings

@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 
 from jobs.settings import JobSettings
-from models.catalog.memory import GIB, guide_memory, largest_size, predict, serving_memory
+from models.catalog.memory import GIB, largest_size, predict, serving_memory
 from models.clip import cards
 from models.generators import complete
-from models.networks.shared_networks import WEIGHTS, NetworkNames
+from models.networks.footprint import guide_memory
 from models.networks.vqgan import available as vqgans
+from models.requests.network_names import NetworkNames
 from models.requests.request import GenerationRequest, Prompt
+from models.weights_io.card import WEIGHTS
 
 IMAGENET = NetworkNames(vqgan="imagenet-f16-16384", clips=("ViT-B-32",))
 

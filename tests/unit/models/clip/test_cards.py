@@ -9,8 +9,8 @@ import pytest
 
 from models.clip import UnknownClip
 from models.clip.cards import SCHEMES, available, find_card
-from models.networks.shared_networks import WEIGHTS
 from models.weights_io import verify
+from models.weights_io.card import WEIGHTS
 
 DEMOS = ["demo-icons", "demo-photo"]
 

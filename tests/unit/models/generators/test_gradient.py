@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from models.generators import complete, find
-from models.networks.shared_networks import NetworkNames
 from models.requests.checkpoint import CheckpointUnusable, pack, unpack
+from models.requests.network_names import NetworkNames
 from models.requests.request import GenerationRequest, Prompt
 
 NAMES = NetworkNames()

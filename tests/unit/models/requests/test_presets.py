@@ -2,12 +2,11 @@
 
 import pytest
 
-from models.generators import available, complete, find
-from models.networks.shared_networks import NetworkNames
+from models.generators import available, complete, find, preset_changes
 from models.networks.vqgan import available as cards
 from models.networks.vqgan import read_card
+from models.requests.network_names import NetworkNames
 from models.requests.options import SamplingOptions
-from models.requests.presets import changes
 from models.requests.request import InvalidRequest, Presets, Prompt
 
 SHAPING = [  # those that sample or denoise draw one size
@@ -141,7 +140,7 @@ def test_a_program_that_a_generator_does_not_stand_in_for_is_refused():
 
 @pytest.mark.parametrize("generator", available())
 def test_the_table_of_changes_is_what_requests_get(generator):
-    table = changes(find(generator), DEMO)
+    table = preset_changes(find(generator), DEMO)
     plain = drawn(generator=generator)
     assert table["quality"]["normal"] == {}
     assert set(table["compat"]) == (

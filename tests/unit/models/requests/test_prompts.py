@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from jobs.settings import JobSettings
 from models.generators import complete
-from models.networks.shared_networks import NetworkNames
+from models.requests.network_names import NetworkNames
 from models.requests.prompts import COLORS, color_of, parse, rivals
 from models.requests.request import InvalidRequest, Prompt
 

@@ -17,7 +17,8 @@ from app.schemas import JobRequest
 from app.settings import ApiSettings
 from jobs.queue import draft
 from jobs.record.record import Job, Output
-from models.generators import Step, gradient
+from models.generators import gradient
+from models.requests.generator import Step
 from models.requests.request import GenerationRequest, SaveOptions
 from storage.blobs.file import FileStore
 from tests.unit.workers.drawing.test_run import PACE, Reports

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from jobs.record.record import Frame, Job, Output, Progress, Status
-from models.generators import GenerationError, Step, gradient
+from models.generators import gradient
+from models.requests.generator import GenerationError, Step
 from models.requests.request import GenerationRequest, Prompt, SaveOptions
 from storage.blobs import KeyMissing
 from workers.drawing.run import Studio, run

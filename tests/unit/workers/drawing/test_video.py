@@ -17,8 +17,9 @@ from PIL import Image
 
 from jobs.filenames import attempt_files
 from jobs.record.record import Frame, Output
-from models.generators import GenerationError, Step, gradient
+from models.generators import gradient
 from models.requests import checkpoint as snapshots
+from models.requests.generator import GenerationError, Step
 from models.requests.request import GenerationRequest, Prompt, SaveOptions
 from storage.blobs.file import FileStore
 from tests.unit.workers.drawing.test_run import PACE, Reports, job

@@ -9,17 +9,20 @@ import pytest
 import torch
 
 from models.catalog.__main__ import main as catalog
-from models.generators import GenerationError, complete, find
+from models.generators import complete, find
 from models.networks.autoregressive import Choice, Sampler, Told
 from models.networks.min_dalle import read_card
 from models.networks.min_dalle.bpe import Tokenizer
 from models.networks.min_dalle.min_dalle_model import MinDalle, TextTooLong
-from models.networks.shared_networks import WEIGHTS, NetworkNames, Networks
+from models.networks.shared_networks import Networks
 from models.networks.vqgan.vqgan_model import Vqgan
 from models.requests import checkpoint as snapshots
+from models.requests.generator import GenerationError
+from models.requests.network_names import NetworkNames
 from models.requests.prompts import parse
 from models.requests.request import Prompt
 from models.weights_io import load_tensors, unpickle
+from models.weights_io.card import WEIGHTS
 from tests.support import wild
 
 LIKELIEST = Choice(temperature=1, top_k=1, top_p=1)

@@ -12,13 +12,16 @@ from diffusers.pipelines.deprecated.unclip import UnCLIPImageVariationPipeline, 
 from PIL import Image
 
 from models.catalog.memory import predict
-from models.generators import GenerationError, complete, find
+from models.generators import complete, find
 from models.networks import unclip
-from models.networks.shared_networks import WEIGHTS, NetworkNames, Networks
+from models.networks.shared_networks import Networks
 from models.networks.unclip.unclip_model import Plan, TextTooLong, Unclip
 from models.requests.checkpoint import CheckpointUnusable
+from models.requests.generator import GenerationError
+from models.requests.network_names import NetworkNames
 from models.requests.request import Prompt
 from models.weights_io import WeightsCorrupt, WeightsMissing, WeightsUnusable, write_sums
+from models.weights_io.card import WEIGHTS
 from tests.support.unclip_folders import SIDE, write_unclip
 
 BOTH = ("tiny-text", "tiny-image")

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from models.networks.shared_networks import WEIGHTS
 from models.networks.vqgan import VqganConfig, load
 from models.networks.vqgan.vqgan_model import Vqgan
+from models.weights_io.card import WEIGHTS
 
 
 def wide() -> Vqgan:

@@ -9,12 +9,14 @@ import transformers  # noqa: F401 - as taming's module will find it
 
 from models.catalog.convert import convert
 from models.generators import complete, find
-from models.networks.shared_networks import WEIGHTS, NetworkNames, Networks
+from models.networks.shared_networks import Networks
 from models.networks.transformer import Transformer
 from models.networks.vqgan import OWN_CARD, read_card
+from models.requests.network_names import NetworkNames
 from models.requests.prompts import parse
 from models.requests.request import InvalidRequest
 from models.weights_io import WeightsUnusable, load_tensors, unpickle
+from models.weights_io.card import WEIGHTS
 from tests.support import wild
 
 SIDE, LENGTH = 8, 65  # of the grid of codes; a class and its codes

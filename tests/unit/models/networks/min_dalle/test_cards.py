@@ -9,7 +9,7 @@ from models.catalog.memory import predict
 from models.generators import complete, find
 from models.networks.min_dalle import OWN_CARD, UnknownMinDalle, available, read_card
 from models.networks.min_dalle.bpe import Tokenizer, readable
-from models.networks.shared_networks import NetworkNames
+from models.requests.network_names import NetworkNames
 from models.requests.prompts import parse
 from models.requests.request import GenerationRequest, InvalidRequest, Presets, Prompt
 

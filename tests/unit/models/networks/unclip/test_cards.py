@@ -6,10 +6,9 @@ import pytest
 from pydantic import ValidationError
 
 from models.catalog.memory import predict
-from models.generators import complete, find
-from models.networks.shared_networks import NetworkNames
+from models.generators import complete, find, preset_changes
 from models.networks.unclip import UnknownUnclip, read_card, read_parts
-from models.requests.presets import changes
+from models.requests.network_names import NetworkNames
 from models.requests.prompts import parse
 from models.requests.request import GenerationRequest, InvalidRequest, Presets, Prompt
 
@@ -61,7 +60,7 @@ def test_the_defaults_are_those_of_the_pipelines() -> None:
 
 
 def test_a_quality_is_a_share_of_the_steps() -> None:
-    told = changes(find("unclip"), NetworkNames())["quality"]
+    told = preset_changes(find("unclip"), NetworkNames())["quality"]
     assert told["draft"]["options"] == {"prior_steps": 12, "decoder_steps": 12, "upscaling_steps": 4}
     assert (told["draft"]["steps"], told["best"]["steps"]) == (28, 114)
 

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from models.generators import available, complete, find
-from models.networks.shared_networks import NetworkNames
 from models.networks.vqgan import UnknownVqgan, VqganConfig, read_card, read_config
 from models.networks.vqgan import available as cards
+from models.requests.network_names import NetworkNames
 from models.requests.request import Prompt
 
 PUBLISHED = {
