@@ -1,4 +1,4 @@
-"""Fixtures of all tests: a private Redis 8 server, started once and emptied for each test that asks for it."""
+"""Fixtures of all tests: a private Redis 8 server, started once and emptied for each test that asks."""
 
 from collections.abc import Iterator
 
