@@ -24,7 +24,7 @@ import httpx
 import numpy as np
 import redis
 
-from clipcanvas import redis_server
+from clipcanvas.launcher import redis_server
 from jobs.record.record import key
 
 ROOT = Path(__file__).parents[1]

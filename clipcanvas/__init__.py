@@ -11,10 +11,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from clipcanvas.batches import Many
-    from clipcanvas.client import AsyncClient, Client
-    from clipcanvas.collection_results import NewImage, QueryPart
-    from clipcanvas.errors import (
+    from clipcanvas.client.batches import Many
+    from clipcanvas.client.client import AsyncClient, Client
+    from clipcanvas.client.collection_results import NewImage, QueryPart
+    from clipcanvas.client.errors import (
         ApiError,
         ClipcanvasError,
         JobCanceled,
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
         Unreachable,
         WaitTimeout,
     )
-    from clipcanvas.job import AsyncClientJob, ClientJob
-    from clipcanvas.results import Event, Job, Prompt
+    from clipcanvas.client.job import AsyncClientJob, ClientJob
+    from clipcanvas.client.results import Event, Job, Prompt
 
 _HOMES = {
-    "clipcanvas.batches": ("Many",),
-    "clipcanvas.client": ("AsyncClient", "Client"),
-    "clipcanvas.collection_results": ("NewImage", "QueryPart"),
-    "clipcanvas.errors": (
+    "clipcanvas.client.batches": ("Many",),
+    "clipcanvas.client.client": ("AsyncClient", "Client"),
+    "clipcanvas.client.collection_results": ("NewImage", "QueryPart"),
+    "clipcanvas.client.errors": (
         "ApiError",
         "ClipcanvasError",
         "JobCanceled",
@@ -41,8 +41,8 @@ _HOMES = {
         "Unreachable",
         "WaitTimeout",
     ),
-    "clipcanvas.job": ("AsyncClientJob", "ClientJob"),
-    "clipcanvas.results": ("Event", "Job", "Prompt"),
+    "clipcanvas.client.job": ("AsyncClientJob", "ClientJob"),
+    "clipcanvas.client.results": ("Event", "Job", "Prompt"),
 }
 
 __all__ = [

@@ -1,5 +1,5 @@
 """`python -m clipcanvas`: the command line."""
 
-from clipcanvas.cli import main
+from clipcanvas.cli.main import main
 
 main()

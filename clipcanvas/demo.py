@@ -11,11 +11,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from clipcanvas import launcher, terminal
-from clipcanvas.children import die_with_parent
-from clipcanvas.cli_draw import follow
-from clipcanvas.client import Client
-from clipcanvas.errors import ClipcanvasError
+from clipcanvas.cli.draw import follow
+from clipcanvas.cli.terminal import console
+from clipcanvas.client.client import Client
+from clipcanvas.client.errors import ClipcanvasError
+from clipcanvas.launcher import service as launcher
+from clipcanvas.launcher.child_process import die_with_parent
 
 PHOTO = Path("examples/cat.jpg")
 LABELS = ("cat", "dog", "bird", "car", "cup of coffee", "rocket", "pizza", "tree", "temple", "guitar")
@@ -41,15 +42,15 @@ def main() -> int:
             print(f"\nDrawing {PROMPT!r}:")
             picture = _draw(client, arguments.data, arguments.seed)
     except (ClipcanvasError, DemoFailed) as error:
-        terminal.note(f"the demo failed: {error}; the logs are in {arguments.data / 'logs'}")
+        console.note(f"the demo failed: {error}; the logs are in {arguments.data / 'logs'}")
         return 1
     except KeyboardInterrupt:
-        terminal.note("interrupted")
-        return terminal.INTERRUPTED
+        console.note("interrupted")
+        return console.INTERRUPTED
     print(f"\nThe whole demo took {time.monotonic() - started:.0f} s. Open the picture: {picture}")
     print("Next: `make serve`, and beside it `.venv/bin/clipcanvas draw 'a green tree' -o tree.png`.")
     if best != EXPECTED:
-        terminal.note(f"the demo failed: {PHOTO} was taken for {best!r}, not {EXPECTED!r}")
+        console.note(f"the demo failed: {PHOTO} was taken for {best!r}, not {EXPECTED!r}")
         return 1
     return 0
 
@@ -117,7 +118,7 @@ def _wait_until_ready(url: str, service: "subprocess.Popen[bytes]", output: Path
 
 def _classify(client: Client) -> str:
     answer = client.classify(PHOTO, LABELS)
-    terminal.print_table(
+    console.print_table(
         ["label", "probability", "similarity"],
         [(score.label, score.probability, score.similarity) for score in answer.data[0].labels],
     )

@@ -20,7 +20,7 @@ ROOT = DOCS.parent
 sys.path.insert(0, str(ROOT))
 
 from app.settings import ApiSettings  # noqa: E402 - importable from any folder only now
-from clipcanvas.cli import app  # noqa: E402
+from clipcanvas.cli.main import app  # noqa: E402
 from jobs.settings import JobSettings  # noqa: E402
 from models.catalog import entries  # noqa: E402
 from workers.settings import WorkerSettings  # noqa: E402

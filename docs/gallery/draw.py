@@ -20,9 +20,9 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT))
 
-from clipcanvas.client import Client  # noqa: E402 - importable from any folder only now
+from clipcanvas.client.client import Client  # noqa: E402 - importable from any folder only now
+from clipcanvas.client.results import Prompt  # noqa: E402
 from clipcanvas.demo import service  # noqa: E402
-from clipcanvas.results import Prompt  # noqa: E402
 
 PAGE = HERE.parent / "generation.md"
 SIDE = 160  # pixels, of the pictures on the page

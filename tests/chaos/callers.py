@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from clipcanvas.sse import EventFeed
+from clipcanvas.client.event_stream import EventFeed
 from tests.chaos.processes import Diary
 
 CALL_S = 4.0

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import redis
 
-from clipcanvas import redis_server
-from clipcanvas.children import die_with_parent
+from clipcanvas.launcher import redis_server
+from clipcanvas.launcher.child_process import die_with_parent
 
 RESTART_S = 0.3
 POLITE = {0, -signal.SIGTERM}  # how a process may end that was asked to; -SIGTERM: it was still starting

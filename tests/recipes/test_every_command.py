@@ -22,7 +22,7 @@ from PIL import Image
 
 from app.schemas import JobRequest
 from app.settings import ApiKey
-from clipcanvas.cli import app as cli
+from clipcanvas.cli.main import app as cli
 from models.generators import available
 from tests.recipes.conftest import ROOT
 

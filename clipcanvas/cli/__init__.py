@@ -1,0 +1,1 @@
+"""The command line. May import clipcanvas.client and clipcanvas.launcher."""

@@ -1,0 +1,1 @@
+"""The typed Python clients of the HTTP API. Imports no other room of clipcanvas."""

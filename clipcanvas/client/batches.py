@@ -1,0 +1,192 @@
+"""More pictures than one request may bring: in pieces that fit, past those that the service refuses."""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from clipcanvas.client import endpoints as calls
+from clipcanvas.client.endpoints import Call, ImageSource
+from clipcanvas.client.errors import ApiError
+from clipcanvas.client.results import Classification, Embedding, RefusedItem
+
+PIECE_ITEMS = 32
+PIECE_BYTES = 16 * 2**20  # of files; base64 makes a third more of them, and a request has at most 32 MiB
+BULK_ITEMS = 256  # of a bulk request, which may have more: so often is `progress` told
+BULK_BYTES = 64 * 2**20
+_PLACE = re.compile(r"#/(?:images/)?(\d+)(?:/|$)")
+
+Row = TypeVar("Row")
+RowOf = TypeVar("RowOf", covariant=True)
+Progress = Callable[[int], None]
+
+
+@dataclass
+class Many(Generic[Row]):
+    """What became of many items.
+
+    Attributes:
+        data: one row for each item, in the order given; None for one that failed.
+        failed: why, by the place of the item.
+    """
+
+    data: list[Row | None]
+    failed: dict[int, str] = field(default_factory=dict)
+
+
+class _Rows(Protocol[RowOf]):
+    @property
+    def data(self) -> Sequence[RowOf]: ...
+
+
+class Batch(Generic[Row]):
+    """Which requests to send for many items, one after the other; knows no client.
+
+    Each call that `calls` brings is sent, and its outcome told to `take` or `refuse` before the next.
+
+    Args:
+        load: what is sent for an item; an OSError or a ValueError fails that item alone.
+        ask: the request for some loaded items.
+        most: items in a request, at most.
+        most_bytes: of files in a request, unless one has more.
+        progress: is told how many items are done after each request.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Any],
+        load: Callable[[Any], Any],
+        ask: Callable[[list[Any]], Call[Any]],
+        *,
+        most: int = PIECE_ITEMS,
+        most_bytes: int = PIECE_BYTES,
+        progress: Progress | None = None,
+    ) -> None:
+        self.outcome: Many[Row] = Many([None] * len(items))
+        self._items, self._load, self._ask = items, load, ask
+        self._most, self._most_bytes = most, most_bytes
+        self._progress = progress
+        self._piece: list[tuple[int, Any]] = []  # loaded items and their places, not answered yet
+
+    def calls(self) -> Iterator[Call[Any]]:
+        """The requests; which come next depends on what became of those before."""
+        start = 0
+        while start < len(self._items):
+            start = self._take_piece(start)
+            while self._piece:
+                yield self._ask([item for _, item in self._piece])
+            if self._progress:
+                self._progress(start)
+
+    def take(self, answer: _Rows[Row]) -> None:
+        """The service answered the request."""
+        for (place, _), row in zip(self._piece, answer.data, strict=True):
+            if isinstance(row, RefusedItem):
+                self.outcome.failed[place] = row.error.get("detail", "")
+            else:
+                self.outcome.data[place] = _placed(row, place)
+        self._piece = []
+
+    def refuse(self, error: ApiError) -> None:
+        """The service refused the request: the items it names have failed, the others are sent again.
+
+        Raises:
+            ApiError: it is about something else.
+        """
+        refused = _refused(error, len(self._piece))
+        if not refused:
+            raise error
+        self.outcome.failed |= {self._piece[index][0]: why for index, why in refused.items()}
+        self._piece = [item for index, item in enumerate(self._piece) if index not in refused]
+
+    def _take_piece(self, start: int) -> int:
+        size = 0
+        for place in range(start, min(start + self._most, len(self._items))):
+            try:
+                item = self._load(self._items[place])
+            except (OSError, ValueError) as error:
+                self.outcome.failed[place] = str(error)
+                continue
+            size += _bytes(item)
+            if self._piece and size > self._most_bytes:
+                return place
+            self._piece.append((place, item))
+        return min(start + self._most, len(self._items))
+
+
+def classification(
+    images: Sequence[ImageSource],
+    labels: Sequence[str],
+    *,
+    templates: Sequence[str] | None = None,
+    top_k: int | None = None,
+    model: str | None = None,
+    most: int = PIECE_ITEMS,
+    progress: Progress | None = None,
+) -> Batch[Classification]:
+    """`classify` for any number of images.
+
+    Args:
+        most: images in a request, at most.
+        progress: is told how many images are done after each request.
+    """
+
+    def ask(some: list[Any]) -> Call[Any]:
+        return calls.classify(some, labels, templates=templates, top_k=top_k, model=model)
+
+    return Batch(images, lambda image: _content(image, str | os.PathLike), ask, most=most, progress=progress)
+
+
+def embedding(
+    inputs: Sequence[str | ImageSource],
+    *,
+    model: str | None = None,
+    dimensions: int | None = None,
+    most: int = BULK_ITEMS,
+    progress: Progress | None = None,
+) -> Batch[Embedding]:
+    """`embed` for any number of texts and images; `most` and `progress` as for `classify_many`."""
+
+    def ask(some: list[Any]) -> Call[Any]:
+        return calls.embed_bulk(some, model=model, dimensions=dimensions)
+
+    return Batch(
+        inputs,
+        lambda item: _content(item, os.PathLike),
+        ask,
+        most=most,
+        most_bytes=BULK_BYTES,
+        progress=progress,
+    )
+
+
+def _placed(row: Any, place: int) -> Any:
+    """The row; where it tells its place in the request, it tells its place among all."""
+    indexed = isinstance(row, Classification | Embedding)
+    return row.model_copy(update={"index": place}) if indexed else row
+
+
+def _content(item: Any, paths: Any) -> Any:
+    """A file's bytes, anything else as it is."""
+    is_url = isinstance(item, str) and item.startswith(("data:", "https://", "http://"))
+    return Path(item).read_bytes() if isinstance(item, paths) and not is_url else item
+
+
+def _bytes(item: Any) -> int:
+    """How large an item is, roughly; of a `NewImage`, its picture."""
+    content = getattr(item, "image", item)
+    if isinstance(content, str | bytes | bytearray):
+        return len(content)
+    return 3 * getattr(content, "width", 0) * getattr(content, "height", 0)  # a PIL image is sent as PNG
+
+
+def _refused(error: ApiError, count: int) -> dict[int, str]:
+    """Which items an error is about, and what it says of each; none if it is about something else."""
+    if error.code == "body_too_large" and count == 1:
+        return {0: error.detail}
+    if error.status not in (413, 415, 422):
+        return {}
+    places = ((_PLACE.match(fault.get("pointer", "")), fault.get("detail", "")) for fault in error.errors)
+    return {int(match[1]): str(detail) for match, detail in places if match and int(match[1]) < count}

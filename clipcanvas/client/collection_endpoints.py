@@ -1,0 +1,269 @@
+"""Each request about collections as a value: how it is sent, and how its answer is read."""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from clipcanvas.client import collection_results as results
+from clipcanvas.client.endpoints import Call, ImageSource, _given, _reader, _text_or_image, encode_image
+from clipcanvas.client.results import Job
+
+Query = Any
+"""A `str` is a text; a path, bytes or a PIL image is an image; or a `QueryPart`, or a list of all these."""
+
+
+def collections() -> Call[results.CollectionCards]:
+    """The caller's collections."""
+    return Call("GET", "/v1/collections", _reader(results.CollectionCards))
+
+
+def create(
+    name: str,
+    *,
+    model: str | None = None,
+    quantization: str | None = None,
+    m: int | None = None,
+    ef_construction: int | None = None,
+    thumbnails: bool | None = None,
+) -> Call[results.CollectionCard]:
+    """Make the collection, unless it is there already.
+
+    Args:
+        model: the CLIP that it is bound to; without, the service's first.
+        quantization: q8, none or binary: how vectors are kept.
+        m: links of a vector in the index.
+        ef_construction: candidates looked at when a vector is linked.
+        thumbnails: keep small pictures, which `reindex` needs.
+    """
+    asked = _given(
+        model=model, quantization=quantization, m=m, ef_construction=ef_construction, thumbnails=thumbnails
+    )
+    return Call("PUT", _path(name), _reader(results.CollectionCard), json=asked)
+
+
+def info(name: str) -> Call[results.CollectionCard]:
+    """What the collection is, and how many images it holds."""
+    return Call("GET", _path(name), _reader(results.CollectionCard))
+
+
+def delete(name: str) -> Call[None]:
+    """Forget the collection and all of its images."""
+    return Call("DELETE", _path(name), lambda response: None)
+
+
+def add(
+    name: str, images: Sequence[results.NewImage | ImageSource], *, model: str | None = None
+) -> Call[results.AddedImages]:
+    """Add images, or replace those whose ids are there.
+
+    Args:
+        images: at most 64 pictures (the service's setting), or 1,000 vectors.
+        model: if said, the service checks that the collection is of this one.
+    """
+    body = {"images": [_new_image(image) for image in images]} | _given(model=model)
+    return Call("POST", f"{_path(name)}/images", _reader(results.AddedImages), json=body)
+
+
+def images(name: str, *, limit: int = 100, after: str | None = None) -> Call[results.ImagePage]:
+    """A page of images, in order of their ids; `after` is the last id of the page before."""
+    query = {"limit": limit} | _given(after=after)
+    return Call("GET", f"{_path(name)}/images", _reader(results.ImagePage), query=query)
+
+
+def image(name: str, image_id: str, *, vector: bool = False) -> Call[results.CollectionImage]:
+    """What is kept of an image, with its vector if asked."""
+    query = {"vector": "true"} if vector else {}
+    return Call("GET", _image_path(name, image_id), _reader(results.CollectionImage), query={**query})
+
+
+def describe(name: str, image_id: str, metadata: Mapping[str, Any]) -> Call[results.CollectionImage]:
+    """Replace an image's metadata; its vector stays."""
+    body = {"metadata": dict(metadata)}
+    return Call("PATCH", _image_path(name, image_id), _reader(results.CollectionImage), json=body)
+
+
+def remove(name: str, image_id: str) -> Call[None]:
+    """Forget an image."""
+    return Call("DELETE", _image_path(name, image_id), lambda response: None)
+
+
+def thumbnail(name: str, image_id: str) -> Call[bytes]:
+    """The JPEG of an image, if the collection keeps them."""
+    path = f"{_path(name)}/thumbnails/{quote(image_id)}"
+    return Call("GET", path, lambda response: response.content)
+
+
+def search(
+    name: str,
+    query: Query,
+    *,
+    top_k: int = 10,
+    filter: str | None = None,
+    min_similarity: float | None = None,
+    effort: int | None = None,
+    exact: bool = False,
+    model: str | None = None,
+) -> Call[results.Hits]:
+    """Find the images nearest to a query.
+
+    Args:
+        query: a text, a picture, a `QueryPart`, or a list of these whose weighted sum is looked for.
+        filter: an expression over the metadata, such as `.year > 1980 and .kind == "cat"`.
+        min_similarity: least cosine.
+        effort: candidates that the index looks at.
+        exact: look at every image.
+    """
+    asked = _how(top_k, filter, min_similarity, effort, exact, model)
+    body = {"query": _query(query), **asked}
+    return Call("POST", f"{_path(name)}/search", _reader(results.Hits), json=body)
+
+
+def search_all(
+    name: str,
+    queries: Sequence[Query],
+    *,
+    top_k: int = 10,
+    filter: str | None = None,
+    min_similarity: float | None = None,
+    effort: int | None = None,
+    exact: bool = False,
+    model: str | None = None,
+) -> Call[results.HitsOfQueries]:
+    """`search` for several queries in one request."""
+    asked = _how(top_k, filter, min_similarity, effort, exact, model)
+    body = {"queries": [_query(query) for query in queries], **asked}
+    return Call("POST", f"{_path(name)}/search", _reader(results.HitsOfQueries), json=body)
+
+
+def classify(
+    name: str,
+    labels: Sequence[str],
+    *,
+    templates: Sequence[str] | None = None,
+    top_k: int | None = None,
+    min_probability: float | None = None,
+) -> Call[results.LabelCounts]:
+    """Say which label fits each image of the collection best.
+
+    Args:
+        templates: sentences with `{label}` in them; without, the model's own.
+        top_k: examples of each label.
+        min_probability: images whose best label is less likely get none.
+    """
+    body = {"labels": list(labels)} | _given(
+        templates=templates and list(templates), top_k=top_k, min_probability=min_probability
+    )
+    return Call("POST", f"{_path(name)}/classify", _reader(results.LabelCounts), json=body)
+
+
+def duplicates(
+    name: str, *, threshold: float = 0.95, limit: int = 1000, after: str | None = None
+) -> Call[results.DuplicatesPage]:
+    """Pairs of images with at least that similarity, looked for from `limit` images after `after`."""
+    query: dict[str, Any] = {"threshold": threshold, "limit": limit} | _given(after=after)
+    return Call("GET", f"{_path(name)}/duplicates", _reader(results.DuplicatesPage), query=query)
+
+
+def reindex(
+    name: str, source: str, *, after: str | None = None, limit: int | None = None
+) -> Call[results.ReindexPage]:
+    """Embed thumbnails of another collection with this one's model, `limit` of them after `after`."""
+    body = {"source": source} | _given(after=after, limit=limit)
+    return Call("POST", f"{_path(name)}/reindex", _reader(results.ReindexPage), json=body)
+
+
+def index(
+    name: str,
+    *,
+    folder: str | None = None,
+    urls: Sequence[str | Mapping[str, Any]] | None = None,
+    archive: str | Path | None = None,
+    replace: bool = False,
+    priority: str | None = None,
+    webhook: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, str] | None = None,
+    idempotency_key: str | None = None,
+) -> Call[Job]:
+    """Ask the service to add many pictures by itself; the answer is the job that does it.
+
+    Args:
+        folder: one that the service may index: a name of its setting, and a path below it.
+        urls: addresses, or mappings of `url`, `id` and `metadata`.
+        archive: path of a tar here, which is sent; webhook and metadata cannot go with it.
+        replace: add those that are there already, too.
+        idempotency_key: as that of `create_job`.
+    """
+    asked: dict[str, Any] = {"type": "index", "collection": name}
+    asked |= _given(folder=folder, urls=urls and list(urls), priority=priority)
+    asked |= _given(webhook=webhook and dict(webhook), metadata=metadata and dict(metadata))
+    asked |= {"replace": True} if replace else {}
+    headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+    if archive is None:
+        return Call("POST", "/v1/jobs", _reader(Job), json=asked, headers=headers)
+    file = Path(archive)
+    headers |= {"Content-Type": "application/x-tar", "Content-Length": str(file.stat().st_size)}
+    return Call("POST", "/v1/jobs", _reader(Job), query=asked, file=file, headers=headers)
+
+
+def index_report(job_id: str) -> Call[results.IndexReport]:
+    """What became of the pictures of a job that indexed."""
+    return Call("GET", f"/v1/jobs/{quote(job_id)}/outputs/report.json", _reader(results.IndexReport))
+
+
+def export(name: str) -> Call[None]:
+    """The collection as lines of JSON; the client streams them."""
+    return Call("GET", f"{_path(name)}/export", lambda response: None)
+
+
+def _path(name: str) -> str:
+    return f"/v1/collections/{quote(name, safe='')}"
+
+
+def _image_path(name: str, image_id: str) -> str:
+    return f"{_path(name)}/images/{quote(image_id)}"
+
+
+def _new_image(image: results.NewImage | ImageSource) -> dict[str, Any]:
+    new = image if isinstance(image, results.NewImage) else results.NewImage(image)
+    return _given(
+        image=None if new.image is None else encode_image(new.image),
+        vector=_vector(new.vector),
+        id=new.id,
+        metadata=new.metadata or None,
+        source_url=new.source_url,
+    )
+
+
+def _how(
+    top_k: int,
+    filter: str | None,
+    min_similarity: float | None,
+    effort: int | None,
+    exact: bool,
+    model: str | None,
+) -> dict[str, Any]:
+    said = _given(filter=filter, min_similarity=min_similarity, effort=effort, model=model)
+    return {"top_k": top_k, **({"exact": True} if exact else {}), **said}
+
+
+def _query(query: Query) -> Any:
+    several = query if isinstance(query, list | tuple) else [query]
+    return [_part(part) for part in several]
+
+
+def _part(part: Any) -> dict[str, Any]:
+    if not isinstance(part, results.QueryPart):
+        return {**_text_or_image(part)}
+    return _given(
+        text=part.text,
+        image=None if part.image is None else encode_image(part.image),
+        id=part.id,
+        vector=_vector(part.vector),
+        weight=None if part.weight == 1.0 else part.weight,
+    )
+
+
+def _vector(vector: Any) -> Any:
+    return vector if vector is None or isinstance(vector, str) else [float(number) for number in vector]
