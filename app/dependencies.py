@@ -11,10 +11,11 @@ import anyio.to_thread
 import redis.asyncio
 from fastapi import Depends, Request
 
-from app.answers import GeneratorAnswer
 from app.clip.registry import Clips
 from app.http.auth import Caller, Keys
+from app.http.errors import Answer, HttpProblem
 from app.http.streams import StreamSlots
+from app.jobs.schemas import GeneratorAnswer
 from app.metrics import Metrics
 from app.settings import ApiSettings
 from jobs.queue import JobQueue
@@ -29,8 +30,10 @@ QUEUE_TIMEOUT_S = 1.9
 """Whatever Redis does, a client has its answer within two seconds."""
 
 
-class QueueUnavailable(RuntimeError):
+class QueueUnavailable(HttpProblem):
     """The job queue cannot be reached, or does not answer in time."""
+
+    answer = Answer(503, "queue_unavailable", "The job queue is unavailable", 2)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from starlette.types import Scope
 
 import models.clip
 from app.clip import routes
-from app.clip.batcher import Overloaded
 from app.clip.bulk_parsers import is_bulk
 from app.clip.registry import LoadClip, open_clips, open_pool
 from app.collections import routes as collections
@@ -22,6 +21,7 @@ from app.dependencies import Resources
 from app.http import errors
 from app.http.auth import Keys
 from app.http.body import MULTIPART, content_type
+from app.http.errors import Overloaded
 from app.http.middleware import BodyLimit, BodyRule, RequestContext
 from app.http.streams import StreamSlots
 from app.jobs import routes as jobs

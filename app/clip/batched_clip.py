@@ -13,9 +13,9 @@ import numpy as np
 from app.clip.batcher import Batcher, Device
 from app.clip.cache import EmbeddingCache
 from app.clip.image_pipeline import ImagePipeline
+from app.http.errors import Answer, Fault, HttpProblem
 from app.http.image_input import Source
 from app.metrics import Metrics
-from app.schemas import Fault
 from jobs.images import ImageLimits, decode
 from models.clip import ClipEncoder, Embeddings, Pixels
 from models.clip.zero_shot import ensemble, fill_templates
@@ -23,12 +23,13 @@ from models.clip.zero_shot import ensemble, fill_templates
 _FEW_TEXTS = 16  # whose tokens are counted sooner than a thread is woken
 
 
-class TextRefused(ValueError):
-    """Texts that the model cannot read whole."""
+class TextRefused(HttpProblem):
+    """Texts are longer than the model reads; `faults` lists them."""
+
+    answer = Answer(422, "text_too_long", "A text is too long")
 
     def __init__(self, faults: Sequence[Fault]) -> None:
-        super().__init__(faults[0].detail)
-        self.faults = tuple(faults)
+        super().__init__(faults[0].detail, faults)
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ class BatchedClip:
         return bool(self._images.reserved or self._texts.reserved)
 
     def check_room(self) -> None:
-        """Raises app.clip.batcher.Overloaded: not one picture more is taken now."""
+        """Raises app.http.errors.Overloaded: not one picture more is taken now."""
         self._images.check(1)
 
     async def embed_images(self, sources: Sequence[Source], timings: Timings) -> Embeddings:
@@ -158,7 +159,7 @@ class BatchedClip:
 
         Raises:
             app.http.image_input.ImageRefused: one or several cannot be taken; `faults` has them all.
-            app.clip.batcher.Overloaded: too many pictures are in work.
+            app.http.errors.Overloaded: too many pictures are in work.
         """
         if not sources:
             return self._no_rows()
@@ -173,7 +174,7 @@ class BatchedClip:
 
         Raises:
             TextRefused: some are too long for the model; `faults` has them all.
-            app.clip.batcher.Overloaded: too many texts are in work.
+            app.http.errors.Overloaded: too many texts are in work.
         """
         if not texts:
             return self._no_rows(), 0

@@ -10,15 +10,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, Self, TypeVar
 
+from app.http.errors import Overloaded
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _GATHERING = 0.2  # of a batch's time: so long the next one waits for its callers to come back
 _EVEN = 8  # a CPU does 9 to 13 items as slowly as 16; and of twelve and four, neither is a good batch
-
-
-class Overloaded(RuntimeError):
-    """As many items are in work as may."""
 
 
 class Device:

@@ -12,8 +12,8 @@ from app.clip.batcher import Lane
 from app.clip.bulk_parsers import BulkItem, Splitter
 from app.http.body import check_limit
 from app.http.concurrency import while_connected
+from app.http.errors import Fault
 from app.http.image_input import ImageRefused, Source
-from app.schemas import Fault
 from app.settings import ApiSettings
 from models.clip import Embeddings
 
@@ -45,7 +45,7 @@ async def embed_stream(
     Raises:
         InvalidBody, BodyTooLarge, LimitExceeded, MalformedBody, ImageRefused, TextRefused: an item is refused
             and the rest is not read.
-        app.clip.batcher.Overloaded: too many pictures are in work.
+        app.http.errors.Overloaded: too many pictures are in work.
         app.http.concurrency.ClientGone, starlette.requests.ClientDisconnect
     """
     most = max(1, min(2 * clip.max_batch_images, settings.max_waiting_images // 4))  # others have the rest

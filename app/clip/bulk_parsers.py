@@ -9,22 +9,22 @@ from pydantic import ValidationError
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from app.http.body import MULTIPART, BodyTooLarge, InvalidBody, content_type, faults_of, parse_json
+from app.http.body import (
+    LINES,
+    MULTIPART,
+    NPY,
+    TAR,
+    BodyTooLarge,
+    InvalidBody,
+    content_type,
+    faults_of,
+    parse_json,
+)
+from app.http.errors import Fault
+from app.http.fields import Item
 from app.http.multipart import FormSplitter, MalformedBody
-from app.schemas import Fault, Item
 
-TAR = "application/x-tar"
-LINES = "application/x-ndjson"
-NPY = "application/x-npy"
 _BLOCK = 512  # bytes, of tar
-
-
-class ItemTooLarge(BodyTooLarge):
-    """An item has more bytes than it may have."""
-
-    def __init__(self, index: int, most: int) -> None:
-        super().__init__(f"#/{index} is longer than {most} bytes")
-        self.faults = (Fault(pointer=f"#/{index}", code="body_too_large", detail=str(self)),)
 
 
 def is_bulk(scope: Scope) -> bool:
@@ -61,7 +61,7 @@ class Splitter(Protocol):
         """Those that end in this piece.
 
         Raises:
-            app.http.body.MalformedBody, app.http.body.InvalidBody, ItemTooLarge
+            app.http.body.MalformedBody, app.http.body.InvalidBody, app.http.body.BodyTooLarge
         """
 
     def close(self) -> Iterator[BulkItem]:
@@ -182,7 +182,7 @@ class FormItems:
                 item = BulkItem(text=value)
             else:
                 detail = "a bulk form has the parts image and text; options are in the query"
-                raise InvalidBody([Fault(pointer=f"#/{self._count}", code="unknown_part", detail=detail)])
+                raise InvalidBody.at(f"#/{self._count}", "unknown_part", detail)
             self._count += 1
             yield item
 
@@ -193,4 +193,5 @@ class FormItems:
 
 def _check_size(size: int, index: int, most: int) -> None:
     if size > most:
-        raise ItemTooLarge(index, most)
+        detail = f"#/{index} is longer than {most} bytes"
+        raise BodyTooLarge(detail, [Fault(pointer=f"#/{index}", code="body_too_large", detail=detail)])

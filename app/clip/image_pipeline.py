@@ -64,7 +64,7 @@ class ImagePipeline:
         self._flights: dict[bytes, _Flight] = {}
 
     def reserve(self, count: int) -> AbstractContextManager[Lane]:
-        """Places for pictures. Raises app.clip.batcher.Overloaded: there are not so many."""
+        """Places for pictures. Raises app.http.errors.Overloaded: there are not so many."""
         return self._batcher.reserve(count)
 
     def window(self) -> asyncio.Semaphore:
@@ -76,7 +76,7 @@ class ImagePipeline:
 
         Raises:
             app.http.image_input.ImageRefused: one or several cannot be taken; `faults` has all of them.
-            app.clip.batcher.Overloaded: too many pictures are in work.
+            app.http.errors.Overloaded: too many pictures are in work.
         """
         window = self.window()
 

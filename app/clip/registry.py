@@ -11,7 +11,8 @@ import numpy as np
 import structlog
 
 from app.clip.batched_clip import BatchedClip, EncoderLimits
-from app.clip.batcher import Device, Overloaded
+from app.clip.batcher import Device
+from app.http.errors import Answer, HttpProblem, Overloaded
 from app.metrics import Metrics
 from app.settings import ApiSettings
 from models.catalog.memory import GIB, serving_memory
@@ -41,16 +42,22 @@ _REASONS = {
 }
 
 
-class ModelNotFound(LookupError):
+class ModelNotFound(HttpProblem):
     """No CLIP of that name is served."""
 
+    answer = Answer(404, "model_not_found", "No such model")
 
-class ModelLoading(RuntimeError):
+
+class ModelLoading(HttpProblem):
     """The CLIP is being loaded."""
 
+    answer = Answer(503, "model_loading", "The model is loading", 5)
 
-class ModelUnavailable(RuntimeError):
+
+class ModelUnavailable(HttpProblem):
     """The CLIP could not be loaded."""
+
+    answer = Answer(503, "model_unavailable", "The model could not be loaded", 60)
 
 
 class Clips:
@@ -119,7 +126,7 @@ class Clips:
         return self._loaded.get(name)
 
     def check_room(self) -> None:
-        """Raises app.clip.batcher.Overloaded: no CLIP that is loaded takes one picture more now."""
+        """Raises app.http.errors.Overloaded: no CLIP that is loaded takes one picture more now."""
         full: Overloaded | None = None
         for clip in self._loaded.values():
             try:

@@ -7,25 +7,27 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
 
-from app.answers import ClassifyAnswer, EmbeddingsAnswer, RankAnswer
 from app.clip.batched_clip import BatchedClip, Timings
 from app.clip.bulk import embed_stream
-from app.clip.bulk_parsers import NPY, is_bulk, splitter_of, wants_npy
+from app.clip.bulk_parsers import is_bulk, splitter_of, wants_npy
 from app.clip.embed import answer, check_labels, embed
+from app.clip.schemas import (
+    BulkOptions,
+    ClassifyAnswer,
+    ClassifyRequest,
+    EmbeddingsAnswer,
+    EmbeddingsRequest,
+    RankAnswer,
+    RankRequest,
+    VectorOptions,
+)
 from app.clip.vector_response import json_answer, vector_answer
 from app.dependencies import ClipCaller, InUse, Resources
-from app.http.body import Parts, check_limit, fields_of, read, validate
+from app.http.body import NPY, Parts, check_limit, fields_of, read, validate
 from app.http.concurrency import in_time
 from app.http.image_input import Source
 from app.http.multipart import MalformedBody
 from app.http.tasks import both
-from app.schemas import (
-    BulkOptions,
-    ClassifyRequest,
-    EmbeddingsRequest,
-    RankRequest,
-    VectorOptions,
-)
 from app.settings import ApiSettings
 from app.site.openapi import BULK, TIMEOUT, body, responses
 from models.clip.zero_shot import probabilities, similarity

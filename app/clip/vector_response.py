@@ -10,8 +10,9 @@ import orjson
 from fastapi import Response
 from numpy.typing import NDArray
 
-from app.clip.bulk_parsers import NPY
-from app.schemas import Fault, VectorOptions
+from app.clip.schemas import VectorOptions
+from app.http.body import NPY
+from app.http.errors import Fault
 from models.clip import Embeddings
 
 _DTYPES = {"float32": "<f4", "float16": "<f2"}

@@ -3,14 +3,14 @@
 import base64
 import binascii
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from app.schemas import IMAGE, TEXT, AnyJobRequest, Label, ModelName, Picture, Template, Wire
+from app.http.fields import IMAGE, TEXT, ImageData, Label, ModelName, RequestModel, Template, listed
 from storage.collections.collection import Quantization
 from storage.collections.image_fields import (
     MAX_ID_CHARS,
@@ -94,7 +94,7 @@ ModelOfCollection = Annotated[
 ]
 
 
-class CollectionRequest(Wire):
+class CollectionRequest(RequestModel):
     """What a collection is bound to; what is not said is as it is, or default in a new one."""
 
     model: ModelName | None = None
@@ -112,10 +112,10 @@ class CollectionRequest(Wire):
     thumbnails: Annotated[bool, Field(description="keep small pictures; default false")] | None = None
 
 
-class NewImage(Wire):
+class NewImage(RequestModel):
     """A picture, or its vector, with what is kept of it."""
 
-    image: Picture | None = None
+    image: ImageData | None = None
     vector: Vector | None = None
     id: ImageId | None = None
     metadata: Annotated[Metadata, Field(default_factory=dict)]
@@ -128,25 +128,25 @@ class NewImage(Wire):
         return self
 
 
-class AddRequest(Wire):
+class AddRequest(RequestModel):
     """Images to add."""
 
     images: Annotated[list[NewImage], Field(min_length=1)]
     model: ModelOfCollection | None = None
 
 
-class DescribeRequest(Wire):
+class DescribeRequest(RequestModel):
     """What is kept of an image; what is not said stays."""
 
     metadata: Metadata | None = None
     source_url: SourceUrl | None = None
 
 
-class QueryPart(Wire):
+class QueryPart(RequestModel):
     """A text, a picture, an image of the collection or a vector, and how much it counts."""
 
     text: Annotated[str, Field(min_length=1)] | None = None
-    image: Picture | None = None
+    image: ImageData | None = None
     id: ImageId | None = None
     vector: Vector | None = None
     weight: Annotated[float, Field(ge=-100, le=100, description="below 0: away from it")] = 1.0
@@ -182,14 +182,10 @@ _QUERY: dict[str, Any] = {
 }
 
 
-def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, str | dict) else value
+Query = Annotated[list[QueryPart], Field(min_length=1), BeforeValidator(listed), WithJsonSchema(_QUERY)]
 
 
-Query = Annotated[list[QueryPart], Field(min_length=1), BeforeValidator(_listed), WithJsonSchema(_QUERY)]
-
-
-class SearchRequest(Wire):
+class SearchRequest(RequestModel):
     """One query or several, and how to look."""
 
     query: Query | None = None
@@ -217,7 +213,7 @@ class SearchRequest(Wire):
             yield f"#/queries/{index}", query
 
 
-class ClassifyCollectionRequest(Wire):
+class ClassifyCollectionRequest(RequestModel):
     """Labels for all images of a collection."""
 
     labels: Annotated[list[Label], Field(min_length=1)]
@@ -228,74 +224,7 @@ class ClassifyCollectionRequest(Wire):
     ] = 0.0
 
 
-class IndexUrl(Wire):
-    """Where a picture is, and what is kept of it."""
-
-    url: Annotated[str, Field(min_length=1, max_length=2048, json_schema_extra={"format": "uri"})]
-    id: ImageId | None = None
-    metadata: Annotated[Metadata, Field(default_factory=dict)]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _a_string_is_a_url(cls, value: Any) -> Any:
-        return {"url": value} if isinstance(value, str) else value
-
-
-_URL = {"type": "string", "minLength": 1, "format": "uri"}
-_URLS = {
-    "type": "array",
-    "minItems": 1,
-    "description": "addresses of pictures, or objects with url, id and metadata",
-    "items": {
-        "anyOf": [
-            _URL,
-            {
-                "type": "object",
-                "properties": {"url": _URL, "id": TEXT, "metadata": METADATA},
-                "required": ["url"],
-                "additionalProperties": False,
-            },
-        ]
-    },
-}
-
-
-class _Indexing(AnyJobRequest):
-    type: Literal["index"]
-    collection: Annotated[str, Field(pattern=COLLECTION_NAME, description="which must be there")]
-    replace: Annotated[bool, Field(description="add those that are there already, too")] = False
-
-
-class IndexJobRequest(_Indexing):
-    """Pictures to add to a collection: those of a folder of the service, or at addresses."""
-
-    folder: (
-        Annotated[
-            str,
-            Field(
-                min_length=1,
-                max_length=256,
-                description="a name of the setting index_roots, and a path below: photos/2024",
-            ),
-        ]
-        | None
-    ) = None
-    urls: Annotated[list[IndexUrl], Field(min_length=1), WithJsonSchema(_URLS)] | None = None
-
-    @model_validator(mode="after")
-    def _folder_or_urls(self) -> Self:
-        if (self.folder is None) == (self.urls is None):
-            raise ValueError("say either folder or urls; a tar is sent as application/x-tar")
-        return self
-
-
-class IndexArchiveRequest(_Indexing):
-    """What the query of a request says whose body is a tar."""
-
-    type: Literal["index"] = "index"
-
-
-class ReindexRequest(Wire):
+class ReindexRequest(RequestModel):
     """Where images come from whose thumbnails are to be embedded anew."""
 
     source: Annotated[str, Field(pattern=COLLECTION_NAME, description="a collection that keeps thumbnails")]

@@ -22,7 +22,7 @@ from app.collections.service import check_vectors, clip_of, view_image
 from app.collections.transfer import pages
 from app.dependencies import Resources
 from app.http.body import InvalidBody, Parts, check_limit
-from app.schemas import Fault
+from app.http.errors import Answer, Fault, HttpProblem
 from models.clip.zero_shot import probabilities, similarity
 from storage.collections import filter_search
 from storage.collections.collection import Collection, FilterRefused, Hit, Search
@@ -31,12 +31,14 @@ from storage.collections.vector_sets import Rows
 MAX_NEIGHBORS = 100  # of one image that are told as its duplicates
 
 
-class InvalidFilter(ValueError):
-    """A filter that is no expression."""
+class InvalidFilter(HttpProblem):
+    """The filter of a search is not a valid expression."""
+
+    answer = Answer(422, "invalid_filter", "Invalid filter")
 
     def __init__(self, refused: FilterRefused) -> None:
-        super().__init__(str(refused))
-        self.faults = (Fault(pointer="#/filter", code="invalid_filter", detail=str(refused)),)
+        detail = str(refused)
+        super().__init__(detail, [Fault(pointer="#/filter", code=self.answer.code, detail=detail)])
 
 
 def search_form(parts: Parts) -> dict[str, Any]:
@@ -199,7 +201,7 @@ async def _query_rows(
         length = float(np.linalg.norm(total))
         if length < 1e-6:
             detail = "the parts of the query cancel out: nothing is left to look for"
-            raise InvalidBody([Fault(pointer=at, code="empty_query", detail=detail)])
+            raise InvalidBody.at(at, "empty_query", detail)
         sums.append((total / length).astype(np.float32))
     return np.stack(sums)
 

@@ -17,8 +17,8 @@ from app.collections.thumbnail_writer import make_thumbnails, save_thumbnails
 from app.dependencies import Resources
 from app.http.auth import Caller
 from app.http.body import InvalidBody, Parts, check_limit
+from app.http.errors import Answer, Fault, HttpProblem
 from app.http.image_input import Source, file_of
-from app.schemas import Fault
 from app.settings import ApiSettings
 from storage.collections.collection import Collection, CollectionMissing, Image
 from storage.collections.image_fields import is_image_id
@@ -28,20 +28,28 @@ from storage.collections.vector_sets import Rows
 PAGE = 500  # images that one call of the vector Redis reads or writes
 
 
-class CollectionConflict(RuntimeError):
-    """The collection is there, and bound to something else."""
+class CollectionConflict(HttpProblem):
+    """The collection exists with other properties."""
+
+    answer = Answer(409, "collection_exists", "The collection exists")
 
 
-class ModelMismatch(ValueError):
-    """What was sent belongs to another model than the collection."""
+class ModelMismatch(HttpProblem):
+    """The request is for another model than the collection's."""
+
+    answer = Answer(409, "model_mismatch", "The collection has another model")
 
 
-class ImageMissing(LookupError):
+class ImageMissing(HttpProblem):
     """The collection has no image of that id."""
 
+    answer = Answer(404, "image_not_found", "No such image")
 
-class ThumbnailMissing(LookupError):
-    """There is no small picture of that image."""
+
+class ThumbnailMissing(HttpProblem):
+    """The image has no thumbnail."""
+
+    answer = Answer(404, "thumbnail_not_found", "No such thumbnail")
 
 
 async def create(
@@ -55,7 +63,7 @@ async def create(
     """
     if not re.fullmatch(COLLECTION_NAME, name):
         detail = "a name has 1 to 64 letters, digits, ., - and _, and starts with a letter or a digit"
-        raise InvalidBody([Fault(pointer="path/name", code="collection_name", detail=detail)])
+        raise InvalidBody.at("path/name", "collection_name", detail)
     said = asked.model_dump(exclude_none=True)
     try:
         there = await resources.ask_vectors(resources.vectors.get, caller.name, name)
@@ -126,7 +134,7 @@ def add_form(parts: Parts) -> dict[str, Any]:
             at = fields["images"][-1] if fields["images"] else {}
             if not at or name in at:
                 detail = "it follows the image that it is of, once"
-                raise InvalidBody([Fault(pointer=f"#/{name}", code="misplaced_field", detail=detail)])
+                raise InvalidBody.at(f"#/{name}", "misplaced_field", detail)
             at[name] = _json(name, value) if name == "metadata" else value
         else:
             fields[name] = value
@@ -266,4 +274,4 @@ def _json(name: str, value: str | bytes) -> Any:
     try:
         return json.loads(value)
     except (ValueError, RecursionError):
-        raise InvalidBody([Fault(pointer=f"#/{name}", code="malformed_json", detail="not JSON")]) from None
+        raise InvalidBody.at(f"#/{name}", "malformed_json", "not JSON") from None

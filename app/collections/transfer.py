@@ -14,6 +14,7 @@ from app.collections.service import PAGE, check_memory, clip_of, keep, view
 from app.collections.thumbnail_writer import save_thumbnails
 from app.dependencies import Resources
 from app.http.body import check_limit
+from app.http.errors import Answer, HttpProblem
 from app.http.image_input import Source
 from storage.blobs import KeyMissing
 from storage.collections.collection import Collection, Image
@@ -21,8 +22,10 @@ from storage.collections.thumbnails import thumbnail_key
 from storage.collections.vector_sets import Rows
 
 
-class ThumbnailsNotKept(RuntimeError):
-    """The collection keeps no pictures, and so nothing that could be embedded anew."""
+class ThumbnailsNotKept(HttpProblem):
+    """The collection keeps no thumbnails, so there is nothing to embed again."""
+
+    answer = Answer(409, "thumbnails_not_kept", "The collection keeps no thumbnails")
 
 
 async def pages(collection: Collection, resources: Resources) -> AsyncIterator[tuple[list[Image], Rows]]:

@@ -13,8 +13,10 @@ from pydantic import BaseModel, Field
 
 from app.clip.registry import ModelNotFound
 from app.http.body import InvalidBody, LimitExceeded, Parts, fields_of, validate
+from app.http.errors import Answer, Fault, HttpProblem
+from app.http.fields import ImageData, RequestModel
 from app.http.image_input import ImageRefused, Source, decode, decode_alpha
-from app.schemas import Fault, JobRequest, Picture, Seed, Wire
+from app.jobs.schemas import JobRequest, Seed
 from app.settings import ApiSettings
 from jobs.record.record import Job, Output, Status
 from models.generators import find
@@ -47,23 +49,31 @@ _FIELDS = {
 }
 
 
-class DrawingFailed(RuntimeError):
-    """What was asked for cannot be drawn."""
+class DrawingFailed(HttpProblem):
+    """The request cannot be drawn."""
+
+    answer = Answer(422, "drawing_failed", "The drawing failed")
 
 
-class DrawingInterrupted(RuntimeError):
-    """The service could not draw it; it may be able to later."""
+class DrawingInterrupted(HttpProblem):
+    """The drawing was interrupted and may succeed later."""
+
+    answer = Answer(503, "drawing_interrupted", "The drawing was interrupted", 5)
 
 
-class DrawingCanceled(RuntimeError):
-    """Somebody canceled the job."""
+class DrawingCanceled(HttpProblem):
+    """The job was canceled."""
+
+    answer = Answer(409, "job_canceled", "The job was canceled")
 
 
-class StillDrawing(RuntimeError):
-    """A stream ends before its drawing does."""
+class StillDrawing(HttpProblem):
+    """The stream ended before the drawing did."""
+
+    answer = Answer(504, "still_drawing", "The drawing takes longer")
 
 
-class ImagesRequest(Wire):
+class ImagesRequest(RequestModel):
     """Pictures to draw, in OpenAI's shape. `seed`, `steps` and `options` are those of a job."""
 
     prompt: Annotated[str, Field(min_length=1, max_length=1000, description="taken word for word")]
@@ -110,10 +120,10 @@ class ImagesRequest(Wire):
 class EditRequest(ImagesRequest):
     """A picture to draw over, in OpenAI's shape."""
 
-    image: Picture
+    image: ImageData
     mask: (
         Annotated[
-            Picture,
+            ImageData,
             Field(description="as large as the picture; it is drawn anew where this is fully transparent"),
         ]
         | None
@@ -259,7 +269,7 @@ def _check(asked: ImagesRequest) -> None:
 
 
 def _refused(field: str, detail: str) -> InvalidBody:
-    return InvalidBody([Fault(pointer=f"#/{field}", code="not_supported", detail=detail)])
+    return InvalidBody.at(f"#/{field}", "not_supported", detail)
 
 
 def _size(text: str | None) -> tuple[int, int] | tuple[None, None]:

@@ -20,9 +20,9 @@ from app.clip.registry import Clips
 from app.clip.vector_response import json_answer
 from app.dependencies import ClipCaller, InUse, Resources
 from app.http.body import InvalidBody, Parts, check_limit, fields_of, parse_json, read
+from app.http.fields import ImageData, RequestModel
 from app.http.image_input import Source, decode
 from app.http.tasks import both
-from app.schemas import Fault, Picture, Wire
 from app.site.openapi import TIMEOUT, responses
 
 weaviate = APIRouter(tags=["Weaviate"])
@@ -33,11 +33,11 @@ _ERRORS = responses(400, 401, 403, 404, 408, 413, 415, 422, 503, 504)
 _TEXT = {"type": "string"}
 
 
-class VectorizeRequest(Wire):
+class VectorizeRequest(RequestModel):
     """Texts and pictures, as Weaviate sends them."""
 
     texts: list[str] | None = None
-    images: list[Picture] | None = None
+    images: list[ImageData] | None = None
 
 
 class Vectors(BaseModel):
@@ -55,25 +55,25 @@ class NamedModel(BaseModel):
     modelName: Annotated[str, Field(min_length=1, max_length=200)]
 
 
-class ClipTask(Wire):
+class ClipTask(RequestModel):
     """What of a CLIP is asked: one of the two."""
 
     textual: NamedModel | None = None
     visual: NamedModel | None = None
 
 
-class Entries(Wire):
+class Entries(RequestModel):
     """The tasks; faces and texts in pictures are no tasks of a CLIP."""
 
     clip: ClipTask
 
 
-class PredictRequest(Wire):
+class PredictRequest(RequestModel):
     """A form of Immich's."""
 
     entries: Entries
     text: str | None = None
-    image: Picture | None = None
+    image: ImageData | None = None
 
 
 class Prediction(BaseModel):
@@ -181,7 +181,7 @@ async def predict(request: Request, caller: ClipCaller, resources: InUse) -> Res
         rows, _ = await answer(request, resources, lambda: clip.embed_texts(texts, timings))
     else:
         detail = "expected the task visual and an image, or the task textual and a text"
-        raise InvalidBody([Fault(pointer="#/entries/clip", code="invalid_task", detail=detail)])
+        raise InvalidBody.at("#/entries/clip", "invalid_task", detail)
     vector = orjson.dumps(rows[0], option=orjson.OPT_SERIALIZE_NUMPY).decode()
     return json_answer({"clip": vector, **size}, {"Server-Timing": timings.header()})
 

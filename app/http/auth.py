@@ -7,15 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
 
+from app.http.errors import Answer, HttpProblem
 from app.settings import ApiKey, Scope
 
 
-class Unauthenticated(RuntimeError):
-    """No key, or none that is known."""
+class Unauthenticated(HttpProblem):
+    """The request has no API key, or an unknown one."""
+
+    answer = Answer(401, "invalid_api_key", "A valid API key is needed")
 
 
-class Forbidden(RuntimeError):
-    """A key that may not do this."""
+class Forbidden(HttpProblem):
+    """The API key lacks a scope."""
+
+    answer = Answer(403, "missing_scope", "The API key lacks a scope")
 
 
 @dataclass(frozen=True)

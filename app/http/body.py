@@ -4,20 +4,23 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import Headers
 
+from app.http.errors import INVALID, Answer, Fault, HttpProblem
 from app.http.multipart import FormSplitter, MalformedBody
-from app.schemas import Fault
 
 Model = TypeVar("Model", bound=BaseModel)
 Parts = Sequence[tuple[str, str | bytes]]  # of a form, in order: names and values; bytes are files
 
 JSON = "application/json"
 MULTIPART = "multipart/form-data"
+TAR = "application/x-tar"
+LINES = "application/x-ndjson"
+NPY = "application/x-npy"
 _MAX_FAULTS = 100
 _WORDS = {  # where pydantic's speak of Python
     "extra_forbidden": "this field is not known",
@@ -29,36 +32,53 @@ _WORDS = {  # where pydantic's speak of Python
 }
 
 
-class MalformedHeader(ValueError):
-    """A header that says nothing."""
+class MalformedHeader(HttpProblem):
+    """A header cannot be parsed."""
+
+    answer = Answer(400, "malformed_header", "Malformed header")
 
 
-class UnsupportedBody(ValueError):
-    """A content type or encoding that is not taken."""
+class UnsupportedBody(HttpProblem):
+    """The content type or the encoding of the body is not supported."""
+
+    answer = Answer(415, "unsupported_media_type", "Unsupported media type")
 
 
-class BodyTooLarge(ValueError):
-    """More bytes than a body may have."""
+class BodyTooLarge(HttpProblem):
+    """The body has more bytes than are allowed."""
+
+    answer = Answer(413, "body_too_large", "The body is too large")
 
 
-class BodyTimeout(ValueError):
-    """The rest of the body did not come."""
+class BodyTimeout(HttpProblem):
+    """The rest of the body did not arrive in time."""
+
+    answer = Answer(408, "body_timeout", "The body did not arrive in time", 1)
 
 
-class InvalidBody(ValueError):
-    """Values that are not as they should be; `faults` has all of them."""
+class InvalidBody(HttpProblem):
+    """Values of the request are invalid; `faults` lists all of them."""
+
+    answer = INVALID
 
     def __init__(self, faults: Iterable[Fault]) -> None:
-        self.faults = tuple(faults)[:_MAX_FAULTS]
-        super().__init__("; ".join(f"{fault.pointer}: {fault.detail}" for fault in self.faults[:3]))
+        faults = tuple(faults)[:_MAX_FAULTS]
+        super().__init__("; ".join(f"{fault.pointer}: {fault.detail}" for fault in faults[:3]), faults)
+
+    @classmethod
+    def at(cls, pointer: str, code: str, detail: str) -> Self:
+        """One fault."""
+        return cls([Fault(pointer=pointer, code=code, detail=detail)])
 
 
-class LimitExceeded(ValueError):
-    """More of something than one request may have."""
+class LimitExceeded(HttpProblem):
+    """The request has more of something than is allowed."""
+
+    answer = Answer(422, "limit_exceeded", "A limit is exceeded")
 
     def __init__(self, pointer: str, count: int, limit: int, what: str) -> None:
-        super().__init__(f"{count} {what}; at most {limit} are allowed")
-        self.faults = (Fault(pointer=pointer, code="limit_exceeded", detail=str(self)),)
+        detail = f"{count} {what}; at most {limit} are allowed"
+        super().__init__(detail, [Fault(pointer=pointer, code=self.answer.code, detail=detail)])
 
 
 def check_limit(pointer: str, count: int, limit: int, what: str) -> None:
@@ -125,9 +145,7 @@ def fields_of(parts: Parts, lists: Mapping[str, str] = MappingProxyType({})) -> 
             fields.setdefault(lists[name], []).append(value)
         elif name in fields:
             pointer = f"#/{_escape(name)}"
-            raise InvalidBody(
-                [Fault(pointer=pointer, code="duplicate_field", detail="this field is there twice")]
-            )
+            raise InvalidBody.at(pointer, "duplicate_field", "this field is there twice")
         else:
             fields[name] = value
     return fields

@@ -8,16 +8,21 @@ from typing import Any, TypeVar
 from fastapi import Request
 
 from app.http.body import MalformedHeader
+from app.http.errors import CLIENT_GONE, Answer, HttpProblem
 
 T = TypeVar("T")
 
 
-class ClientGone(RuntimeError):
-    """Nobody reads the answer any more."""
+class ClientGone(HttpProblem):
+    """The client closed the connection before the answer."""
+
+    answer = CLIENT_GONE
 
 
-class DeadlineExceeded(RuntimeError):
-    """The client's own time is over."""
+class DeadlineExceeded(HttpProblem):
+    """The time that the client set is over."""
+
+    answer = Answer(504, "deadline_exceeded", "Deadline exceeded")
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -1,26 +1,20 @@
-"""Every error that a client can meet: one table from exceptions to answers, all as RFC 9457 problems."""
+"""Errors that clients see: each exception carries its answer, sent as an RFC 9457 problem."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import ClassVar
 
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import compile_path
 from starlette.types import Scope
 
-from app import dependencies
-from app.clip import batched_clip, batcher, registry
-from app.collections import search, service, transfer
-from app.compat import openai_images
-from app.http import auth, concurrency, image_input, multipart, streams
-from app.http import body as bodies
-from app.jobs import prepare_drawing, submit
-from app.schemas import Fault, OpenAIError, Problem
 from jobs import queue
 from jobs.record import outbox, record
 from models import generators
@@ -28,6 +22,40 @@ from storage import blobs
 from storage.collections import collection, vector_sets
 
 log = structlog.stdlib.get_logger(__name__)
+
+
+class Fault(BaseModel, frozen=True):
+    """One thing that is wrong with a request, and where."""
+
+    pointer: str = Field(
+        description="JSON pointer into the body, such as #/labels/3; or query/limit, header/x"
+    )
+    code: str
+    detail: str
+
+
+class OpenAIError(BaseModel):
+    """An error in the form of OpenAI's API, whose clients look for it under `error`."""
+
+    message: str
+    type: str
+    code: str
+    param: str | None = Field(description="the field that is to blame, such as size or input.3")
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 has it."""
+
+    type: str
+    title: str
+    status: int
+    code: str = Field(description="a stable word for programs")
+    detail: str
+    instance: str
+    request_id: str
+    retryable: bool
+    errors: list[Fault] = []
+    error: OpenAIError = Field(description="the same for clients of OpenAI's API")
 
 
 @dataclass(frozen=True)
@@ -38,79 +66,76 @@ class Answer:
     code: str
     title: str
     retry_after_s: int | None = None
-    detail: str | None = None  # instead of the exception's own words, where those are not for clients
+    detail: str | None = None
+    """Sent in place of the exception's message, where that is not for clients."""
 
 
-INTERNAL = Answer(
-    500, "internal_error", "Something went wrong here", detail="the service's log has the cause"
+class HttpProblem(Exception):
+    """An error that a client sees. Each subclass has its `answer`."""
+
+    answer: ClassVar[Answer]
+
+    def __init__(self, detail: str, faults: Iterable[Fault] = ()) -> None:
+        super().__init__(detail)
+        self.faults = tuple(faults)
+
+
+class Overloaded(HttpProblem):
+    """The service has as much work as it accepts."""
+
+    answer = Answer(503, "overloaded", "The service is overloaded", 1)
+
+
+INTERNAL = Answer(500, "internal_error", "Internal error", detail="the log of the service has the cause")
+INVALID = Answer(422, "invalid_request", "Invalid request")
+CLIENT_GONE = Answer(
+    499, "client_gone", "Client closed request", detail="the client closed the connection before the answer"
 )
-INVALID = Answer(422, "invalid_request", "The request is not valid")
 _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-_GONE = Answer(499, "client_gone", "Nobody reads this", detail="the client left before the answer")
-
-ANSWERS: dict[type[Exception], Answer] = {
-    multipart.MalformedBody: Answer(400, "malformed_body", "The body cannot be parsed"),
-    bodies.MalformedHeader: Answer(400, "malformed_header", "A header cannot be parsed"),
-    auth.Unauthenticated: Answer(401, "invalid_api_key", "A valid API key is needed"),
-    auth.Forbidden: Answer(403, "missing_scope", "The API key may not do this"),
-    registry.ModelNotFound: Answer(404, "model_not_found", "No such model"),
+_FOREIGN: Mapping[type[Exception], Answer] = {  # exceptions of jobs, storage, models and the framework
     record.JobMissing: Answer(404, "job_not_found", "No such job", detail="there is no job of that id"),
     outbox.DeliveryMissing: Answer(404, "delivery_not_found", "No such delivery"),
-    prepare_drawing.OutputMissing: Answer(404, "output_not_found", "No such output"),
     blobs.KeyMissing: Answer(404, "output_not_found", "No such output", detail="the file is gone"),
     collection.CollectionMissing: Answer(404, "collection_not_found", "No such collection"),
-    service.ImageMissing: Answer(404, "image_not_found", "No such image"),
-    service.ThumbnailMissing: Answer(404, "thumbnail_not_found", "No such thumbnail"),
-    bodies.BodyTimeout: Answer(408, "body_timeout", "The body did not come", 1),
     queue.JobNotFinal: Answer(409, "job_not_final", "The job is not final"),
-    prepare_drawing.JobIsFinal: Answer(409, "job_final", "The job is final"),
-    openai_images.DrawingCanceled: Answer(409, "job_canceled", "The job was canceled"),
-    service.CollectionConflict: Answer(409, "collection_exists", "The collection is another one"),
-    service.ModelMismatch: Answer(409, "model_mismatch", "The collection is of another model"),
-    transfer.ThumbnailsNotKept: Answer(409, "thumbnails_not_kept", "The collection keeps no thumbnails"),
-    bodies.BodyTooLarge: Answer(413, "body_too_large", "The body is too long"),
-    image_input.ImageTooLarge: Answer(413, "image_too_large", "A picture is too large"),
-    bodies.UnsupportedBody: Answer(415, "unsupported_media_type", "The media type is not supported"),
-    image_input.UnsupportedImage: Answer(415, "unsupported_image", "The image format is not supported"),
-    bodies.InvalidBody: INVALID,
-    bodies.LimitExceeded: Answer(422, "limit_exceeded", "More than is allowed"),
-    batched_clip.TextRefused: Answer(422, "text_too_long", "A text is too long"),
-    image_input.ImageRefused: Answer(422, "invalid_image", "A picture cannot be read"),
-    image_input.ImageUrlRefused: Answer(422, "image_url_refused", "Pictures are not fetched from addresses"),
-    search.InvalidFilter: Answer(422, "invalid_filter", "The filter is not an expression"),
-    openai_images.DrawingFailed: Answer(422, "drawing_failed", "It cannot be drawn"),
-    submit.WebhooksOff: Answer(422, "webhooks_not_configured", "No webhooks are sent here"),
     generators.UnknownGenerator: Answer(422, "generator_not_found", "No such generator"),
-    queue.IdempotencyConflict: Answer(422, "idempotency_conflict", "The Idempotency-Key is in use"),
-    concurrency.ClientGone: _GONE,
-    ClientDisconnect: _GONE,
-    queue.TenantQueueFull: Answer(429, "too_many_jobs", "Too many jobs wait", 10),
-    streams.TooManyStreams: Answer(429, "too_many_streams", "Too many event streams are open", 5),
-    vector_sets.VectorsUnsupported: Answer(501, "vectors_unsupported", "The Redis here has no vector sets"),
-    batcher.Overloaded: Answer(503, "overloaded", "The service is overloaded", 1),
-    registry.ModelLoading: Answer(503, "model_loading", "The model is loading", 5),
-    registry.ModelUnavailable: Answer(503, "model_unavailable", "The model could not be loaded", 60),
-    openai_images.DrawingInterrupted: Answer(503, "drawing_interrupted", "The drawing broke off", 5),
+    queue.IdempotencyConflict: Answer(
+        422, "idempotency_conflict", "The Idempotency-Key was used for another request"
+    ),
+    queue.TenantQueueFull: Answer(429, "too_many_jobs", "Too many jobs of this key", 10),
     queue.QueueFull: Answer(503, "queue_full", "The queue is full", 10),
     blobs.StoreUnavailable: Answer(
-        503, "store_unavailable", "The store is away", 5, "the store of pictures cannot be reached"
+        503, "store_unavailable", "The store is unavailable", 5, "the store of images cannot be reached"
     ),
-    blobs.StorageFull: Answer(503, "storage_full", "No room is left", 60, "no room is left for pictures"),
-    dependencies.QueueUnavailable: Answer(
-        503, "queue_unavailable", "The job queue is not there", 2, "try again soon"
+    blobs.StorageFull: Answer(
+        503, "storage_full", "The store is full", 60, "the store has no room for images"
     ),
-    vector_sets.VectorsUnavailable: Answer(503, "vectors_unavailable", "The collections are not there", 2),
-    openai_images.StillDrawing: Answer(504, "still_drawing", "It takes longer"),
-    concurrency.DeadlineExceeded: Answer(504, "deadline_exceeded", "The time is over"),
+    vector_sets.VectorsUnsupported: Answer(501, "vectors_unsupported", "Redis has no vector sets"),
+    vector_sets.VectorsUnavailable: Answer(503, "vectors_unavailable", "Collections are unavailable", 2),
     collection.CollectionFull: Answer(507, "collection_full", "The collection is full"),
     vector_sets.VectorsFull: Answer(507, "vectors_full", "No memory is left for collections"),
-    TimeoutError: Answer(503, "timeout", "It took too long", 1, "the request did not end in time"),
+    ClientDisconnect: CLIENT_GONE,
+    TimeoutError: Answer(503, "timeout", "The request took too long", 1, "the request did not end in time"),
 }
 
 
 def answer_of(error: Exception) -> Answer:
-    """What an exception is answered with: its own kind's entry, or that of the nearest kind above it."""
-    return next((ANSWERS[kind] for kind in type(error).__mro__ if kind in ANSWERS), INTERNAL)
+    """How an exception is answered."""
+    if isinstance(error, HttpProblem):
+        return error.answer
+    return next((_FOREIGN[kind] for kind in type(error).__mro__ if kind in _FOREIGN), INTERNAL)
+
+
+def kinds_by_code() -> dict[str, type[Exception]]:
+    """The exceptions that clients can see, by their codes."""
+    own = {kind.answer.code: kind for kind in _subclasses(HttpProblem)}
+    return {answer.code: kind for kind, answer in _FOREIGN.items()} | own
+
+
+def _subclasses(kind: type[HttpProblem]) -> Iterator[type[HttpProblem]]:
+    for child in kind.__subclasses__():
+        yield child
+        yield from _subclasses(child)
 
 
 def problem(
@@ -150,7 +175,7 @@ def problem(
 
 
 def openai_error(answer: Answer, detail: str, faults: Sequence[Fault] = ()) -> OpenAIError:
-    """An error as OpenAI's API tells it."""
+    """An error in the form of OpenAI's API."""
     kind = _OPENAI_TYPES.get(
         answer.status, "server_error" if answer.status >= 500 else "invalid_request_error"
     )
@@ -168,8 +193,8 @@ def problem_of(scope: Scope, error: Exception) -> JSONResponse:
 
 
 def install(app: FastAPI) -> None:
-    """Answer the exceptions of the table, and the framework's own, as problems."""
-    for kind in ANSWERS:
+    """Answer exceptions as problems, the framework's own too."""
+    for kind in (HttpProblem, *_FOREIGN):
         app.add_exception_handler(kind, _answer)
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(RequestValidationError, _answer_validation)

@@ -7,40 +7,39 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from app.schemas import Fault
+from app.http.errors import Answer, Fault, HttpProblem
 from jobs import images
 from jobs.images import ImageLimits
 
 
-class ImageRefused(ValueError):
-    """A picture that is not taken; says which one, and why."""
+class ImageRefused(HttpProblem):
+    """An image is refused; `faults` says which and why."""
 
-    code = "invalid_image"
+    answer = Answer(422, "invalid_image", "An image cannot be read")
 
     def __init__(self, pointer: str, detail: str) -> None:
-        super().__init__(detail)
-        self.faults: tuple[Fault, ...] = (Fault(pointer=pointer, code=self.code, detail=detail),)
+        super().__init__(detail, [Fault(pointer=pointer, code=self.answer.code, detail=detail)])
 
 
 class UnsupportedImage(ImageRefused):
-    """Not one of the file formats that are read."""
+    """The file is in none of the supported image formats."""
 
-    code = "unsupported_image"
+    answer = Answer(415, "unsupported_image", "Unsupported image format")
 
 
 class ImageTooLarge(ImageRefused):
-    """More pixels than one picture may have."""
+    """The image has more pixels than are allowed."""
 
-    code = "image_too_large"
+    answer = Answer(413, "image_too_large", "An image is too large")
 
 
 class ImageUrlRefused(ImageRefused):
-    """An address, where only the picture itself is taken."""
+    """A URL was sent in place of an image."""
 
-    code = "image_url_refused"
+    answer = Answer(422, "image_url_refused", "Images are not fetched from URLs")
 
 
-_REFUSALS = {kind.code: kind for kind in (ImageRefused, UnsupportedImage, ImageTooLarge)}
+_REFUSALS = {kind.answer.code: kind for kind in (ImageRefused, UnsupportedImage, ImageTooLarge)}
 
 
 @dataclass(frozen=True)

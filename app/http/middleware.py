@@ -11,9 +11,8 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.clip.batcher import Overloaded
 from app.http.body import BodyTimeout, BodyTooLarge, UnsupportedBody
-from app.http.errors import problem_of
+from app.http.errors import Overloaded, problem_of
 from app.metrics import Metrics
 
 log = structlog.stdlib.get_logger(__name__)

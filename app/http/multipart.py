@@ -5,13 +5,17 @@ from collections.abc import Callable
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from app.http.errors import Answer, HttpProblem
+
 MAX_PART_HEAD = 16_384  # bytes
 
 _SMALL_PIECE = 4096  # bytes; one that comes after joins it: a body in single bytes costs no more than it has
 
 
-class MalformedBody(ValueError):
-    """Not JSON, or not a form, or not what else it should be."""
+class MalformedBody(HttpProblem):
+    """The body is not the JSON, form or archive that it should be."""
+
+    answer = Answer(400, "malformed_body", "Malformed body")
 
 
 class FormSplitter:

@@ -4,11 +4,14 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from app.http.errors import Answer, HttpProblem
 from app.metrics import Metrics
 
 
-class TooManyStreams(RuntimeError):
-    """As many streams of one caller are open as may."""
+class TooManyStreams(HttpProblem):
+    """The caller has as many open event streams as are allowed."""
+
+    answer = Answer(429, "too_many_streams", "Too many event streams are open", 5)
 
 
 class StreamSlots:

@@ -1,7 +1,6 @@
 """Memory: a drawing that no worker has room for is refused when it is asked for."""
 
 from app.http.body import InvalidBody
-from app.schemas import Fault
 from app.settings import ApiSettings
 from jobs.queue import JobQueue
 from models.catalog.memory import GIB, largest_size, predict
@@ -30,4 +29,4 @@ def check_memory(request: GenerationRequest, settings: ApiSettings, queue: JobQu
         f"{request.width}x{request.height} needs about {need / GIB:.1f} GiB; "
         f"the largest worker has {memory / GIB:.1f} GiB; {advice}"
     )
-    raise InvalidBody([Fault(pointer="#/width", code="too_large_for_memory", detail=detail)])
+    raise InvalidBody.at("#/width", "too_large_for_memory", detail)

@@ -10,14 +10,14 @@ from typing import Any
 from PIL import Image
 from pydantic import ValidationError
 
-from app.answers import DeliveryAnswer, GeneratorAnswer
 from app.dependencies import Resources
 from app.http.auth import Caller
 from app.http.body import InvalidBody, check_limit, faults_of
+from app.http.errors import Answer, HttpProblem
 from app.http.image_input import Source, decode
 from app.jobs.memory_check import check_memory
+from app.jobs.schemas import DeliveryAnswer, GeneratorAnswer, JobRequest
 from app.jobs.submit import Prepared, in_common
-from app.schemas import Fault, JobRequest
 from app.settings import ApiSettings
 from jobs.queue import NewJob, new_id
 from jobs.record.outbox import Delivery, DeliveryMissing
@@ -29,12 +29,16 @@ from models.requests.request import GenerationRequest, InvalidRequest, Presets, 
 JOB_ID = "^job_[0-9a-v]{26}$"
 
 
-class JobIsFinal(RuntimeError):
-    """The job has ended; it cannot be canceled any more."""
+class JobIsFinal(HttpProblem):
+    """The job has ended and cannot be canceled."""
+
+    answer = Answer(409, "job_final", "The job is final")
 
 
-class OutputMissing(LookupError):
+class OutputMissing(HttpProblem):
     """The job has no file of that name."""
+
+    answer = Answer(404, "output_not_found", "No such output")
 
 
 async def accept(asked: JobRequest, caller: Caller, resources: Resources) -> Prepared:
@@ -171,7 +175,7 @@ def _line(text: str | None) -> tuple[Prompt, ...]:
         detail = "; ".join(fault.detail for fault in faults_of(error))
     except ValueError as error:
         detail = str(error)
-    raise InvalidBody([Fault(pointer="#/prompt", code="invalid_prompt", detail=detail)])
+    raise InvalidBody.at("#/prompt", "invalid_prompt", detail)
 
 
 def _with_names(prompt: Prompt, pointer: str, sources: dict[str, Source]) -> Prompt:
@@ -230,7 +234,7 @@ def _complete(
         raise InvalidBody(faults_of(error, at)) from None
     except InvalidRequest as error:
         pointer = _as_written(error.pointer, in_line=len(prompts) - len(body.prompts or ()))
-        raise InvalidBody([Fault(pointer=pointer, code=error.code, detail=str(error))]) from None
+        raise InvalidBody.at(pointer, error.code, str(error)) from None
 
 
 def _as_written(pointer: str, *, in_line: int) -> str:

@@ -9,15 +9,14 @@ from fastapi import Request
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from app.clip.bulk_parsers import TAR
-from app.collections.requests import IndexArchiveRequest, IndexJobRequest, IndexUrl
 from app.collections.service import find
 from app.dependencies import Resources
 from app.http.auth import Caller
-from app.http.body import InvalidBody, check_limit, content_type, validate
+from app.http.body import TAR, InvalidBody, check_limit, content_type, validate
+from app.http.errors import Fault
 from app.http.multipart import MalformedBody
+from app.jobs.schemas import IndexArchiveRequest, IndexJobRequest, IndexUrl
 from app.jobs.submit import Prepared, in_common
-from app.schemas import Fault
 from app.settings import ApiSettings
 from jobs.index_request import PART_BYTES, URLS, IndexRequest, archive_key
 from jobs.queue import NewJob, new_id
@@ -119,13 +118,13 @@ def _check_folder(folder: str, settings: ApiSettings) -> None:
         if known
         else "no folder of the service may be indexed: CLIPCANVAS_INDEX_ROOTS names none"
     )
-    raise InvalidBody([Fault(pointer="#/folder", code="folder_not_allowed", detail=detail)])
+    raise InvalidBody.at("#/folder", "folder_not_allowed", detail)
 
 
 def _urls(urls: Sequence[IndexUrl], settings: ApiSettings) -> list[dict[str, Any]]:
     if not settings.fetch_urls:
         detail = "pictures are not fetched from addresses here: CLIPCANVAS_FETCH_URLS is off"
-        raise InvalidBody([Fault(pointer="#/urls", code="urls_not_fetched", detail=detail)])
+        raise InvalidBody.at("#/urls", "urls_not_fetched", detail)
     check_limit("#/urls", len(urls), settings.max_index_urls, "addresses")
     faults: list[Fault] = []
     items: dict[str, dict[str, Any]] = {}

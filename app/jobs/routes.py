@@ -9,12 +9,9 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from app.answers import DeliveryAnswer, DeliveryList, JobList
-from app.clip.bulk_parsers import TAR
-from app.collections.requests import IndexArchiveRequest, IndexJobRequest
 from app.dependencies import InUse, JobsCaller, Resources
 from app.http.auth import Caller
-from app.http.body import JSON, InvalidBody, content_type, read_json, validate
+from app.http.body import JSON, TAR, InvalidBody, content_type, read_json, validate
 from app.http.concurrency import while_connected
 from app.http.file_response import file_response, is_known
 from app.jobs.event_stream import START, check_event_id, has_seen_the_end, stream, wait_for_end
@@ -28,8 +25,15 @@ from app.jobs.prepare_drawing import (
     view_delivery,
 )
 from app.jobs.prepare_index_job import prepare_index, receive_archive
+from app.jobs.schemas import (
+    DeliveryAnswer,
+    DeliveryList,
+    IndexArchiveRequest,
+    IndexJobRequest,
+    JobList,
+    JobRequest,
+)
 from app.jobs.submit import POLL_S, RepeatKey, check_idempotency_key, submit
-from app.schemas import Fault, JobRequest
 from app.site.openapi import body, responses
 from jobs.job_response import JobAnswer, view
 from jobs.record.record import Job, JobMissing, Status
@@ -92,8 +96,7 @@ async def list_jobs(
             resources.queue.find, caller.name, status=status, limit=limit, after=after
         )
     except JobMissing:
-        fault = Fault(pointer="query/after", code="job_not_found", detail="there is no job of that id")
-        raise InvalidBody([fault]) from None
+        raise InvalidBody.at("query/after", "job_not_found", "there is no job of that id") from None
     return JobList(data=[view(job) for job in jobs], has_more=has_more, last_id=jobs[-1].id if jobs else None)
 
 

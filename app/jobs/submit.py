@@ -11,7 +11,8 @@ from fastapi import Header, Response
 from app.dependencies import Resources
 from app.http.auth import Caller
 from app.http.body import InvalidBody, MalformedHeader, check_limit
-from app.schemas import AnyJobRequest, Fault, WebhookRequest
+from app.http.errors import Answer, HttpProblem
+from app.jobs.schemas import AnyJobRequest, WebhookRequest
 from app.settings import ApiSettings
 from jobs.job_response import view
 from jobs.queue import Idempotency, IdempotencyConflict, NewJob, QueueFull, TenantQueueFull, draft
@@ -32,8 +33,10 @@ RepeatKey = Annotated[
 POLL_S = 1
 
 
-class WebhooksOff(ValueError):
-    """No secret is set by which webhooks could be signed."""
+class WebhooksOff(HttpProblem):
+    """The service has no secret to sign webhooks with."""
+
+    answer = Answer(422, "webhooks_not_configured", "Webhooks are not configured")
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,6 @@ def _webhook(asked: WebhookRequest, settings: ApiSettings) -> Webhook:
     try:
         url = check_url(asked.url, settings.webhook_rules)
     except AddressRefused as error:
-        fault = Fault(pointer="#/webhook/url", code="webhook_url_refused", detail=str(error))
-        raise InvalidBody([fault]) from None
+        raise InvalidBody.at("#/webhook/url", "webhook_url_refused", str(error)) from None
     events = tuple(dict.fromkeys(asked.events))
     return Webhook(asked.url, events, f"{url.raw_host.decode()}:{port_of(url)}")

@@ -2,21 +2,30 @@
 
 import asyncio
 from collections import Counter
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
 
-from app.answers import GeneratorList, ModelAnswer, ModelList, QueueAnswer, ReadyAnswer
 from app.clip.registry import ModelNotFound
+from app.clip.schemas import ModelAnswer, ModelList
 from app.dependencies import AnyCaller, InUse, QueueUnavailable, Resources
+from app.jobs.schemas import GeneratorList, QueueAnswer
 from app.site.openapi import responses
 from jobs.queue import JobQueue
 from storage.blobs import StorageFull, Store, StoreUnavailable
 from storage.collections.vector_sets import VectorsUnavailable
 
 router = APIRouter(tags=["service"])
+
+
+class ReadyAnswer(BaseModel):
+    """Whether the service can do its work, and how each part of it is."""
+
+    status: Literal["ready", "not ready"]
+    parts: dict[str, str]
 
 
 @router.get("/v1/models", responses=responses(401))

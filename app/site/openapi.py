@@ -9,25 +9,19 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from app.clip.bulk_parsers import LINES, TAR
+from app.clip.schemas import BulkOptions, ClassifyRequest, EmbeddingsRequest, RankRequest
 from app.collections.requests import (
     AddRequest,
     ClassifyCollectionRequest,
     CollectionRequest,
     DescribeRequest,
-    IndexJobRequest,
     ReindexRequest,
     SearchRequest,
 )
 from app.compat.openai_images import EditRequest, ImagesRequest
-from app.schemas import (
-    BulkOptions,
-    ClassifyRequest,
-    EmbeddingsRequest,
-    JobRequest,
-    Problem,
-    RankRequest,
-)
+from app.http.body import LINES, TAR
+from app.http.errors import Problem
+from app.jobs.schemas import IndexJobRequest, JobRequest
 from app.site.openapi_examples import give_examples
 
 TIMEOUT: dict[str, Any] = {

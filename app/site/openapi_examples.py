@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from app.clip.bulk_parsers import LINES
 from app.http import errors
-from app.schemas import Fault
+from app.http.body import LINES, InvalidBody
 
 ANSWERS = Path(__file__).with_name("openapi_answers.json")
 JOB = "job_06h0keib2lq6d6dsts0s0u93eo"
@@ -67,33 +66,6 @@ _NAMES = {  # what {name} is in a path that begins so, the first that does
     "/v1/models": "demo-photo",
     "/v1/jobs": "image-0.png",
 }
-_PROBLEMS = {  # what errors say, by their codes
-    "malformed_body": "not JSON: Expecting value, at character 12",
-    "malformed_header": "Last-Event-ID, or after, is the id of an event, such as 1760000000000-0",
-    "invalid_api_key": "expected the header Authorization: Bearer <key>",
-    "missing_scope": "this API key lacks the scope 'clip'",
-    "model_not_found": "no model 'ViT-B-32' is served; there are demo-photo",
-    "job_not_found": "there is no job of that id",
-    "collection_not_found": "there is no collection 'pets'",
-    "body_timeout": "nothing more of the body came for 30 seconds",
-    "model_mismatch": "the collection 'pets' is of demo-photo, not of ViT-B-32",
-    "collection_exists": "the collection 'pets' is there, with model demo-photo",
-    "job_final": "the job is succeeded already",
-    "job_not_final": "the job is running; cancel it first",
-    "job_canceled": f"the job is canceled ({JOB})",
-    "body_too_large": "the body is longer than 33554432 bytes",
-    "unsupported_media_type": "the content type is text/plain; expected application/json",
-    "invalid_request": "#/labels: this field is missing",
-    "too_many_jobs": "100 jobs of this key wait already",
-    "too_many_streams": "50 event streams are open already; no caller may have more",
-    "vectors_unsupported": "collections need vector sets (VADD, VSIM): Redis 8 or newer; the server has none",
-    "queue_unavailable": "the job queue cannot be reached",
-    "vectors_unavailable": "the server of the collections cannot be reached",
-    "model_loading": "demo-photo is loading",
-    "deadline_exceeded": "the 2.5 s of X-Request-Timeout are over",
-    "vectors_full": "90% of the memory for collections is used; at most 90% may be",
-}
-_FAULTS = {"invalid_request": [Fault(pointer="#/labels", code="missing", detail="this field is missing")]}
 _CODES: Mapping[str, Mapping[str, str]] = {  # of a status: by how the path begins, the first that does
     "400": {"/v1/jobs/": "malformed_header", "/": "malformed_body"},
     "401": {"/": "invalid_api_key"},
@@ -164,11 +136,14 @@ def _give_problem(path: str, status: str, answer: Mapping[str, Any], problems: d
         return
     code = str(_first(_CODES[status], path))
     if code not in problems:
-        [kind] = {answer for answer in errors.ANSWERS.values() if answer.code == code}
+        kind = errors.kinds_by_code()[code]
         place = re.sub(r"{(\w+)}", lambda found: str(_example(found[1], path)), path)
         scope = {"path": place, "state": {"request_id": "3f9c2b7a"}}
-        body = errors.problem(scope, kind, _PROBLEMS[code], _FAULTS.get(code, ())).body
-        problems[code] = {"summary": kind.title, "value": json.loads(bytes(body))}
+        error: Exception = InvalidBody.at("#/labels", "missing", "this field is missing")
+        if kind is not InvalidBody:
+            error = kind((kind.__doc__ or "").partition("\n")[0])
+        value = json.loads(bytes(errors.problem_of(scope, error).body))
+        problems[code] = {"summary": value["title"], "value": value}
     told["examples"] = {code: {"$ref": f"#/components/examples/{code}"}}
 
 

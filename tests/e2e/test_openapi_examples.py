@@ -18,7 +18,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from app.clip.bulk_parsers import LINES
+from app.http.body import LINES
 from app.site.openapi_examples import ANSWERS, JOB
 from tests.support.redis_server import RedisServer, private_redis
 from tests.support.service import Service

@@ -20,7 +20,7 @@ import typer
 import yaml
 from PIL import Image
 
-from app.schemas import JobRequest
+from app.jobs.schemas import JobRequest
 from app.settings import ApiKey
 from clipcanvas.cli.main import app as cli
 from models.generators import available

@@ -15,7 +15,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from app.answers import ClassifyAnswer, EmbeddingsAnswer, RankAnswer
+from app.clip.schemas import ClassifyAnswer, EmbeddingsAnswer, RankAnswer
 from models.clip import Embeddings, Pixels
 from tests.support.images import b64, plain, png
 from tests.support.live_api import LiveApi, StartApi, TinyClip, text_vector

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from app.schemas import Problem
+from app.http.errors import Problem
 from tests.support.images import b64, plain, png
 from tests.support.live_api import LiveApi
 

@@ -14,8 +14,8 @@ import pytest
 import redis
 from PIL import Image
 
-from app.answers import GeneratorList, JobList
 from app.http.auth import new_key
+from app.jobs.schemas import GeneratorList, JobList
 from jobs.job_response import JobAnswer
 from jobs.record.lease import Lease
 from jobs.record.record import Frame, JobError, Output, Progress, Status

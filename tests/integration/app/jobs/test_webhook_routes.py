@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from app.answers import DeliveryList
 from app.http.auth import new_key
+from app.jobs.schemas import DeliveryList
 from jobs.record.outbox import Outbox, Outcome
 from jobs.record.record import key
 from storage.redis import connect

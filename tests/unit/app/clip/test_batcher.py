@@ -8,7 +8,8 @@ from contextlib import suppress
 
 import pytest
 
-from app.clip.batcher import Batcher, Device, Overloaded
+from app.clip.batcher import Batcher, Device
+from app.http.errors import Overloaded
 
 
 class Doubler:

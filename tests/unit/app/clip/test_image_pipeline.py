@@ -9,9 +9,10 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
-from app.clip.batcher import Batcher, Device, Overloaded
+from app.clip.batcher import Batcher, Device
 from app.clip.cache import EmbeddingCache
 from app.clip.image_pipeline import ImagePipeline, Seen
+from app.http.errors import Overloaded
 from app.http.image_input import ImageRefused, Source
 from jobs import images
 from models.clip import Embeddings, Pixels

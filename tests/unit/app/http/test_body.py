@@ -2,9 +2,10 @@
 
 import pytest
 
+from app.clip.schemas import ClassifyRequest, EmbeddingsRequest
 from app.http.body import InvalidBody, LimitExceeded, check_limit, parse_json, validate
 from app.http.multipart import MalformedBody
-from app.schemas import ClassifyRequest, EmbeddingsRequest, JobRequest
+from app.jobs.schemas import JobRequest
 
 
 @pytest.mark.parametrize(

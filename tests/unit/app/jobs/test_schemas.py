@@ -10,10 +10,11 @@ from PIL import Image
 
 from app.http.auth import ANYBODY
 from app.http.body import InvalidBody, LimitExceeded, validate
+from app.http.errors import Fault
 from app.http.image_input import ImageRefused
 from app.jobs.prepare_drawing import prepare, view_generator
+from app.jobs.schemas import JobRequest
 from app.jobs.submit import Prepared
-from app.schemas import Fault, JobRequest
 from app.settings import ApiSettings
 from models import generators
 

@@ -10,9 +10,10 @@ from PIL import Image
 
 from app.http.auth import ANYBODY
 from app.http.body import InvalidBody, validate
+from app.http.errors import Fault
 from app.jobs.prepare_drawing import prepare
+from app.jobs.schemas import JobRequest
 from app.jobs.submit import Prepared
-from app.schemas import Fault, JobRequest
 from app.settings import ApiSettings
 from models.requests.request import Prompt
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from app.http.auth import ANYBODY
 from app.jobs.prepare_drawing import prepare
-from app.schemas import JobRequest
+from app.jobs.schemas import JobRequest
 from app.settings import ApiSettings
 from jobs.queue import draft
 from jobs.record.record import Job, Output

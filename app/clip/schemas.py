@@ -1,13 +1,71 @@
-"""What answers look like on the wire: the contract as pydantic models."""
+"""Requests and answers of the CLIP routes, as pydantic models."""
 
-from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from app.schemas import Fault
-from jobs.job_response import JobAnswer
-from models.weights_io.card import Model
+from app.http.errors import Fault
+from app.http.fields import (
+    AnyItem,
+    ImageData,
+    ItemOrItems,
+    Items,
+    Label,
+    ModelName,
+    RequestModel,
+    Template,
+    TopK,
+)
+
+
+class ClassifyRequest(RequestModel):
+    """Pictures, and the labels to choose from."""
+
+    images: Annotated[list[ImageData], Field(min_length=1)]
+    labels: Annotated[list[Label], Field(min_length=1)]
+    templates: Annotated[list[Template], Field(min_length=1)] | None = None
+    top_k: TopK | None = None
+    model: ModelName | None = None
+
+
+class VectorOptions(RequestModel):
+    """Of which model vectors are, and how they are written."""
+
+    model: ModelName | None = None
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: Annotated[int, Field(ge=1, description="keep the first so many numbers, rescaled")] | None = (
+        None
+    )
+    dtype: Annotated[
+        Literal["float32", "float16"], Field(description="of the numbers, in base64 and .npy files")
+    ] = "float32"
+
+
+class BulkOptions(VectorOptions):
+    """What the query of a bulk request may say."""
+
+    on_error: Annotated[
+        Literal["fail", "skip"],
+        Field(description="whether an item that is refused fails the request, or only has no vector"),
+    ] = "fail"
+
+
+class EmbeddingsRequest(VectorOptions):
+    """Texts and pictures to embed, in OpenAI's shape."""
+
+    input: ItemOrItems
+    user: (
+        Annotated[str, Field(max_length=512, description="OpenAI's clients may say it; not used")] | None
+    ) = None
+
+
+class RankRequest(RequestModel):
+    """A query, and what to rank by how near it is."""
+
+    query: AnyItem
+    candidates: Items
+    top_k: TopK | None = None
+    model: ModelName | None = None
 
 
 class LabelScore(BaseModel):
@@ -83,15 +141,6 @@ class RankAnswer(BaseModel):
     data: list[Ranked]
 
 
-class JobList(BaseModel):
-    """Jobs, newest first."""
-
-    object: Literal["list"] = "list"
-    data: list[JobAnswer]
-    has_more: bool
-    last_id: str | None
-
-
 class ModelAnswer(BaseModel):
     """A CLIP that is served."""
 
@@ -113,65 +162,3 @@ class ModelList(BaseModel):
 
     object: Literal["list"] = "list"
     data: list[ModelAnswer]
-
-
-class GeneratorAnswer(BaseModel):
-    """A way to draw."""
-
-    name: str
-    object: Literal["generator"] = "generator"
-    description: str
-    defaults: dict[str, Any]
-    presets: dict[str, dict[str, dict[str, Any]]] = Field(
-        description="what each of `quality`, `aspect` and `compat` changes of the defaults"
-    )
-    limits: dict[str, Any]
-    model: Model | None = Field(
-        None,
-        description="what it draws with, where that is a model of its own; none: the VQGAN and the guides",
-    )
-    options: dict[str, Any] = Field(description="JSON Schema of a job's options")
-
-
-class GeneratorList(BaseModel):
-    """The ways to draw."""
-
-    object: Literal["list"] = "list"
-    data: list[GeneratorAnswer]
-
-
-class QueueAnswer(BaseModel):
-    """How busy the service is."""
-
-    queued: int
-    running: int
-    workers: list[dict[str, Any]]
-
-
-class DeliveryAnswer(BaseModel):
-    """An event that a webhook is told, and how that went so far."""
-
-    id: str = Field(description="the `webhook-id` of its requests")
-    object: Literal["webhook_delivery"] = "webhook_delivery"
-    event: str
-    status: str = Field(description="pending, delivered, or failed: it is not tried any more")
-    attempts: int
-    created_at: datetime
-    last_attempt_at: datetime | None
-    next_attempt_at: datetime | None
-    response_status: int | None = Field(description="HTTP status of the last attempt")
-    error: str | None = Field(description="why the last attempt failed")
-
-
-class DeliveryList(BaseModel):
-    """What a job's webhook is told, the oldest first."""
-
-    object: Literal["list"] = "list"
-    data: list[DeliveryAnswer]
-
-
-class ReadyAnswer(BaseModel):
-    """Whether the service can do its work, and how each part of it is."""
-
-    status: Literal["ready", "not ready"]
-    parts: dict[str, str]

@@ -1,0 +1,85 @@
+"""Fields that request bodies have in common, as pydantic types."""
+
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+TEXT = {"type": "string", "minLength": 1}
+IMAGE: dict[str, Any] = {
+    "type": "string",
+    "minLength": 1,
+    "description": "data:image/…;base64,… or bare base64 of a JPEG, PNG, WebP, GIF, BMP or TIFF file",
+    "examples": ["data:image/gif;base64,R0lGODdhAQABAIEAAP///wAAAAAAAAAAACwAAAAAAQABAAAIBAABBAQAOw=="],
+}
+ITEM: dict[str, Any] = {
+    "description": "a text, or a text or a picture in an object",
+    "anyOf": [
+        TEXT,
+        *(
+            {"type": "object", "properties": {name: kind}, "required": [name], "additionalProperties": False}
+            for name, kind in (("text", TEXT), ("image", IMAGE))
+        ),
+    ],
+}
+
+
+def _image_data(value: Any) -> str | bytes:
+    if isinstance(value, str | bytes):
+        return value
+    raise PydanticCustomError("image_type", "an image is a string in JSON, a file in a form")
+
+
+ImageData = Annotated[str | bytes, PlainValidator(_image_data), WithJsonSchema(IMAGE)]
+"""Base64 of a file, or, in a form, the file itself."""
+ModelName = Annotated[str, Field(min_length=1, max_length=200, description="a name of GET /v1/models")]
+Label = Annotated[str, Field(min_length=1)]
+Template = Annotated[str, Field(pattern=r"\{label\}", description="a text that holds {label}")]
+TopK = Annotated[int, Field(ge=1, description="how many of the best to answer; all if not said")]
+
+
+class RequestModel(BaseModel):
+    """A request body: what it does not know it refuses."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Item(RequestModel):
+    """A text or a picture; a bare string is a text."""
+
+    text: Annotated[str, Field(min_length=1)] | None = None
+    image: ImageData | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_string_is_a_text(cls, value: Any) -> Any:
+        return {"text": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _text_or_image(self) -> Self:
+        if (self.text is None) == (self.image is None):
+            raise ValueError("say either a text or an image")
+        return self
+
+
+def listed(value: Any) -> Any:
+    """A list of one value, where a request gives the bare value."""
+    return [value] if isinstance(value, str | dict) else value
+
+
+AnyItem = Annotated[Item, WithJsonSchema(ITEM)]
+Items = Annotated[list[AnyItem], Field(min_length=1)]
+ItemOrItems = Annotated[
+    list[Item],
+    Field(min_length=1),
+    BeforeValidator(listed),
+    WithJsonSchema({"anyOf": [*ITEM["anyOf"], {"type": "array", "items": ITEM, "minItems": 1}]}),
+]
