@@ -194,7 +194,8 @@ def problem_of(scope: Scope, error: Exception) -> JSONResponse:
 
 def install(app: FastAPI) -> None:
     """Answer exceptions as problems, the framework's own too."""
-    for kind in (HttpProblem, *_FOREIGN):
+    kinds: list[type[Exception]] = [HttpProblem, *_FOREIGN]
+    for kind in kinds:
         app.add_exception_handler(kind, _answer)
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(RequestValidationError, _answer_validation)
