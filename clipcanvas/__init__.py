@@ -11,9 +11,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from clipcanvas.client.async_client import AsyncClient
     from clipcanvas.client.batches import Many
-    from clipcanvas.client.client import AsyncClient, Client
-    from clipcanvas.client.collection_results import NewImage, QueryPart
+    from clipcanvas.client.client import Client
+    from clipcanvas.client.collections.results import NewImage, QueryPart
     from clipcanvas.client.errors import (
         ApiError,
         ClipcanvasError,
@@ -29,8 +30,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "clipcanvas.client.batches": ("Many",),
-    "clipcanvas.client.client": ("AsyncClient", "Client"),
-    "clipcanvas.client.collection_results": ("NewImage", "QueryPart"),
+    "clipcanvas.client.async_client": ("AsyncClient",),
+    "clipcanvas.client.client": ("Client",),
+    "clipcanvas.client.collections.results": ("NewImage", "QueryPart"),
     "clipcanvas.client.errors": (
         "ApiError",
         "ClipcanvasError",

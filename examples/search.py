@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from clipcanvas import Client
-from clipcanvas.client.indexing import find_pictures, index_folder
+from clipcanvas.client.batches import find_pictures, index_folder
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif"})
 

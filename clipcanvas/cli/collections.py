@@ -45,7 +45,7 @@ def search(
       clipcanvas search holidays "a dog on a beach" --not people
       clipcanvas search holidays cat.jpg --top-k 3 --filter ".year > 1980"
     """
-    from clipcanvas.client.collection_results import QueryPart
+    from clipcanvas.client.collections.results import QueryPart
 
     parts = [_part(item, 1.0) for item in query] + [_part(item, -0.5) for item in without or []]
     with console.connect(url, api_key) as client:

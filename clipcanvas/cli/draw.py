@@ -147,7 +147,7 @@ def follow(job: "ClientJob", output: Path, *, pictures: bool = True) -> "tuple[C
         JobUnsuccessful: it ended without pictures.
     """
     from clipcanvas.cli.terminal.progress import ProgressDisplay
-    from clipcanvas.client.client import write_whole
+    from clipcanvas.client.job import write_whole
 
     preview_path = output.with_name(f"{output.stem}.preview.jpg")
     previewed = False

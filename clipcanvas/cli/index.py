@@ -9,9 +9,9 @@ from clipcanvas.cli.terminal import console
 from clipcanvas.cli.terminal.console import DEFAULT_URL, ApiKey, AsJson, Model, Url
 
 if TYPE_CHECKING:
+    from clipcanvas.client.batches import Outcome
     from clipcanvas.client.client import Client
-    from clipcanvas.client.collection import Collection
-    from clipcanvas.client.indexing import Outcome
+    from clipcanvas.client.collections.collection import Collection
     from clipcanvas.client.results import Job
 
 
@@ -98,7 +98,7 @@ _WORDS = {"added": "added", "replaced": "replaced", "known": "known already"}
 
 
 def _send(there: "Collection", folder: Path, again: bool, batch: int) -> "Outcome":
-    from clipcanvas.client.indexing import find_pictures, index_folder
+    from clipcanvas.client.batches import find_pictures, index_folder
 
     paths = find_pictures(folder, console.IMAGE_SUFFIXES)
     with console.progress_bar(f"indexing into {there.name}", len(paths)) as tell:
@@ -114,7 +114,7 @@ def _asked(sources: dict[str, Any]) -> dict[str, Any]:
 
 def _follow(client: "Client", job: "Job") -> tuple[dict[str, int], dict[str, str]]:
     """Show a job's progress; how many pictures became what, and which were refused, and why."""
-    from clipcanvas.client.waiting import successful
+    from clipcanvas.client.job import successful
 
     try:
         with console.progress_bar(job.id, 100) as tell:

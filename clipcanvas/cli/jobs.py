@@ -154,7 +154,7 @@ def summary(job: "Job") -> str:
 
 def save_outputs(job: "ClientJob", output: Path) -> list[Path]:
     """Write a job's files: the first picture as `output`, all others beside it."""
-    from clipcanvas.client.client import write_whole
+    from clipcanvas.client.job import write_whole
 
     saved: list[Path] = []
     for item in (*job.pictures, *(item for item in job.outputs if item.kind not in ("image", "sidecar"))):
@@ -177,7 +177,7 @@ def check_folder(output: Path) -> None:
 
 def _watch(client: "Client", job_id: str, timeout_s: float | None) -> "ClientJob":
     """`Client.wait` with a bar, where a person sees one."""
-    from clipcanvas.client.waiting import Deadline, successful
+    from clipcanvas.client.job import Deadline, successful
 
     deadline = Deadline(timeout_s)
     longest_s = 1.0 if sys.stderr.isatty() else 60.0

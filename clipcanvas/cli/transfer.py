@@ -58,7 +58,7 @@ def import_(
     Examples:
       clipcanvas collections import holidays.ndjson --collection copy
     """
-    from clipcanvas.client.collection_results import NewImage
+    from clipcanvas.client.collections.results import NewImage
 
     with console.connect(url, api_key) as client, file.open(encoding="utf-8") as lines:
         card = _line(next(lines, ""), file, "name", "model", "count", *BOUND)

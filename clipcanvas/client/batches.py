@@ -1,5 +1,6 @@
 """More pictures than one request may bring: in pieces that fit, past those that the service refuses."""
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -7,10 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from clipcanvas.client import endpoints as calls
-from clipcanvas.client.endpoints import Call, ImageSource
+from clipcanvas.client import endpoints
+from clipcanvas.client.collections import endpoints as collection_endpoints
+from clipcanvas.client.collections.collection import Collection
+from clipcanvas.client.collections.results import Added, NewImage
+from clipcanvas.client.endpoints import ImageSource
 from clipcanvas.client.errors import ApiError
 from clipcanvas.client.results import Classification, Embedding, RefusedItem
+from clipcanvas.client.transport import Call, Flow, Sending
 
 PIECE_ITEMS = 32
 PIECE_BYTES = 16 * 2**20  # of files; base64 makes a third more of them, and a request has at most 32 MiB
@@ -116,6 +121,16 @@ class Batch(Generic[Row]):
         return min(start + self._most, len(self._items))
 
 
+def answered(sending: Sending, batch: Batch[Row]) -> Flow[Many[Row]]:
+    """The flow that sends all requests of a batch."""
+    for call in batch.calls():
+        try:
+            batch.take((yield from sending(call)))
+        except ApiError as error:
+            batch.refuse(error)
+    return batch.outcome
+
+
 def classification(
     images: Sequence[ImageSource],
     labels: Sequence[str],
@@ -134,7 +149,7 @@ def classification(
     """
 
     def ask(some: list[Any]) -> Call[Any]:
-        return calls.classify(some, labels, templates=templates, top_k=top_k, model=model)
+        return endpoints.classify(some, labels, templates=templates, top_k=top_k, model=model)
 
     return Batch(images, lambda image: _content(image, str | os.PathLike), ask, most=most, progress=progress)
 
@@ -150,7 +165,7 @@ def embedding(
     """`embed` for any number of texts and images; `most` and `progress` as for `classify_many`."""
 
     def ask(some: list[Any]) -> Call[Any]:
-        return calls.embed_bulk(some, model=model, dimensions=dimensions)
+        return endpoints.embed_bulk(some, model=model, dimensions=dimensions)
 
     return Batch(
         inputs,
@@ -190,3 +205,68 @@ def _refused(error: ApiError, count: int) -> dict[int, str]:
         return {}
     places = ((_PLACE.match(fault.get("pointer", "")), fault.get("detail", "")) for fault in error.errors)
     return {int(match[1]): str(detail) for match, detail in places if match and int(match[1]) < count}
+
+
+@dataclass
+class Outcome:
+    """What became of the pictures of a folder."""
+
+    added: int = 0
+    known: int = 0  # were there already
+    failed: dict[str, str] = field(default_factory=dict)  # by their ids, and why
+
+
+def find_pictures(folder: Path, suffixes: frozenset[str]) -> list[Path]:
+    """The pictures below a folder, in order; hidden files and folders are left out."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in suffixes
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+
+
+def index_folder(
+    collection: Collection,
+    folder: Path,
+    paths: Sequence[Path],
+    *,
+    again: bool = False,
+    batch: int = PIECE_ITEMS,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Outcome:
+    """Add pictures under their paths in the folder, `a/b.jpg`, with their metadata.
+
+    The metadata of `a/b.jpg` are what a file `a/b.json` beside it holds, if it is there.
+
+    Args:
+        again: also those that the collection has already.
+        progress: is told how many are done after each batch.
+    """
+    ids = {path: path.relative_to(folder).as_posix() for path in paths}
+    known = set() if again else {image.id for image in collection.every_image()}
+    missing = [path for path in paths if ids[path] not in known]
+    n_known = len(paths) - len(missing)
+    progress(n_known)
+    adding = Batch[Added](
+        missing,
+        lambda path: NewImage(path.read_bytes(), id=ids[path], metadata=_metadata(path)),
+        lambda images: collection_endpoints.add(collection.name, images),
+        most=batch,
+        progress=lambda done: progress(n_known + done),
+    )
+    many = collection.transport.run(answered(collection.transport.sending, adding))
+    failed = {ids[missing[place]]: why for place, why in many.failed.items()}
+    return Outcome(added=len(missing) - len(failed), known=n_known, failed=failed)
+
+
+def _metadata(path: Path) -> dict[str, object]:
+    try:
+        text = path.with_suffix(".json").read_text("utf-8")
+    except FileNotFoundError:
+        return {}
+    metadata = json.loads(text)
+    if not isinstance(metadata, dict):
+        raise ValueError(f"{path.with_suffix('.json').name} holds no object")
+    return metadata

@@ -1,12 +1,17 @@
-"""Server-sent events: bytes to events, and where to go on when a connection drops."""
+"""The events of a job: bytes to events, and where to go on when a connection drops."""
 
+import asyncio
 import json
 import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, closing
 
 import httpx
 
+from clipcanvas.client import endpoints
 from clipcanvas.client.errors import ApiError, ClipcanvasError, Unreachable
 from clipcanvas.client.results import Event
+from clipcanvas.client.transport import AsyncTransport, Transport
 
 
 class EventFeed:
@@ -92,3 +97,34 @@ class EventFeed:
     def _start_fields(self) -> None:
         self._type = "message"
         self._data: list[str] = []
+
+
+def follow(transport: Transport, job_id: str, after: str | None) -> Iterator[Event]:
+    """The events of a job after one of them, over as many connections as it takes."""
+    feed = EventFeed(transport.url, after)
+    while not feed.ended:
+        error: httpx.HTTPError | ApiError | None = None
+        try:
+            with closing(transport.stream(endpoints.events(job_id), feed.headers())) as chunks:
+                for chunk in chunks:
+                    yield from feed.read(chunk)
+        except (httpx.HTTPError, ApiError) as caught:
+            error = caught
+        if not feed.ended:
+            time.sleep(feed.pause_after(error))
+
+
+async def follow_async(transport: AsyncTransport, job_id: str, after: str | None) -> AsyncIterator[Event]:
+    """As `follow`."""
+    feed = EventFeed(transport.url, after)
+    while not feed.ended:
+        error: httpx.HTTPError | ApiError | None = None
+        try:
+            async with aclosing(transport.stream(endpoints.events(job_id), feed.headers())) as chunks:
+                async for chunk in chunks:
+                    for event in feed.read(chunk):
+                        yield event
+        except (httpx.HTTPError, ApiError) as caught:
+            error = caught
+        if not feed.ended:
+            await asyncio.sleep(feed.pause_after(error))

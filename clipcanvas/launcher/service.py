@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clipcanvas.client.client import AsyncClient
+from clipcanvas.client.async_client import AsyncClient
 from clipcanvas.client.errors import ClipcanvasError
 from clipcanvas.launcher import redis_server
 from clipcanvas.launcher.child_process import Child, GaveUp

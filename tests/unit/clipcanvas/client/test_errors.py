@@ -39,7 +39,7 @@ def call(request: pytest.FixtureRequest) -> Caller:
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clipcanvas.client.retries.FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr("clipcanvas.client.transport.FIRST_PAUSE_S", 0.02)
 
 
 class Scripted:

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from clipcanvas.client import collection_results as results
-from clipcanvas.client.endpoints import Call, ImageSource, _given, _reader, _text_or_image, encode_image
+from clipcanvas.client.collections import results
+from clipcanvas.client.endpoints import ImageSource, encode_image, given, reader, text_or_image
 from clipcanvas.client.results import Job
+from clipcanvas.client.transport import Call
 
 Query = Any
 """A `str` is a text; a path, bytes or a PIL image is an image; or a `QueryPart`, or a list of all these."""
@@ -16,7 +17,7 @@ Query = Any
 
 def collections() -> Call[results.CollectionCards]:
     """The caller's collections."""
-    return Call("GET", "/v1/collections", _reader(results.CollectionCards))
+    return Call("GET", "/v1/collections", reader(results.CollectionCards))
 
 
 def create(
@@ -28,24 +29,16 @@ def create(
     ef_construction: int | None = None,
     thumbnails: bool | None = None,
 ) -> Call[results.CollectionCard]:
-    """Make the collection, unless it is there already.
-
-    Args:
-        model: the CLIP that it is bound to; without, the service's first.
-        quantization: q8, none or binary: how vectors are kept.
-        m: links of a vector in the index.
-        ef_construction: candidates looked at when a vector is linked.
-        thumbnails: keep small pictures, which `reindex` needs.
-    """
-    asked = _given(
+    """Make the collection, unless it is there already."""
+    body = given(
         model=model, quantization=quantization, m=m, ef_construction=ef_construction, thumbnails=thumbnails
     )
-    return Call("PUT", _path(name), _reader(results.CollectionCard), json=asked)
+    return Call("PUT", _path(name), reader(results.CollectionCard), json=body)
 
 
 def info(name: str) -> Call[results.CollectionCard]:
     """What the collection is, and how many images it holds."""
-    return Call("GET", _path(name), _reader(results.CollectionCard))
+    return Call("GET", _path(name), reader(results.CollectionCard))
 
 
 def delete(name: str) -> Call[None]:
@@ -56,32 +49,27 @@ def delete(name: str) -> Call[None]:
 def add(
     name: str, images: Sequence[results.NewImage | ImageSource], *, model: str | None = None
 ) -> Call[results.AddedImages]:
-    """Add images, or replace those whose ids are there.
-
-    Args:
-        images: at most 64 pictures (the service's setting), or 1,000 vectors.
-        model: if said, the service checks that the collection is of this one.
-    """
-    body = {"images": [_new_image(image) for image in images]} | _given(model=model)
-    return Call("POST", f"{_path(name)}/images", _reader(results.AddedImages), json=body)
+    """Add images, or replace those whose ids are there."""
+    body = {"images": [_new_image(image) for image in images]} | given(model=model)
+    return Call("POST", f"{_path(name)}/images", reader(results.AddedImages), json=body)
 
 
 def images(name: str, *, limit: int = 100, after: str | None = None) -> Call[results.ImagePage]:
     """A page of images, in order of their ids; `after` is the last id of the page before."""
-    query = {"limit": limit} | _given(after=after)
-    return Call("GET", f"{_path(name)}/images", _reader(results.ImagePage), query=query)
+    query = {"limit": limit} | given(after=after)
+    return Call("GET", f"{_path(name)}/images", reader(results.ImagePage), query=query)
 
 
 def image(name: str, image_id: str, *, vector: bool = False) -> Call[results.CollectionImage]:
-    """What is kept of an image, with its vector if asked."""
+    """What is kept of an image, with its vector if body."""
     query = {"vector": "true"} if vector else {}
-    return Call("GET", _image_path(name, image_id), _reader(results.CollectionImage), query={**query})
+    return Call("GET", _image_path(name, image_id), reader(results.CollectionImage), query={**query})
 
 
 def describe(name: str, image_id: str, metadata: Mapping[str, Any]) -> Call[results.CollectionImage]:
     """Replace an image's metadata; its vector stays."""
     body = {"metadata": dict(metadata)}
-    return Call("PATCH", _image_path(name, image_id), _reader(results.CollectionImage), json=body)
+    return Call("PATCH", _image_path(name, image_id), reader(results.CollectionImage), json=body)
 
 
 def remove(name: str, image_id: str) -> Call[None]:
@@ -106,18 +94,10 @@ def search(
     exact: bool = False,
     model: str | None = None,
 ) -> Call[results.Hits]:
-    """Find the images nearest to a query.
-
-    Args:
-        query: a text, a picture, a `QueryPart`, or a list of these whose weighted sum is looked for.
-        filter: an expression over the metadata, such as `.year > 1980 and .kind == "cat"`.
-        min_similarity: least cosine.
-        effort: candidates that the index looks at.
-        exact: look at every image.
-    """
-    asked = _how(top_k, filter, min_similarity, effort, exact, model)
-    body = {"query": _query(query), **asked}
-    return Call("POST", f"{_path(name)}/search", _reader(results.Hits), json=body)
+    """Find the images nearest to a query."""
+    body = _how(top_k, filter, min_similarity, effort, exact, model)
+    body = {"query": _query(query), **body}
+    return Call("POST", f"{_path(name)}/search", reader(results.Hits), json=body)
 
 
 def search_all(
@@ -132,9 +112,9 @@ def search_all(
     model: str | None = None,
 ) -> Call[results.HitsOfQueries]:
     """`search` for several queries in one request."""
-    asked = _how(top_k, filter, min_similarity, effort, exact, model)
-    body = {"queries": [_query(query) for query in queries], **asked}
-    return Call("POST", f"{_path(name)}/search", _reader(results.HitsOfQueries), json=body)
+    body = _how(top_k, filter, min_similarity, effort, exact, model)
+    body = {"queries": [_query(query) for query in queries], **body}
+    return Call("POST", f"{_path(name)}/search", reader(results.HitsOfQueries), json=body)
 
 
 def classify(
@@ -145,33 +125,27 @@ def classify(
     top_k: int | None = None,
     min_probability: float | None = None,
 ) -> Call[results.LabelCounts]:
-    """Say which label fits each image of the collection best.
-
-    Args:
-        templates: sentences with `{label}` in them; without, the model's own.
-        top_k: examples of each label.
-        min_probability: images whose best label is less likely get none.
-    """
-    body = {"labels": list(labels)} | _given(
+    """Say which label fits each image of the collection best."""
+    body = {"labels": list(labels)} | given(
         templates=templates and list(templates), top_k=top_k, min_probability=min_probability
     )
-    return Call("POST", f"{_path(name)}/classify", _reader(results.LabelCounts), json=body)
+    return Call("POST", f"{_path(name)}/classify", reader(results.LabelCounts), json=body)
 
 
 def duplicates(
     name: str, *, threshold: float = 0.95, limit: int = 1000, after: str | None = None
 ) -> Call[results.DuplicatesPage]:
     """Pairs of images with at least that similarity, looked for from `limit` images after `after`."""
-    query: dict[str, Any] = {"threshold": threshold, "limit": limit} | _given(after=after)
-    return Call("GET", f"{_path(name)}/duplicates", _reader(results.DuplicatesPage), query=query)
+    query: dict[str, Any] = {"threshold": threshold, "limit": limit} | given(after=after)
+    return Call("GET", f"{_path(name)}/duplicates", reader(results.DuplicatesPage), query=query)
 
 
 def reindex(
     name: str, source: str, *, after: str | None = None, limit: int | None = None
 ) -> Call[results.ReindexPage]:
     """Embed thumbnails of another collection with this one's model, `limit` of them after `after`."""
-    body = {"source": source} | _given(after=after, limit=limit)
-    return Call("POST", f"{_path(name)}/reindex", _reader(results.ReindexPage), json=body)
+    body = {"source": source} | given(after=after, limit=limit)
+    return Call("POST", f"{_path(name)}/reindex", reader(results.ReindexPage), json=body)
 
 
 def index(
@@ -186,30 +160,22 @@ def index(
     metadata: Mapping[str, str] | None = None,
     idempotency_key: str | None = None,
 ) -> Call[Job]:
-    """Ask the service to add many pictures by itself; the answer is the job that does it.
-
-    Args:
-        folder: one that the service may index: a name of its setting, and a path below it.
-        urls: addresses, or mappings of `url`, `id` and `metadata`.
-        archive: path of a tar here, which is sent; webhook and metadata cannot go with it.
-        replace: add those that are there already, too.
-        idempotency_key: as that of `create_job`.
-    """
-    asked: dict[str, Any] = {"type": "index", "collection": name}
-    asked |= _given(folder=folder, urls=urls and list(urls), priority=priority)
-    asked |= _given(webhook=webhook and dict(webhook), metadata=metadata and dict(metadata))
-    asked |= {"replace": True} if replace else {}
+    """Ask the service to add many pictures by itself; the answer is the job that does it."""
+    body: dict[str, Any] = {"type": "index", "collection": name}
+    body |= given(folder=folder, urls=urls and list(urls), priority=priority)
+    body |= given(webhook=webhook and dict(webhook), metadata=metadata and dict(metadata))
+    body |= {"replace": True} if replace else {}
     headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
     if archive is None:
-        return Call("POST", "/v1/jobs", _reader(Job), json=asked, headers=headers)
+        return Call("POST", "/v1/jobs", reader(Job), json=body, headers=headers)
     file = Path(archive)
     headers |= {"Content-Type": "application/x-tar", "Content-Length": str(file.stat().st_size)}
-    return Call("POST", "/v1/jobs", _reader(Job), query=asked, file=file, headers=headers)
+    return Call("POST", "/v1/jobs", reader(Job), query=body, file=file, headers=headers)
 
 
 def index_report(job_id: str) -> Call[results.IndexReport]:
     """What became of the pictures of a job that indexed."""
-    return Call("GET", f"/v1/jobs/{quote(job_id)}/outputs/report.json", _reader(results.IndexReport))
+    return Call("GET", f"/v1/jobs/{quote(job_id)}/outputs/report.json", reader(results.IndexReport))
 
 
 def export(name: str) -> Call[None]:
@@ -227,7 +193,7 @@ def _image_path(name: str, image_id: str) -> str:
 
 def _new_image(image: results.NewImage | ImageSource) -> dict[str, Any]:
     new = image if isinstance(image, results.NewImage) else results.NewImage(image)
-    return _given(
+    return given(
         image=None if new.image is None else encode_image(new.image),
         vector=_vector(new.vector),
         id=new.id,
@@ -244,7 +210,7 @@ def _how(
     exact: bool,
     model: str | None,
 ) -> dict[str, Any]:
-    said = _given(filter=filter, min_similarity=min_similarity, effort=effort, model=model)
+    said = given(filter=filter, min_similarity=min_similarity, effort=effort, model=model)
     return {"top_k": top_k, **({"exact": True} if exact else {}), **said}
 
 
@@ -255,8 +221,8 @@ def _query(query: Query) -> Any:
 
 def _part(part: Any) -> dict[str, Any]:
     if not isinstance(part, results.QueryPart):
-        return {**_text_or_image(part)}
-    return _given(
+        return {**text_or_image(part)}
+    return given(
         text=part.text,
         image=None if part.image is None else encode_image(part.image),
         id=part.id,
