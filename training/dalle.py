@@ -20,9 +20,10 @@ from models.networks.vqgan import load_prior
 from models.networks.vqgan.vqgan_model import Vqgan
 from models.weights_io import load_tensors, save_tensors, sha256_of
 from models.weights_io.card import WEIGHTS
-from training import loop, pictures
-from training.batches import COLORS, Album, color_names, hues_turned, moved
-from training.evaluate import load_vqgan
+from training.data import images as pictures
+from training.data.batches import COLORS, Album, color_names, hues_turned, moved
+from training.evaluate.encode import load_vqgan
+from training.nets import loop
 from training.prior import on_white
 
 FILE = "model.safetensors"

@@ -24,9 +24,11 @@ from rich.progress import track
 from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
 
-from training import captions, kinds, loop, network, packages, sets, trunk
-from training.batches import Album
 from training.clip import bank
+from training.data import captions, kinds, packages, sets
+from training.data.batches import Album
+from training.nets import clip_network as network
+from training.nets import loop, trunk
 
 VENDORS = ["openclipart"]
 _MADE_UP = 0.7  # share of features

@@ -19,9 +19,9 @@ from models.networks.prior import Prior
 from models.networks.vqgan.vqgan_model import Vqgan
 from models.weights_io import load_tensors
 from models.weights_io.card import WEIGHTS
-from training import loop
-from training.batches import COLORS, Album, color_names, hues_turned, over
-from training.evaluate import load_vqgan
+from training.data.batches import COLORS, Album, color_names, hues_turned, over
+from training.evaluate.encode import load_vqgan
+from training.nets import loop
 
 FILE = "model.safetensors"
 VENDORS = ("noto", "noto-v1", "twemoji", "emojione", "fluent-emoji", "fluent-emoji-flat")

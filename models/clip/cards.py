@@ -44,7 +44,9 @@ class ClipCard:
     )
     weight_bytes: int | None = None  # in fp32
     needs_fp32: bool = False  # 16 bits turn some of its embeddings; a `dtype` of auto leaves it in fp32
-    view_bytes: int | None = None  # what a view keeps in fp32 for the way back: python -m benchmarks.memory
+    view_bytes: int | None = (
+        None  # what a view keeps in fp32 for the way back: python -m benchmarks.drawing.memory
+    )
 
     @property
     def scheme(self) -> str:

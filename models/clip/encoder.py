@@ -27,7 +27,7 @@ from models.weights_io import WeightsMissing, WeightsUnusable, read_sums, verify
 from models.weights_io.card import how_to_fetch
 
 # Pictures and texts that one forward takes; more go through in pieces. On a CPU more gain nothing
-# (`benchmarks.clip_speed`), take memory, and let others wait.
+# (`benchmarks.clip.clip_speed`), take memory, and let others wait.
 MAX_IMAGES_CPU = 8
 MAX_TEXTS_CPU = 64
 MAX_BATCH = 256
@@ -232,7 +232,7 @@ def load_network(
 
     Args:
         fold: its batch norms into its convolutions. That saves a fifth of the time, a third of that forth and
-            back (`benchmarks.folding`), and moves an embedding by no more than the rounding of fp32 does.
+            back, and moves an embedding by no more than the rounding of fp32 does.
     """
     return _load(name, weights, device, dtype, fold=fold)[0]
 

@@ -158,7 +158,7 @@ def test_the_pictures_of_the_concepts_are_drawn(tmp_path: Path, monkeypatch: pyt
 def test_a_contact_sheet_is_drawn(tmp_path: Path) -> None:
     sheet = tmp_path / "sheet.png"
     small = ["--generator", "gradient", "--size", "32"]
-    told = printed_by([sys.executable, "-m", "benchmarks.contact_sheet", str(sheet), *small])
+    told = printed_by([sys.executable, "-m", "benchmarks.drawing.contact_sheet", str(sheet), *small])
     assert told.count("32x32") == 8
     with Image.open(sheet) as drawn:
         assert drawn.width == 4 * 192

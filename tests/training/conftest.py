@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from training import pictures, sets
-from training.batches import Album
+from training.data import images, sets
+from training.data.batches import Album
 
 SHAPES = {
     "red circle": '<circle cx="8" cy="8" r="6" fill="#d22"/>',
@@ -22,16 +22,16 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     disc = svg('<circle cx="8" cy="8" r="3" fill="#d22"/>')
     ring = svg('<circle cx="8" cy="8" r="5" fill="none" stroke="#528" stroke-width="2"/>')
     for chosen in sets.BY_NAME.values():
-        rows = [pictures.Drawing(pictures.Caption("red circle"), disc)]
+        rows = [images.Drawing(images.Caption("red circle"), disc)]
         if chosen.name == "noto":
-            rows = [pictures.Drawing(pictures.Caption(name), svg(body)) for name, body in SHAPES.items()]
+            rows = [images.Drawing(images.Caption(name), svg(body)) for name, body in SHAPES.items()]
         elif chosen.name == "openmoji":
-            rows.append(pictures.Drawing(pictures.Caption("purple ring"), ring))
+            rows.append(images.Drawing(images.Caption("purple ring"), ring))
         elif chosen.name == "tuxpaint":
-            rows = [pictures.Drawing(pictures.Caption("ring", ("animals", "birds"), is_photo=True), ring)]
-        pictures.render(rows, folder / chosen.name)
+            rows = [images.Drawing(images.Caption("ring", ("animals", "birds"), is_photo=True), ring)]
+        images.render(rows, folder / chosen.name)
     twins = {chosen.name: [] if chosen.name == "noto" else [0] for chosen in sets.TRAINING}
-    (folder / "twins.json").write_text(pictures.json.dumps(twins))
+    (folder / "twins.json").write_text(images.json.dumps(twins))
     (folder / "keywords.json").write_text('{"red circle": ["disc"]}')
     return folder
 

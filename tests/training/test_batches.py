@@ -2,7 +2,7 @@
 
 import torch
 
-from training.batches import COLORS, Album, color_names, hues_turned, moved, over
+from training.data.batches import COLORS, Album, color_names, hues_turned, moved, over
 
 
 def test_only_pictures_of_training_are_drawn(album: Album) -> None:

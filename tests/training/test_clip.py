@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from models import clip as clips
-from training import captions, clip, loop, network
-from training.batches import Album
+from training import clip
+from training.data import captions
+from training.data.batches import Album
+from training.nets import clip_network, loop
 
 SIZE = 32
 
@@ -19,13 +21,13 @@ SIZE = 32
 def thin(monkeypatch: pytest.MonkeyPatch) -> None:
     """A text tower of one narrow layer: the checkpoints of the whole one are large."""
     for name, value in {"width": 32, "heads": 2, "layers": 1}.items():
-        monkeypatch.setitem(network.TEXT, name, value)
+        monkeypatch.setitem(clip_network.TEXT, name, value)
 
 
-def run(folder: Path, album: Album, steps: int, **settings: bool) -> tuple[network.CLIP, clip.Bank]:
+def run(folder: Path, album: Album, steps: int, **settings: bool) -> tuple[clip_network.CLIP, clip.Bank]:
     rng = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
-    learner = network.build(SIZE)
+    learner = clip_network.build(SIZE)
     names = clip.bank(learner, [caption.name for caption in album.captions])
     clip.train(
         learner,
@@ -49,7 +51,7 @@ def test_it_learns_which_caption_is_whose(
     column = header.split(",").index("bank")
     losses = [float(row.split(",")[column]) for row in rows]
     assert losses[-1] < 0.9 * losses[0]
-    network.write(learner, tmp_path / "written", SIZE)
+    clip_network.write(learner, tmp_path / "written", SIZE)
     served = clips.load(f"local-dir:{tmp_path / 'written'}", tmp_path)
     assert (served.dimension, served.image_size, served.context_length) == (640, SIZE, 32)
 
@@ -80,7 +82,7 @@ def test_texts_can_keep_their_embeddings(album: Album, tmp_path: Path) -> None:
 
 
 def test_class_scores_become_embeddings_of_names() -> None:
-    learner = network.build(SIZE).eval()
+    learner = clip_network.build(SIZE).eval()
     known = timm.create_model("tf_efficientnet_lite0").eval()
     fox = open_clip.IMAGENET_CLASSNAMES.index("red fox")
     torch.nn.init.zeros_(known.classifier.weight)
@@ -89,7 +91,7 @@ def test_class_scores_become_embeddings_of_names() -> None:
     clip.know_imagenet(learner, known, 0.8, 6)
     names = clip.bank(learner, ["red fox", "teapot", "castle"])
     with torch.inference_mode():
-        seen = network.encode_images(learner, torch.rand(1, 3, SIZE, SIZE))
+        seen = clip_network.encode_images(learner, torch.rand(1, 3, SIZE, SIZE))
     assert (seen @ names.embeddings.T).argmax() == 0
 
 

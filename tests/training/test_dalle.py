@@ -11,9 +11,10 @@ from models.networks.shared_networks import Networks
 from models.requests.network_names import NetworkNames
 from models.requests.prompts import COLORS
 from models.weights_io import load_tensors
-from training import dalle, loop
-from training.batches import Album
-from training.evaluate import load_vqgan
+from training import dalle
+from training.data.batches import Album
+from training.evaluate.encode import load_vqgan
+from training.nets import loop
 
 
 @pytest.fixture(scope="module")

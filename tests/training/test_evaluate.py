@@ -14,8 +14,10 @@ from safetensors.torch import save_file
 from models import clip as clips
 from models.networks import vqgan as vqgans
 from models.weights_io.card import WEIGHTS
-from training import evaluate, held_out, trunk
-from training.measures import accuracy, perplexity, psnr, recall
+from training.evaluate import __main__ as evaluate
+from training.evaluate import held_out
+from training.evaluate.measures import accuracy, perplexity, psnr, recall
+from training.nets import trunk
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from open_clip import IMAGENET_CLASSNAMES
 from torch import Tensor, nn
 
-from training import gates, kinds, loop, network
+from training import gates
 from training.clip import bank
+from training.data import kinds
+from training.nets import clip_network, loop
 
 CLASSES, FEATURES, DIMENSION = 6, 16, 8
 
@@ -129,7 +131,7 @@ def test_it_begins_with_a_gate_for_each_class_that_gives_way_to_all(
 
 
 def test_a_class_means_its_name_and_something_of_its_kinds_and_of_what_its_photos_show() -> None:
-    learner = network.build(32).eval()
+    learner = clip_network.build(32).eval()
     members = torch.zeros(1000, 2)
     members[IMAGENET_CLASSNAMES.index("goldfish")] = 1
     members[:99, 0] = 1

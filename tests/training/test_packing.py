@@ -12,7 +12,7 @@ from models.clip.cards import find_card
 from models.clip.parts import tensors_of, write_whole
 from models.weights_io import load_tensors, save_tensors
 from models.weights_io.card import WEIGHTS
-from training import network
+from training.nets import clip_network
 from training.packing import WORDS, WordsDiffer, ship
 
 
@@ -71,11 +71,11 @@ def test_training_begins_with_a_card_as_with_a_folder(trained: Path) -> None:
     texts = [[49406, 320, 2368, 49407]]
     found = []
     for start in (Path("demo-icons"), trained / "clip-icons"):
-        learner = network.build(128)
-        network.read(learner, start)
-        found.append(network.encode_texts(learner.eval(), texts))
+        learner = clip_network.build(128)
+        clip_network.read(learner, start)
+        found.append(clip_network.encode_texts(learner.eval(), texts))
     assert torch.equal(*found)
-    assert not torch.equal(found[0], network.encode_texts(network.build(128).eval(), texts))
+    assert not torch.equal(found[0], clip_network.encode_texts(clip_network.build(128).eval(), texts))
 
 
 def test_clips_with_other_words_are_refused(trained: Path, tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 from models.networks import vqgan as vqgans
 from models.networks.prior import Prior
 from models.weights_io.card import WEIGHTS
-from training import loop, prior
-from training.batches import Album
+from training import prior
+from training.data.batches import Album
+from training.nets import loop
 
 
 def found() -> prior.Pairs:

@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from open_clip.tokenizer import SimpleTokenizer
 
-from training import loop, network, text, words
+from training import text
+from training.data import words
+from training.nets import clip_network, loop
 
 WORDS = [
     "cat",
@@ -30,7 +32,7 @@ WORDS = [
 def thin(monkeypatch: pytest.MonkeyPatch) -> None:
     """A text tower of one narrow layer: the checkpoints of the whole one are large."""
     for name, value in {"width": 32, "heads": 2, "layers": 1}.items():
-        monkeypatch.setitem(network.TEXT, name, value)
+        monkeypatch.setitem(clip_network.TEXT, name, value)
 
 
 def found() -> text.Texts:
@@ -39,10 +41,10 @@ def found() -> text.Texts:
     return text.Texts(WORDS, torch.ones(len(WORDS)), rows)
 
 
-def run(folder: Path, steps: int) -> network.CLIP:
+def run(folder: Path, steps: int) -> clip_network.CLIP:
     rng = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
-    learner = network.build(image_size=32)
+    learner = clip_network.build(image_size=32)
     text.train(learner, found(), folder, rng, steps=steps, batch=8, precision="fp32")
     return learner
 
@@ -52,12 +54,12 @@ def test_it_learns_the_teachers_embeddings(tmp_path: Path, monkeypatch: pytest.M
     learner = run(tmp_path, 60)
     cosines = [float(row.split(",")[1]) for row in (tmp_path / loop.LOG).read_text().splitlines()[1:]]
     assert cosines[-1] > cosines[0] + 0.05
-    network.write(learner, tmp_path, image_size=32)
-    again = network.build(image_size=32)
-    network.read(again, tmp_path)
+    clip_network.write(learner, tmp_path, image_size=32)
+    again = clip_network.build(image_size=32)
+    clip_network.read(again, tmp_path)
     ids = [text.marked(SimpleTokenizer(), SimpleTokenizer().encode("cat"))]
     torch.testing.assert_close(
-        network.encode_texts(again, ids), network.encode_texts(learner, ids), atol=5e-3, rtol=0
+        clip_network.encode_texts(again, ids), clip_network.encode_texts(learner, ids), atol=5e-3, rtol=0
     )
 
 
@@ -82,13 +84,13 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
 
 
 def test_texts_are_encoded_as_open_clip_encodes_them() -> None:
-    learner = network.build(image_size=32).eval()
-    tokenizer = SimpleTokenizer(context_length=network.CONTEXT)
+    learner = clip_network.build(image_size=32).eval()
+    tokenizer = SimpleTokenizer(context_length=clip_network.CONTEXT)
     texts = ["a cat", "a small red car on a white background"]
     ids = [text.marked(tokenizer, tokenizer.encode(one)) for one in texts]
     with torch.inference_mode():
         expected = F.normalize(learner.encode_text(tokenizer(texts)), dim=-1)
-        torch.testing.assert_close(network.encode_texts(learner, ids), expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(clip_network.encode_texts(learner, ids), expected, atol=1e-5, rtol=0)
 
 
 def test_nouns_of_wordnet_are_those_one_can_see(tmp_path: Path) -> None:

@@ -12,8 +12,10 @@ from torch import Tensor
 from models.networks.vqgan import Ddconfig, VqganConfig
 from models.networks.vqgan.vqgan_model import Vqgan
 from models.weights_io.card import WEIGHTS
-from training import loop, textures, trunk, vqgan
-from training.batches import Album
+from training import vqgan
+from training.data import textures
+from training.data.batches import Album
+from training.nets import loop, trunk
 
 TINY = VqganConfig(
     embed_dim=8,
@@ -159,5 +161,5 @@ def test_some_of_the_pictures_have_textures(album: Album) -> None:
 
 
 def test_a_missing_package_is_named() -> None:
-    with pytest.raises(trunk.PackageNotInstalled, match=r"training/requirements\.txt"):
+    with pytest.raises(trunk.PackageNotInstalled, match=r"training/data/requirements\.txt"):
         trunk.packaged("not_a_package", "file")

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.memory import drawing, measure_drawing, measure_guide, measure_vqgan
+from benchmarks.drawing.memory import drawing, measure_drawing, measure_guide, measure_vqgan
 from models.catalog.memory import HEADROOM, RUNTIME, predict
 from models.clip.cards import find_card
 from models.generators import find

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from kornia import enhance
 
-from benchmarks import reference
+from benchmarks.drawing import reference
 from models.cutouts.augmentations import blot, shade, soften, tint
 from models.cutouts.crops import augmented_crops, random_crops
 from models.cutouts.cutouts import cutouts_of, near_and_wide_views, pooled_views

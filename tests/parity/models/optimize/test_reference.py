@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from benchmarks import reference
+from benchmarks.drawing import reference
 from models.generators import complete
 from models.generators.vqgan_clip import VqganClip
 from models.networks.shared_networks import Networks

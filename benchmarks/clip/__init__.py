@@ -1,0 +1,1 @@
+"""How fast CLIP is: alone, over HTTP, beside other servers."""

@@ -1,0 +1,1 @@
+"""How fast a drawing is made, in how much memory, beside a plain loop."""

@@ -1,0 +1,1 @@
+"""What the queue, the workers and the collections cost."""

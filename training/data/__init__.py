@@ -1,0 +1,1 @@
+"""Images, captions, names and batches that the networks learn from. Imports no other room of training."""

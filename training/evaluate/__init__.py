@@ -1,0 +1,1 @@
+"""Measures of a CLIP or a VQGAN on a folder of images. May import training.data and training.nets."""
