@@ -11,11 +11,9 @@ import anyio.to_thread
 import redis.asyncio
 from fastapi import Depends, Request
 
-from app.clip.registry import Clips
 from app.http.auth import Caller, Keys
+from app.http.concurrency import StreamSlots
 from app.http.errors import Answer, HttpProblem
-from app.http.streams import StreamSlots
-from app.jobs.schemas import GeneratorAnswer
 from app.metrics import Metrics
 from app.settings import ApiSettings
 from jobs.queue import JobQueue
@@ -38,7 +36,7 @@ class QueueUnavailable(HttpProblem):
 
 @dataclass(frozen=True)
 class Resources:
-    """What a running API holds. The CLIPs load while the job routes already serve."""
+    """What a running API holds besides its models."""
 
     settings: ApiSettings
     queue: JobQueue
@@ -49,8 +47,6 @@ class Resources:
     )  # of its own: a vector Redis that hangs takes no thread of the queue's
     events: redis.asyncio.Redis
     store: Store
-    clips: Clips
-    generators: tuple[GeneratorAnswer, ...]
     pool: Executor
     keys: Keys
     metrics: Metrics
@@ -128,6 +124,11 @@ async def _jobs_caller(caller: AnyCaller) -> Caller:
     return caller
 
 
+async def _settings(resources: InUse) -> ApiSettings:
+    return resources.settings
+
+
+SettingsInUse = Annotated[ApiSettings, Depends(_settings)]
 ClipCaller = Annotated[Caller, Depends(_clip_caller)]
 CollectionsCaller = Annotated[Caller, Depends(_collections_caller)]
 JobsCaller = Annotated[Caller, Depends(_jobs_caller)]

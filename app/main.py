@@ -8,25 +8,21 @@ from typing import TypedDict
 
 import anyio
 from fastapi import FastAPI
-from starlette.datastructures import Headers
-from starlette.types import Scope
 
 import models.clip
 from app.clip import routes
-from app.clip.bulk_parsers import is_bulk
-from app.clip.registry import LoadClip, open_clips, open_pool
+from app.clip.registry import Clips, LoadClip, open_clips, open_pool
 from app.collections import routes as collections
 from app.compat import openai_routes, weaviate_immich
 from app.dependencies import Resources
 from app.http import errors
 from app.http.auth import Keys
-from app.http.body import MULTIPART, content_type
-from app.http.errors import Overloaded
-from app.http.middleware import BodyLimit, BodyRule, RequestContext
-from app.http.streams import StreamSlots
+from app.http.body_parameter import body_readers
+from app.http.concurrency import StreamSlots
+from app.http.middleware import BodyLimit, RequestContext
 from app.jobs import routes as jobs
 from app.jobs.prepare_drawing import view_generator
-from app.jobs.prepare_index_job import is_archive
+from app.jobs.schemas import GeneratorAnswer
 from app.metrics import Metrics
 from app.settings import ApiSettings
 from app.site import docs, health, openapi, page
@@ -44,10 +40,8 @@ class State(TypedDict):
     """What the lifespan gives to every request."""
 
     resources: Resources
-
-
-_OF_PICTURES = frozenset({"/v1/classify", "/v1/embeddings"})
-_LONG_FORM = 65_536  # bytes; a longer one has pictures, as good as always
+    clips: Clips
+    generators: list[GeneratorAnswer]
 
 
 def create_app(
@@ -92,16 +86,16 @@ def create_app(
                     vector_calls=anyio.CapacityLimiter(VECTOR_CALLS),
                     events=events,
                     store=open_store(settings.store),
-                    clips=clips,
-                    # here, so that a card that cannot be read stops the start and not a request
-                    generators=tuple(view_generator(name, settings) for name in settings.generators),
                     pool=pool,
                     keys=Keys(settings.api_keys),
                     metrics=metrics,
                     streams=StreamSlots(settings.max_streams_per_caller, metrics),
                     waits=asyncio.Semaphore(settings.max_waits),
                     stopping=stopping or asyncio.Event(),
-                )
+                ),
+                clips=clips,
+                # here, so that a card that cannot be read stops the start and not a request
+                generators=[view_generator(name, settings) for name in settings.generators],
             )
 
     app = FastAPI(
@@ -131,33 +125,8 @@ def create_app(
     # the one added last is the outermost
     app.add_middleware(
         BodyLimit,
-        rule=partial(_body_rule, settings),
-        max_held_bytes=settings.max_held_bytes,
-        idle_s=settings.body_idle_s,
+        readers={path: reader for path, _, reader in body_readers(app)},
+        settings=settings,
     )
     app.add_middleware(RequestContext, metrics=metrics)
     return app
-
-
-def _body_rule(settings: ApiSettings, scope: Scope) -> BodyRule:
-    if is_archive(scope):
-        return BodyRule(settings.max_archive_bytes, held=False)
-    if is_bulk(scope):
-        return BodyRule(settings.max_bulk_bytes, held=False)
-    return BodyRule(settings.max_body_bytes, refusal=_no_room(scope))
-
-
-def _no_room(scope: Scope) -> Overloaded | None:
-    """Why a long form is not read: no CLIP takes one picture more now."""
-    if scope["path"] not in _OF_PICTURES:
-        return None
-    headers = Headers(scope=scope)
-    if content_type(headers) != MULTIPART or int(headers.get("content-length", "0")) <= _LONG_FORM:
-        return None
-    resources: Resources = scope["state"]["resources"]
-    try:
-        resources.clips.check_room()
-    except Overloaded as full:
-        scope["state"]["route"] = scope["path"]  # for the log and the metrics: no router will see it
-        return full
-    return None

@@ -54,10 +54,10 @@ class Timings:
         self.queue_s = max(self.queue_s, queue_s)
         self.encode_s = max(self.encode_s, encode_s)
 
-    def header(self) -> str:
-        """As `Server-Timing` says it, in milliseconds."""
+    def headers(self) -> dict[str, str]:
+        """The header `Server-Timing`, in milliseconds."""
         parts = (("decode", self.decode_s), ("queue", self.queue_s), ("encode", self.encode_s))
-        return ", ".join(f"{name};dur={seconds * 1000:.1f}" for name, seconds in parts)
+        return {"Server-Timing": ", ".join(f"{name};dur={seconds * 1000:.1f}" for name, seconds in parts)}
 
 
 @dataclass(frozen=True)

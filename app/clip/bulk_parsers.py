@@ -7,7 +7,6 @@ from typing import Protocol
 
 from pydantic import ValidationError
 from starlette.datastructures import Headers
-from starlette.types import Scope
 
 from app.http.body import (
     LINES,
@@ -27,11 +26,8 @@ from app.http.multipart import FormSplitter, MalformedBody
 _BLOCK = 512  # bytes, of tar
 
 
-def is_bulk(scope: Scope) -> bool:
-    """Whether a request is one of those whose body may be long: it is worked on as it comes."""
-    if scope["path"] != "/v1/embeddings":
-        return False
-    headers = Headers(scope=scope)
+def is_bulk(headers: Headers) -> bool:
+    """Whether the body of a request for embeddings is embedded while it arrives."""
     kind = content_type(headers)
     return kind in (TAR, LINES) or (kind == MULTIPART and wants_npy(headers))
 

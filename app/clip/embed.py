@@ -1,21 +1,16 @@
 """Texts and pictures of a request, embedded together, for as long as its client waits."""
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
-from fastapi import Request
 
 from app.clip.batched_clip import BatchedClip, Text, Timings
-from app.dependencies import Resources
 from app.http.body import check_limit
-from app.http.concurrency import in_time, while_connected
+from app.http.concurrency import both
 from app.http.image_input import Source
-from app.http.tasks import both
 from app.settings import ApiSettings
 from models.clip import Embeddings
-
-T = TypeVar("T")
 
 
 class TextOrImage(Protocol):
@@ -48,17 +43,6 @@ async def embed(
     rows[list(images)] = image_rows
     rows[list(texts)] = text_rows
     return rows, tokens
-
-
-async def answer(request: Request, resources: Resources, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """What comes of the work; it stops when the client leaves or has waited for too long.
-
-    Raises:
-        app.http.concurrency.ClientGone, app.http.concurrency.DeadlineExceeded
-        app.http.body.MalformedHeader: `X-Request-Timeout` makes no sense.
-        TimeoutError: it took longer than `clip_timeout_s`.
-    """
-    return await while_connected(request, in_time(request, work, resources.settings.clip_timeout_s))
 
 
 def check_labels(labels: Sequence[str], templates: Sequence[str], settings: ApiSettings) -> None:

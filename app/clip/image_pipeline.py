@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from app.clip.batcher import Batcher, Lane
 from app.clip.cache import EmbeddingCache
+from app.http.concurrency import all_of
 from app.http.image_input import ImageRefused, Source, file_of, refusal
-from app.http.tasks import all_of
 from jobs import images
 from models.clip import Embeddings, Pixels
 

@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Annotated
 
 import numpy as np
 import structlog
+from fastapi import Depends, Request
 
 from app.clip.batched_clip import BatchedClip, EncoderLimits
 from app.clip.batcher import Device
@@ -196,6 +198,14 @@ class Clips:
                 log.info("model put out", model=idle[0], wanted=name)
             else:
                 await asyncio.sleep(_POLL_S)
+
+
+async def _clips(request: Request) -> Clips:
+    clips: Clips = request.state.clips
+    return clips
+
+
+ClipsInUse = Annotated[Clips, Depends(_clips)]
 
 
 @asynccontextmanager

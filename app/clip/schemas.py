@@ -3,6 +3,7 @@
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
+from typing_extensions import TypedDict
 
 from app.http.errors import Fault
 from app.http.fields import (
@@ -68,22 +69,22 @@ class RankRequest(RequestModel):
     model: ModelName | None = None
 
 
-class LabelScore(BaseModel):
-    """How well one label fits a picture."""
+class LabelScore(TypedDict):
+    """How well one label fits an image."""
 
     label: str
     probability: float
-    similarity: float = Field(description="cosine of the picture's and the label's embeddings")
+    similarity: Annotated[float, Field(description="cosine of the embeddings of the image and the label")]
 
 
-class Classified(BaseModel):
-    """The labels of one picture, the likeliest first."""
+class Classified(TypedDict):
+    """The labels of one image, the likeliest first."""
 
     index: int
     labels: list[LabelScore]
 
 
-class ClassifyUsage(BaseModel):
+class ClassifyUsage(TypedDict):
     """What was encoded."""
 
     images: int
@@ -110,7 +111,7 @@ class Embedding(BaseModel):
     error: Fault | None = Field(None, description="why an item of a bulk request has no vector")
 
 
-class EmbeddingsUsage(BaseModel):
+class EmbeddingsUsage(TypedDict):
     """Tokens of the texts."""
 
     prompt_tokens: int
@@ -126,7 +127,7 @@ class EmbeddingsAnswer(BaseModel):
     usage: EmbeddingsUsage
 
 
-class Ranked(BaseModel):
+class Ranked(TypedDict):
     """A candidate, by its place in the request."""
 
     index: int

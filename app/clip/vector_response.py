@@ -1,16 +1,18 @@
-"""Vectors as they are answered: numbers or base64 in JSON, or a NumPy file."""
+"""Answers with numbers: as JSON, in base64, or as a NumPy file."""
 
 import base64
 import io
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import orjson
 from fastapi import Response
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
-from app.clip.schemas import VectorOptions
+from app.clip.schemas import Embedding, EmbeddingsAnswer, EmbeddingsUsage, VectorOptions
 from app.http.body import NPY
 from app.http.errors import Fault
 from models.clip import Embeddings
@@ -18,10 +20,18 @@ from models.clip import Embeddings
 _DTYPES = {"float32": "<f4", "float16": "<f2"}
 
 
-def json_answer(said: Mapping[str, Any], headers: Mapping[str, str]) -> Response:
-    """JSON; of a float32 it has as many digits as tell it from its neighbors."""
-    content = orjson.dumps(said, option=orjson.OPT_SERIALIZE_NUMPY)
+def json_answer(answer: BaseModel, headers: Mapping[str, str]) -> Response:
+    """The answer as JSON. Its numbers may be NumPy's: a float32 is written with as few digits as identify it.
+
+    Fields that are None because they were not set are left out.
+    """
+    content = orjson.dumps(answer, _set_fields, orjson.OPT_SERIALIZE_NUMPY)
     return Response(content, headers=dict(headers), media_type="application/json")
+
+
+def _set_fields(model: BaseModel) -> dict[str, Any]:
+    given = model.model_fields_set
+    return {name: value for name, value in model.__dict__.items() if value is not None or name in given}
 
 
 def vector_answer(
@@ -31,15 +41,14 @@ def vector_answer(
     model: str,
     tokens: int,
     npy: bool,
-    headers: Mapping[str, str],
-    refused: Mapping[int, Fault] | None = None,
+    headers: Mapping[str, str] = MappingProxyType({}),
+    refused: Mapping[int, Fault] = MappingProxyType({}),
 ) -> Response:
-    """Rows (N, D) of unit length, as the request wants them.
+    """Rows (N, D) of unit length, in the form that the request asks for.
 
     Args:
         refused: the items that have no vector; their rows are NaN.
     """
-    refused = refused or {}
     if options.dimensions is not None:
         rows = rows[:, : options.dimensions]
         rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float32).tiny)
@@ -51,14 +60,14 @@ def vector_answer(
             headers = {**headers, "X-Refused-Items": ",".join(map(str, sorted(refused)[:1000]))}
         return Response(file.getvalue(), headers=dict(headers), media_type=NPY)
     data = [
-        {"object": "embedding", "index": index, "embedding": None, "error": refused[index].model_dump()}
+        Embedding.model_construct(index=index, embedding=None, error=refused[index])
         if index in refused
-        else {"object": "embedding", "index": index, "embedding": _written(row, options.encoding_format)}
+        else Embedding.model_construct(index=index, embedding=_encode(row, options.encoding_format))
         for index, row in enumerate(numbers)
     ]
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return json_answer({"object": "list", "model": model, "data": data, "usage": usage}, headers)
+    usage = EmbeddingsUsage(prompt_tokens=tokens, total_tokens=tokens)
+    return json_answer(EmbeddingsAnswer.model_construct(model=model, data=data, usage=usage), headers)
 
 
-def _written(row: NDArray[Any], encoding_format: str) -> str | NDArray[Any]:
+def _encode(row: NDArray[Any], encoding_format: str) -> Any:
     return base64.b64encode(row.tobytes()).decode() if encoding_format == "base64" else row

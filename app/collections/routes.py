@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel
 
 from app.clip.batched_clip import Timings
-from app.clip.embed import answer
+from app.clip.registry import ClipsInUse
 from app.collections.requests import (
     AddRequest,
     ClassifyCollectionRequest,
@@ -31,7 +31,7 @@ from app.collections.responses import (
     ReindexAnswer,
     SearchAnswer,
 )
-from app.collections.search import classify, duplicates, search, search_form
+from app.collections.search import classify, duplicates, search
 from app.collections.service import (
     ImageMissing,
     ThumbnailMissing,
@@ -45,9 +45,11 @@ from app.collections.service import (
 )
 from app.collections.transfer import export, reindex
 from app.dependencies import CollectionsCaller, InUse
-from app.http.body import check_limit, read
+from app.http.body import check_limit
+from app.http.body_parameter import FILES, TEXTS, JsonBody, JsonOrForm
+from app.http.concurrency import run_for_client
 from app.http.file_response import file_response
-from app.site.openapi import body, responses
+from app.http.route_docs import responses
 from storage.blobs import KeyMissing
 from storage.collections.collection import Image
 from storage.collections.thumbnails import thumbnail_key
@@ -58,6 +60,7 @@ ASKED = responses(401, 403, 404, 501, 503)
 READ = responses(400, 401, 403, 404, 408, 409, 413, 415, 422, 501, 503, 504)
 WRITTEN = responses(400, 401, 403, 404, 408, 409, 413, 415, 422, 501, 503, 504, 507)
 
+_ADD_PARTS = {"image": FILES, **dict.fromkeys(("id", "metadata", "source_url"), TEXTS)}
 After = Annotated[str | None, Query(max_length=256, description="the last_id of the page before")]
 
 
@@ -75,14 +78,16 @@ async def list_collections(caller: CollectionsCaller, resources: InUse) -> Colle
         201: {"model": CollectionAnswer, "description": "it is new"},
         **WRITTEN,
     },
-    openapi_extra=body(CollectionRequest, required_body=False),
 )
 async def create_collection(
-    request: Request, name: str, caller: CollectionsCaller, resources: InUse
+    name: str,
+    caller: CollectionsCaller,
+    body: Annotated[CollectionRequest, JsonBody(optional=True)],
+    resources: InUse,
+    clips: ClipsInUse,
 ) -> Response:
     """Make a collection, bound to a model. To ask again does no harm."""
-    asked = await read(request, CollectionRequest) if await request.body() else CollectionRequest()
-    collection, is_new = await create(name, asked, caller, resources)
+    collection, is_new = await create(name, body, caller, resources, clips)
     return _said(view(collection), 201 if is_new else 200)
 
 
@@ -103,18 +108,23 @@ async def delete_collection(name: str, caller: CollectionsCaller, resources: InU
 @router.post(
     "/{name}/images",
     responses={200: {"model": AddAnswer}, **WRITTEN},
-    openapi_extra=body(
-        AddRequest,
-        {"image": "files", "id": "texts", "metadata": "texts", "source_url": "texts", "model": "text"},
-        required=("image",),
-    ),
 )
-async def add_images(request: Request, name: str, caller: CollectionsCaller, resources: InUse) -> Response:
+async def add_images(
+    request: Request,
+    name: str,
+    caller: CollectionsCaller,
+    body: Annotated[
+        AddRequest, JsonOrForm(aliases={"image": "images"}, from_form=add_form, shown=_ADD_PARTS)
+    ],
+    resources: InUse,
+    clips: ClipsInUse,
+) -> Response:
     """Embed pictures and keep their vectors. The same id replaces; without one the file's hash is its id."""
-    asked = await read(request, AddRequest, add_form)
-    collection = await find(name, caller, resources, asked.model)
+    collection = await find(name, caller, resources, body.model)
     timings = Timings()
-    added = await answer(request, resources, lambda: add(collection, asked, resources, timings))
+    added = await run_for_client(
+        request, resources.settings, lambda: add(collection, body, resources, clips, timings)
+    )
     return _said(AddAnswer(model=collection.model, data=added), timings=timings)
 
 
@@ -157,22 +167,24 @@ async def show_image(
 @router.patch(
     "/{name}/images/{image_id:path}",
     responses={200: {"model": ImageAnswer}, **WRITTEN},
-    openapi_extra=body(DescribeRequest),
 )
 async def describe_image(
-    request: Request, name: str, image_id: str, caller: CollectionsCaller, resources: InUse
+    name: str,
+    image_id: str,
+    caller: CollectionsCaller,
+    body: Annotated[DescribeRequest, JsonBody()],
+    resources: InUse,
 ) -> Response:
     """Replace an image's metadata or source_url; its vector stays."""
-    asked = await read(request, DescribeRequest)
     collection = await find(name, caller, resources)
     [image] = await resources.ask_vectors(resources.vectors.images, collection, [check_image_id(image_id)])
     if image is None:
         raise ImageMissing("the collection has no image of that id")
-    said = asked.model_fields_set
-    metadata = (asked.metadata or {}) if "metadata" in said else image.metadata
+    said = body.model_fields_set
+    metadata = (body.metadata or {}) if "metadata" in said else image.metadata
     size = len(json.dumps(metadata, ensure_ascii=False).encode())
     check_limit("#/metadata", size, resources.settings.max_metadata_bytes, "bytes of metadata")
-    url = asked.source_url if "source_url" in said else image.source_url
+    url = body.source_url if "source_url" in said else image.source_url
     described = Image(image.id, metadata, url, image.thumbnail)
     if not await resources.ask_vectors(resources.vectors.describe, collection, described):
         raise ImageMissing("the collection has no image of that id")
@@ -226,27 +238,22 @@ async def fetch_thumbnail(
 @router.post(
     "/{name}/search",
     responses={200: {"model": SearchAnswer}, **READ},
-    openapi_extra=body(
-        SearchRequest,
-        {
-            "image": "files",
-            "text": "texts",
-            "top_k": "integer",
-            "filter": "text",
-            "min_similarity": "number",
-            "effort": "integer",
-            "model": "text",
-        },
-        any_of=("image", "text"),
-    ),
 )
-async def search_images(request: Request, name: str, caller: CollectionsCaller, resources: InUse) -> Response:
+async def search_images(
+    request: Request,
+    name: str,
+    caller: CollectionsCaller,
+    body: Annotated[SearchRequest, JsonOrForm(items="query", shown={"queries": None, "exact": None})],
+    resources: InUse,
+    clips: ClipsInUse,
+) -> Response:
     """Find images by texts, pictures, other images of the collection or vectors, and by their metadata."""
-    asked = await read(request, SearchRequest, search_form)
-    collection = await find(name, caller, resources, asked.model)
+    collection = await find(name, caller, resources, body.model)
     timings = Timings()
-    found = await answer(request, resources, lambda: search(collection, asked, resources, timings))
-    if asked.query is not None:
+    found = await run_for_client(
+        request, resources.settings, lambda: search(collection, body, resources, clips, timings)
+    )
+    if body.query is not None:
         return _said(SearchAnswer(model=collection.model, data=found[0]), timings=timings)
     data = [QueryHits(index=index, data=hits) for index, hits in enumerate(found)]
     return _said(SearchAnswer(model=collection.model, data=data), timings=timings)
@@ -255,16 +262,21 @@ async def search_images(request: Request, name: str, caller: CollectionsCaller, 
 @router.post(
     "/{name}/classify",
     responses={200: {"model": ClassifyCollectionAnswer}, **READ},
-    openapi_extra=body(ClassifyCollectionRequest),
 )
 async def classify_images(
-    request: Request, name: str, caller: CollectionsCaller, resources: InUse
+    request: Request,
+    name: str,
+    caller: CollectionsCaller,
+    body: Annotated[ClassifyCollectionRequest, JsonBody()],
+    resources: InUse,
+    clips: ClipsInUse,
 ) -> Response:
     """Say which of some labels fits each image best: counts, and the best examples of each."""
-    asked = await read(request, ClassifyCollectionRequest)
     collection = await find(name, caller, resources)
     timings = Timings()
-    said = await answer(request, resources, lambda: classify(collection, asked, resources, timings))
+    said = await run_for_client(
+        request, resources.settings, lambda: classify(collection, body, resources, clips, timings)
+    )
     return _said(said, timings=timings)
 
 
@@ -302,17 +314,22 @@ async def export_collection(name: str, caller: CollectionsCaller, resources: InU
 @router.post(
     "/{name}/reindex",
     responses={200: {"model": ReindexAnswer}, **WRITTEN},
-    openapi_extra=body(ReindexRequest),
 )
 async def reindex_collection(
-    request: Request, name: str, caller: CollectionsCaller, resources: InUse
+    request: Request,
+    name: str,
+    caller: CollectionsCaller,
+    body: Annotated[ReindexRequest, JsonBody()],
+    resources: InUse,
+    clips: ClipsInUse,
 ) -> Response:
     """Embed the thumbnails of another collection with this one's model, some in each call."""
-    asked = await read(request, ReindexRequest)
     collection = await find(name, caller, resources)
-    source = await find(asked.source, caller, resources)
+    source = await find(body.source, caller, resources)
     timings = Timings()
-    said = await answer(request, resources, lambda: reindex(collection, source, asked, resources, timings))
+    said = await run_for_client(
+        request, resources.settings, lambda: reindex(collection, source, body, resources, clips, timings)
+    )
     return _said(said, timings=timings)
 
 
@@ -322,5 +339,4 @@ def _printable(after: str | None) -> str | None:
 
 
 def _said(said: BaseModel, status: int = 200, timings: Timings | None = None) -> Response:
-    headers = {"Server-Timing": timings.header()} if timings else None
-    return JSONResponse(said.model_dump(mode="json"), status, headers)
+    return JSONResponse(said.model_dump(mode="json"), status, timings.headers() if timings else None)

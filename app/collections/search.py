@@ -1,13 +1,13 @@
 """How collections are searched: queries become vectors, and what the vector sets find becomes answers."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.clip.batched_clip import Timings
 from app.clip.embed import check_labels, embed
+from app.clip.registry import Clips
 from app.collections.requests import ClassifyCollectionRequest, QueryPart, SearchRequest
 from app.collections.responses import (
     ClassifyCollectionAnswer,
@@ -21,7 +21,7 @@ from app.collections.responses import (
 from app.collections.service import check_vectors, clip_of, view_image
 from app.collections.transfer import pages
 from app.dependencies import Resources
-from app.http.body import InvalidBody, Parts, check_limit
+from app.http.body import InvalidBody, check_limit
 from app.http.errors import Answer, Fault, HttpProblem
 from models.clip.zero_shot import probabilities, similarity
 from storage.collections import filter_search
@@ -41,15 +41,8 @@ class InvalidFilter(HttpProblem):
         super().__init__(detail, [Fault(pointer="#/filter", code=self.answer.code, detail=detail)])
 
 
-def search_form(parts: Parts) -> dict[str, Any]:
-    """The fields of a `SearchRequest` with one query."""
-    query = [{name: value} for name, value in parts if name in ("image", "text")]
-    rest = {name: value for name, value in parts if name not in ("image", "text")}
-    return {**rest, **({"query": query} if query else {})}
-
-
 async def search(
-    collection: Collection, asked: SearchRequest, resources: Resources, timings: Timings
+    collection: Collection, asked: SearchRequest, resources: Resources, clips: Clips, timings: Timings
 ) -> list[list[HitAnswer]]:
     """What each query finds.
 
@@ -67,7 +60,7 @@ async def search(
         check_limit(pointer, len(parts), settings.max_query_parts, "parts of a query")
     if asked.exact:
         check_limit("#/exact", collection.count, settings.max_scanned_images, "images to look at exactly")
-    rows = await _query_rows(collection, queries, resources, timings)
+    rows = await _query_rows(collection, queries, resources, clips, timings)
     # an image that is part of a query is not an answer to it
     own = [{part.id for part in parts if part.id is not None} for _, parts in queries]
     how = Search(
@@ -118,7 +111,11 @@ async def duplicates(
 
 
 async def classify(
-    collection: Collection, asked: ClassifyCollectionRequest, resources: Resources, timings: Timings
+    collection: Collection,
+    asked: ClassifyCollectionRequest,
+    resources: Resources,
+    clips: Clips,
+    timings: Timings,
 ) -> ClassifyCollectionAnswer:
     """Which label fits each image best: every vector is read, as it is kept.
 
@@ -127,7 +124,7 @@ async def classify(
     """
     settings = resources.settings
     check_limit("#", collection.count, settings.max_scanned_images, "images to classify")
-    clip = clip_of(collection, resources)
+    clip = clip_of(collection, clips)
     templates = clip.templates if asked.templates is None else tuple(asked.templates)
     check_labels(asked.labels, templates, settings)
     labels = await clip.embed_labels(asked.labels, templates, timings)
@@ -183,6 +180,7 @@ async def _query_rows(
     collection: Collection,
     queries: Sequence[tuple[str, Sequence[QueryPart]]],
     resources: Resources,
+    clips: Clips,
     timings: Timings,
 ) -> Rows:
     """Each query as one vector, the weighted sum of its parts: (Q, D) of unit length."""
@@ -192,7 +190,7 @@ async def _query_rows(
     vectors |= await _kept_vectors(collection, parts, resources)
     items = {at: part for at, part in parts.items() if part.text is not None or part.image is not None}
     if items:
-        rows, _ = await embed(clip_of(collection, resources), items, resources.settings, timings)
+        rows, _ = await embed(clip_of(collection, clips), items, resources.settings, timings)
         vectors |= dict(zip(items, rows, strict=True))
     sums: list[Rows] = []
     for at, query in queries:

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import numpy as np
 
 from app.clip.batched_clip import BatchedClip, Timings
+from app.clip.registry import Clips
 from app.collections.requests import COLLECTION_NAME, AddRequest, CollectionRequest, NewImage
 from app.collections.responses import Added, CollectionAnswer, ImageAnswer
 from app.collections.thumbnail_writer import make_thumbnails, save_thumbnails
@@ -53,7 +54,7 @@ class ThumbnailMissing(HttpProblem):
 
 
 async def create(
-    name: str, asked: CollectionRequest, caller: Caller, resources: Resources
+    name: str, asked: CollectionRequest, caller: Caller, resources: Resources, clips: Clips
 ) -> tuple[Collection, bool]:
     """The collection of that name, and whether it is new.
 
@@ -68,10 +69,10 @@ async def create(
     try:
         there = await resources.ask_vectors(resources.vectors.get, caller.name, name)
     except CollectionMissing:
-        encoder = resources.clips.get(asked.model).encoder
+        encoder = clips.get(asked.model).encoder
         known = await resources.ask_vectors(resources.vectors.find, caller.name)
         check_limit("#", len(known) + 1, resources.settings.max_collections_per_key, "collections")
-        values = {**said, "model": asked.model or next(iter(resources.clips.cards))}
+        values = {**said, "model": asked.model or next(iter(clips.cards))}
         new = Collection(tenant=caller.name, name=name, dimension=encoder.dimension, **values)
         there = await resources.ask_vectors(resources.vectors.create, new)
         if there.uid == new.uid:
@@ -108,14 +109,14 @@ def check_image_id(text: str) -> str:
     return text
 
 
-def clip_of(collection: Collection, resources: Resources) -> BatchedClip:
+def clip_of(collection: Collection, clips: Clips) -> BatchedClip:
     """The collection's own model.
 
     Raises:
         ModelMismatch: another model goes by that name now.
         app.clip.registry.ModelNotFound, app.clip.registry.ModelLoading, app.clip.registry.ModelUnavailable
     """
-    clip = resources.clips.get(collection.model)
+    clip = clips.get(collection.model)
     if clip.encoder.dimension != collection.dimension:
         raise ModelMismatch(
             f"{collection.model} makes vectors of {clip.encoder.dimension} numbers now; "
@@ -142,7 +143,7 @@ def add_form(parts: Parts) -> dict[str, Any]:
 
 
 async def add(
-    collection: Collection, asked: AddRequest, resources: Resources, timings: Timings
+    collection: Collection, asked: AddRequest, resources: Resources, clips: Clips, timings: Timings
 ) -> list[Added]:
     """Embed and keep images. Nothing is added if one of them is refused.
 
@@ -160,7 +161,7 @@ async def add(
             row[:] = new.vector
     thumbnails: Mapping[int, bytes] = {}
     if sources:
-        embedded = await clip_of(collection, resources).embed_images([*sources.values()], timings)
+        embedded = await clip_of(collection, clips).embed_images([*sources.values()], timings)
         rows[[*sources]] = embedded
         if collection.thumbnails:
             thumbnails = await make_thumbnails(sources, resources)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import numpy as np
 
 from app.clip.batched_clip import Timings
+from app.clip.registry import Clips
 from app.collections.requests import ReindexRequest
 from app.collections.responses import ReindexAnswer, Skipped
 from app.collections.service import PAGE, check_memory, clip_of, keep, view
@@ -63,7 +64,12 @@ async def export(collection: Collection, resources: Resources) -> AsyncIterator[
 
 
 async def reindex(
-    collection: Collection, source: Collection, asked: ReindexRequest, resources: Resources, timings: Timings
+    collection: Collection,
+    source: Collection,
+    asked: ReindexRequest,
+    resources: Resources,
+    clips: Clips,
+    timings: Timings,
 ) -> ReindexAnswer:
     """Embed thumbnails of another collection with this one's model, from the image after `asked.after`.
 
@@ -92,7 +98,7 @@ async def reindex(
     images = [image for image in known if image is not None and image.id in files]
     if images:
         sources = [Source(files[image.id], f"#/after/{image.id}") for image in images]
-        rows = await clip_of(collection, resources).embed_images(sources, timings)
+        rows = await clip_of(collection, clips).embed_images(sources, timings)
         if collection.thumbnails:
             await save_thumbnails(
                 {thumbnail_key(collection, name): data for name, data in files.items()}, resources

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext, suppress
-from typing import Any
+from typing import Annotated, Any
 
 import anyio
 import structlog
@@ -31,13 +31,14 @@ from app.compat.openai_images import (
 )
 from app.dependencies import InUse, JobsCaller, QueueUnavailable, Resources
 from app.http.auth import Caller
-from app.http.body import read
+from app.http.body_parameter import JsonBody, JsonOrForm
 from app.http.concurrency import ClientGone, while_connected
 from app.http.errors import INTERNAL, answer_of, openai_error
+from app.http.fields import TEXT
+from app.http.route_docs import responses
 from app.jobs.event_stream import PING_S, wait_for_end
 from app.jobs.prepare_drawing import accept
 from app.jobs.submit import POLL_S, RepeatKey, submit
-from app.site.openapi import body, responses
 from jobs.job_response import JobAnswer, url, view
 from jobs.record.events import follow
 from jobs.record.record import Job, JobMissing, Output
@@ -65,39 +66,34 @@ _USAGE = {
 }
 
 
-@router.post("/generations", responses=_ANSWERS, openapi_extra=body(ImagesRequest))
+@router.post("/generations", responses=_ANSWERS)
 async def generate_images(
-    request: Request, caller: JobsCaller, resources: InUse, idempotency_key: RepeatKey = None
+    request: Request,
+    caller: JobsCaller,
+    body: Annotated[ImagesRequest, JsonBody()],
+    idempotency_key: RepeatKey,
+    resources: InUse,
 ) -> Response:
     """Draw pictures, and wait for them. Without a key, the job is canceled if the client leaves."""
-    asked = await read(request, ImagesRequest)
-    return await _draw(request, asked, "image_generation", idempotency_key, caller, resources)
+    return await _draw(request, body, "image_generation", idempotency_key, caller, resources)
 
 
-@router.post(
-    "/edits",
-    responses=_ANSWERS,
-    openapi_extra=body(
-        EditRequest,
-        {
-            "image": "file",
-            "mask": "file",
-            "prompt": "text",
-            **dict.fromkeys(("model", "size", "quality", "response_format", "output_format"), "text"),
-            **dict.fromkeys(("n", "steps"), "integer"),
-            **dict.fromkeys(("output_compression", "partial_images"), "count"),
-            **dict.fromkeys(("background", "user", "safety_identifier", "seed"), "text"),
-            "stream": "boolean",
-        },
-        required=("image", "prompt"),
-    ),
-)
+_EDIT_PARTS = {
+    **dict.fromkeys(("size", "quality", "response_format", "output_format", "background"), TEXT),
+    **dict.fromkeys(("options", "moderation")),
+}
+
+
+@router.post("/edits", responses=_ANSWERS)
 async def edit_image(
-    request: Request, caller: JobsCaller, resources: InUse, idempotency_key: RepeatKey = None
+    request: Request,
+    caller: JobsCaller,
+    body: Annotated[EditRequest, JsonOrForm(from_form=edit_form, shown=_EDIT_PARTS)],
+    idempotency_key: RepeatKey,
+    resources: InUse,
 ) -> Response:
     """Draw over a picture, where the mask is transparent, and wait for it."""
-    asked = await read(request, EditRequest, edit_form)
-    return await _draw(request, asked, "image_edit", idempotency_key, caller, resources)
+    return await _draw(request, body, "image_edit", idempotency_key, caller, resources)
 
 
 async def _draw(

@@ -12,25 +12,25 @@ from typing import Annotated, Any
 import orjson
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from app.clip.batched_clip import BatchedClip, Text, Timings
-from app.clip.embed import answer
-from app.clip.registry import Clips
+from app.clip.registry import Clips, ClipsInUse
 from app.clip.vector_response import json_answer
 from app.dependencies import ClipCaller, InUse, Resources
-from app.http.body import InvalidBody, Parts, check_limit, fields_of, parse_json, read
+from app.http.body import InvalidBody, Parts, check_limit, fields_of, parse_json
+from app.http.body_parameter import JsonBody, JsonOrForm
+from app.http.concurrency import both, run_for_client
 from app.http.fields import ImageData, RequestModel
 from app.http.image_input import Source, decode
-from app.http.tasks import both
-from app.site.openapi import TIMEOUT, responses
+from app.http.route_docs import TIMEOUT, responses
 
 weaviate = APIRouter(tags=["Weaviate"])
 immich = APIRouter(tags=["Immich"])
 ROUTERS: Mapping[str, APIRouter] = {"weaviate": weaviate, "immich": immich}
 
 _ERRORS = responses(400, 401, 403, 404, 408, 413, 415, 422, 503, 504)
-_TEXT = {"type": "string"}
+_TASKS = {"type": "string", "description": "the tasks as JSON"}
 
 
 class VectorizeRequest(RequestModel):
@@ -40,11 +40,17 @@ class VectorizeRequest(RequestModel):
     images: list[ImageData] | None = None
 
 
+Rows = Annotated[
+    Any, WithJsonSchema({"type": "array", "items": {"type": "array", "items": {"type": "number"}}})
+]
+"""An array (N, D)."""
+
+
 class Vectors(BaseModel):
     """A vector of unit length for each."""
 
-    textVectors: list[list[float]]
-    imageVectors: list[list[float]]
+    textVectors: Rows
+    imageVectors: Rows
 
 
 class NamedModel(BaseModel):
@@ -84,52 +90,58 @@ class Prediction(BaseModel):
     imageWidth: int | None = None
 
 
+def _predict_form(parts: Parts) -> dict[str, Any]:
+    fields = fields_of(parts)
+    if isinstance(fields.get("entries"), str):
+        fields["entries"] = parse_json(fields["entries"].encode())
+    return fields
+
+
 @weaviate.get("/.well-known/live", status_code=204)
 async def show_weaviate_live() -> None:
     """204 while the process turns."""
 
 
 @weaviate.get("/.well-known/ready", status_code=204, responses=responses(503))
-async def show_weaviate_ready(resources: InUse) -> None:
+async def show_weaviate_ready(clips: ClipsInUse) -> None:
     """204 when the model is ready."""
-    resources.clips.get(None)
+    clips.get(None)
 
 
 @weaviate.get("/meta", responses=responses(401, 403, 503))
-async def show_weaviate_meta(caller: ClipCaller, resources: InUse) -> dict[str, Any]:
+async def show_weaviate_meta(caller: ClipCaller, clips: ClipsInUse) -> dict[str, Any]:
     """What the model is."""
-    encoder = resources.clips.get(None).encoder
+    encoder = clips.get(None).encoder
     return {"model": encoder.name, "embedding_dim": encoder.dimension, "image_size": encoder.image_size}
 
 
 @weaviate.post(
     "/vectorize",
     responses={200: {"model": Vectors}, **_ERRORS},
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": VectorizeRequest.model_json_schema()}},
-        }
-    }
-    | TIMEOUT,
+    openapi_extra=TIMEOUT,
 )
-async def vectorize(request: Request, caller: ClipCaller, resources: InUse) -> Response:
+async def vectorize(
+    request: Request,
+    caller: ClipCaller,
+    body: Annotated[VectorizeRequest, JsonBody()],
+    resources: InUse,
+    clips: ClipsInUse,
+) -> Response:
     """Turn texts and pictures into vectors, by the first of the models."""
-    asked = await read(request, VectorizeRequest)
     settings = resources.settings
-    texts, images = asked.texts or [], asked.images or []
+    texts, images = body.texts or [], body.images or []
     check_limit("#/images", len(images), settings.max_images, "images")
     check_limit("#/texts", len(texts), settings.max_texts, "texts")
-    clip, timings = resources.clips.get(None), Timings()
+    clip, timings = clips.get(None), Timings()
     sources = [Source(image, f"#/images/{index}") for index, image in enumerate(images)]
     readable = await _shortened(texts, clip, resources)
-    image_rows, (text_rows, _) = await answer(
+    image_rows, (text_rows, _) = await run_for_client(
         request,
-        resources,
+        resources.settings,
         lambda: both(clip.embed_images(sources, timings), clip.embed_texts(readable, timings)),
     )
-    said = {"textVectors": text_rows, "imageVectors": image_rows}
-    return json_answer(said, {"Server-Timing": timings.header()})
+    answer = Vectors.model_construct(textVectors=text_rows, imageVectors=image_rows)
+    return json_answer(answer, timings.headers())
 
 
 @immich.get("/ping", response_class=PlainTextResponse)
@@ -141,56 +153,36 @@ async def ping() -> Response:
 @immich.post(
     "/predict",
     responses={200: {"model": Prediction}, **_ERRORS},
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "properties": {
-                            "entries": {**_TEXT, "description": "the tasks as JSON"},
-                            "text": _TEXT,
-                            "image": {**_TEXT, "format": "binary"},
-                        },
-                        "required": ["entries"],
-                    }
-                }
-            },
-        }
-    }
-    | TIMEOUT,
+    openapi_extra=TIMEOUT,
 )
-async def predict(request: Request, caller: ClipCaller, resources: InUse) -> Response:
+async def predict(
+    request: Request,
+    caller: ClipCaller,
+    body: Annotated[PredictRequest, JsonOrForm(from_form=_predict_form, shown={"entries": _TASKS})],
+    resources: InUse,
+    clips: ClipsInUse,
+) -> Response:
     """Turn a text or a picture into a vector."""
-    asked = await read(request, PredictRequest, _predict_form)
-    task = asked.entries.clip
+    task = body.entries.clip
     timings = Timings()
     size: dict[str, int] = {}
-    if task.visual is not None and asked.image is not None and task.textual is None:
-        clip = _clip_named(task.visual.modelName, resources.clips)
-        source = Source(asked.image, "#/image")
-        rows = await answer(request, resources, lambda: clip.embed_images([source], timings))
+    if task.visual is not None and body.image is not None and task.textual is None:
+        clip = _clip_named(task.visual.modelName, clips)
+        source = Source(body.image, "#/image")
+        rows = await run_for_client(request, resources.settings, lambda: clip.embed_images([source], timings))
         loop = asyncio.get_running_loop()
         limits = resources.settings.image_limits
         picture = await loop.run_in_executor(resources.pool, decode, source, limits)
         size = {"imageHeight": picture.height, "imageWidth": picture.width}
-    elif task.textual is not None and asked.text is not None and task.visual is None:
-        clip = _clip_named(task.textual.modelName, resources.clips)
-        texts = await _shortened([asked.text], clip, resources)
-        rows, _ = await answer(request, resources, lambda: clip.embed_texts(texts, timings))
+    elif task.textual is not None and body.text is not None and task.visual is None:
+        clip = _clip_named(task.textual.modelName, clips)
+        texts = await _shortened([body.text], clip, resources)
+        rows, _ = await run_for_client(request, resources.settings, lambda: clip.embed_texts(texts, timings))
     else:
         detail = "expected the task visual and an image, or the task textual and a text"
         raise InvalidBody.at("#/entries/clip", "invalid_task", detail)
     vector = orjson.dumps(rows[0], option=orjson.OPT_SERIALIZE_NUMPY).decode()
-    return json_answer({"clip": vector, **size}, {"Server-Timing": timings.header()})
-
-
-def _predict_form(parts: Parts) -> dict[str, Any]:
-    fields = fields_of(parts)
-    if isinstance(fields.get("entries"), str):
-        fields["entries"] = parse_json(fields["entries"].encode())
-    return fields
+    return json_answer(Prediction(clip=vector, **size), timings.headers())
 
 
 def _clip_named(name: str, clips: Clips) -> BatchedClip:

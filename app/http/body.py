@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
@@ -87,27 +87,7 @@ def check_limit(pointer: str, count: int, limit: int, what: str) -> None:
         raise LimitExceeded(pointer, count, limit, what)
 
 
-async def read(
-    request: Request,
-    model: type[Model],
-    from_form: Callable[[Parts], dict[str, Any]] | None = None,
-) -> Model:
-    """The body of a request as a model.
-
-    Args:
-        from_form: the model's fields out of a form's parts; without it only JSON is taken.
-
-    Raises:
-        UnsupportedBody, MalformedBody, InvalidBody
-        BodyTooLarge, BodyTimeout: as the middleware finds while the body comes.
-    """
-    kind = content_type(request.headers)
-    if from_form and kind == MULTIPART:
-        return validate(model, from_form(await _read_form(request)), strict=False)
-    return validate(model, await read_json(request, _expected(from_form)), strict=True)
-
-
-async def read_json(request: Request, expected: str = JSON) -> Any:
+async def read_json(request: Request, expected: str) -> Any:
     """The body of a request, parsed.
 
     Args:
@@ -228,17 +208,14 @@ def _finite(text: str) -> float:
     return number
 
 
-async def _read_form(request: Request) -> Parts:
+async def read_form(request: Request) -> Parts:
+    """The parts of a form. Raises MalformedBody, BodyTooLarge, BodyTimeout."""
     parts: list[tuple[str, str | bytes]] = []
     form = FormSplitter(request.headers["content-type"])
     async for data in request.stream():
         parts += form.feed(data)
     form.close()
     return parts
-
-
-def _expected(from_form: Callable[[Parts], dict[str, Any]] | None) -> str:
-    return f"{JSON} or {MULTIPART}" if from_form else JSON
 
 
 def _escape(step: str | int) -> str:

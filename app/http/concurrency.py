@@ -1,16 +1,21 @@
-"""Clients that leave, or wait for so long only: work for them stops then."""
+"""Work for a client, which stops when the client leaves; tasks side by side; open streams of a caller."""
 
 import asyncio
 import math
-from collections.abc import Callable, Coroutine
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from fastapi import Request
 
 from app.http.body import MalformedHeader
 from app.http.errors import CLIENT_GONE, Answer, HttpProblem
+from app.metrics import Metrics
+from app.settings import ApiSettings
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 class ClientGone(HttpProblem):
@@ -23,6 +28,12 @@ class DeadlineExceeded(HttpProblem):
     """The time that the client set is over."""
 
     answer = Answer(504, "deadline_exceeded", "Deadline exceeded")
+
+
+class TooManyStreams(HttpProblem):
+    """The caller has as many open event streams as are allowed."""
+
+    answer = Answer(429, "too_many_streams", "Too many event streams are open", 5)
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -86,3 +97,61 @@ def _asked_s(header: str | None) -> float:
     if not seconds > 0:
         raise MalformedHeader("X-Request-Timeout must be a number of seconds above 0")
     return seconds
+
+
+async def run_for_client(
+    request: Request, settings: ApiSettings, work: Callable[[], Coroutine[Any, Any, T]]
+) -> T:
+    """The result of the work, which stops when the client leaves or has waited too long.
+
+    Raises:
+        ClientGone, DeadlineExceeded
+        app.http.body.MalformedHeader: of `X-Request-Timeout`.
+        TimeoutError: the work took longer than the setting `clip_timeout_s`.
+    """
+    return await while_connected(request, in_time(request, work, settings.clip_timeout_s))
+
+
+async def all_of(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """What comes of each, in order."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(work) for work in works]
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+async def both(first: Coroutine[Any, Any, T], second: Coroutine[Any, Any, U]) -> tuple[T, U]:
+    """What comes of two works of different types."""
+    results: list[Any] = await all_of([first, second])
+    return results[0], results[1]
+
+
+class StreamSlots:
+    """Counts the open streams of each caller, in this process."""
+
+    def __init__(self, per_caller: int, metrics: Metrics) -> None:
+        self._per_caller = per_caller
+        self._open: Counter[str] = Counter()
+        self._metrics = metrics
+
+    def check(self, caller: str) -> None:
+        """Raises TooManyStreams if one more is too many."""
+        if self._open[caller] >= self._per_caller:
+            raise TooManyStreams(
+                f"{self._per_caller} event streams are open already; no caller may have more"
+            )
+
+    @contextmanager
+    def open(self, caller: str) -> Iterator[None]:
+        """A stream, for as long as this lasts."""
+        self._open[caller] += 1
+        self._metrics.streams.inc()
+        try:
+            yield
+        finally:
+            self._metrics.streams.dec()
+            self._open[caller] -= 1
+            if not self._open[caller]:
+                del self._open[caller]

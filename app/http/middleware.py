@@ -4,16 +4,17 @@ import asyncio
 import random
 import re
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.http.body import BodyTimeout, BodyTooLarge, UnsupportedBody
-from app.http.errors import Overloaded, problem_of
+from app.http.body_parameter import BodyReader
+from app.http.errors import HttpProblem, Overloaded, problem_of
 from app.metrics import Metrics
+from app.settings import ApiSettings
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -91,48 +92,48 @@ _QUIET = frozenset({"/livez", "/readyz", "/metrics"})
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
-@dataclass(frozen=True)
-class BodyRule:
-    """What a request's body may be."""
-
-    max_bytes: int
-    held: bool = True  # in memory until it is answered; others are worked on as they come
-    refusal: Exception | None = None  # why it is not read at all
-
-
 class BodyLimit:
-    """Refuses bodies that are too long, compressed, or do not come, before anyone works on them."""
+    """Refuses bodies that are too long, compressed, or do not arrive, before they are parsed.
 
-    def __init__(
-        self, app: ASGIApp, rule: Callable[[Scope], BodyRule], max_held_bytes: int, idle_s: float
-    ) -> None:
+    Args:
+        readers: of the bodies, by the paths of their routes.
+    """
+
+    def __init__(self, app: ASGIApp, readers: Mapping[str, BodyReader], settings: ApiSettings) -> None:
         self._app = app
-        self._rule = rule
-        self._max_held_bytes = max_held_bytes  # of all that are held
-        self._held = 0
-        self._idle_s = idle_s
+        self._readers = readers
+        self._settings = settings
+        self._held = 0  # bytes of bodies in memory; streamed bodies are not kept
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         headers = Headers(scope=scope)
-        rule = self._rule(scope)
+        settings = self._settings
+        max_bytes, is_held = settings.max_body_bytes, True
+        if reader := self._readers.get(scope["path"]):
+            if reader.body.is_streamed(headers):
+                max_bytes, is_held = reader.body.max_streamed_bytes(settings), False
+            else:
+                try:
+                    reader.body.check(scope)
+                except HttpProblem as refused:
+                    scope["state"]["route"] = scope["path"]  # for the log and the metrics: no router sees it
+                    return await problem_of(scope, refused)(scope, receive, send)
         declared = int(headers.get("content-length", "0"))
         encoding = headers.get("content-encoding", "identity").lower()
-        if rule.refusal is not None:
-            return await problem_of(scope, rule.refusal)(scope, receive, send)
-        refusal: Exception | None = None
+        refusal: HttpProblem | None = None
         if encoding != "identity":
             refusal = UnsupportedBody(f"the body is encoded with {encoding}; send it as it is")
-        elif declared > rule.max_bytes:
-            refusal = _too_large(rule.max_bytes)
-        elif rule.held and self._held + declared > self._max_held_bytes:
+        elif declared > max_bytes:
+            refusal = _too_large(max_bytes)
+        elif is_held and self._held + declared > settings.max_held_bytes:
             refusal = self._too_many()
         if refusal is not None:
-            # who is still sending would not read the answer
+            # a client that is still sending would not read the answer
             if "expect" not in headers:
-                await _drain(receive, rule.max_bytes)
+                await _drain(receive, max_bytes)
             return await problem_of(scope, refusal)(scope, receive, send)
 
         seen, complete = 0, False  # of the body
@@ -142,27 +143,29 @@ class BodyLimit:
             if complete:
                 return await receive()
             try:
-                async with asyncio.timeout(self._idle_s):
+                async with asyncio.timeout(settings.body_idle_s):
                     message = await receive()
             except TimeoutError:
-                raise BodyTimeout(f"nothing more of the body came for {self._idle_s:g} seconds") from None
+                raise BodyTimeout(
+                    f"no more of the body arrived for {settings.body_idle_s:g} seconds"
+                ) from None
             size = len(message.get("body", b""))
             seen += size
-            self._held += size if rule.held else 0
+            self._held += size if is_held else 0
             complete = not message.get("more_body", False)
-            if seen > rule.max_bytes or (rule.held and self._held > self._max_held_bytes):
+            if seen > max_bytes or (is_held and self._held > settings.max_held_bytes):
                 if not complete:
-                    await _drain(receive, rule.max_bytes)
-                raise _too_large(rule.max_bytes) if seen > rule.max_bytes else self._too_many()
+                    await _drain(receive, max_bytes)
+                raise _too_large(max_bytes) if seen > max_bytes else self._too_many()
             return message
 
         try:
             await self._app(scope, receive_bounded, send)
         finally:
-            self._held -= seen if rule.held else 0
+            self._held -= seen if is_held else 0
 
     def _too_many(self) -> Overloaded:
-        return Overloaded(f"bodies of {self._max_held_bytes} bytes are being worked on already")
+        return Overloaded(f"bodies of {self._settings.max_held_bytes} bytes are being worked on already")
 
 
 def _too_large(max_bytes: int) -> BodyTooLarge:

@@ -7,7 +7,6 @@ from typing import Any
 
 from fastapi import Request
 from starlette.datastructures import Headers
-from starlette.types import Scope
 
 from app.collections.service import find
 from app.dependencies import Resources
@@ -25,9 +24,9 @@ from storage.collections.image_fields import is_image_id
 from storage.net.safe_http import AddressRefused, check_url
 
 
-def is_archive(scope: Scope) -> bool:
-    """Whether a request's body is a tar to index, which may be long: it is kept as it comes."""
-    return scope["path"] == "/v1/jobs" and content_type(Headers(scope=scope)) == TAR
+def is_archive(headers: Headers) -> bool:
+    """Whether the body of a request is a tar of images to index, which is stored while it arrives."""
+    return content_type(headers) == TAR
 
 
 async def prepare_index(body: IndexJobRequest, caller: Caller, resources: Resources) -> Prepared:

@@ -11,9 +11,11 @@ from fastapi.responses import StreamingResponse
 
 from app.dependencies import InUse, JobsCaller, Resources
 from app.http.auth import Caller
-from app.http.body import JSON, TAR, InvalidBody, content_type, read_json, validate
+from app.http.body import TAR, InvalidBody
+from app.http.body_parameter import FILE, JsonBody, query_parameters
 from app.http.concurrency import while_connected
 from app.http.file_response import file_response, is_known
+from app.http.route_docs import responses
 from app.jobs.event_stream import START, check_event_id, has_seen_the_end, stream, wait_for_end
 from app.jobs.prepare_drawing import (
     JOB_ID,
@@ -24,7 +26,7 @@ from app.jobs.prepare_drawing import (
     check_job_id,
     view_delivery,
 )
-from app.jobs.prepare_index_job import prepare_index, receive_archive
+from app.jobs.prepare_index_job import is_archive, prepare_index, receive_archive
 from app.jobs.schemas import (
     DeliveryAnswer,
     DeliveryList,
@@ -33,8 +35,7 @@ from app.jobs.schemas import (
     JobList,
     JobRequest,
 )
-from app.jobs.submit import POLL_S, RepeatKey, check_idempotency_key, submit
-from app.site.openapi import body, responses
+from app.jobs.submit import POLL_S, RepeatKey, submit
 from jobs.job_response import JobAnswer, view
 from jobs.record.record import Job, JobMissing, Status
 from storage.blobs import KeyMissing, Store
@@ -50,6 +51,14 @@ OUTPUT_TYPES = (
     "video/mp4",
     "application/zip",
 )
+_BODY = JsonBody(
+    is_streamed=is_archive,
+    streamed={TAR: FILE},
+    max_streamed_bytes=lambda settings: settings.max_archive_bytes,
+    query=query_parameters(
+        IndexArchiveRequest, ("type", "priority", "collection", "replace"), required=False
+    ),
+)
 _WAIT = re.compile(r'(?:^|[,;]\s*)wait="?(\d{1,6})"?(?=\s*(?:$|[,;]))', re.IGNORECASE)
 
 IfNoneMatch = Annotated[str | None, Header(description="ETags; 304 if one is still right")]
@@ -59,27 +68,23 @@ IfNoneMatch = Annotated[str | None, Header(description="ETags; 304 if one is sti
     "",
     status_code=202,
     responses={202: {"model": JobAnswer}, **responses(400, 401, 403, 404, 408, 413, 415, 422, 429, 501, 503)},
-    openapi_extra=body(JobRequest, also=(IndexJobRequest,), raw={TAR: IndexArchiveRequest}),
 )
 async def create_job(
     request: Request,
     caller: JobsCaller,
+    idempotency_key: RepeatKey,
+    body: Annotated[JobRequest | IndexJobRequest | None, _BODY],
     resources: InUse,
-    idempotency_key: RepeatKey = None,
 ) -> Response:
     """Queue a drawing, or the indexing of many pictures; a tar of them is sent as it is."""
-    if idempotency_key is not None:
-        check_idempotency_key(idempotency_key)
-    if content_type(request.headers) == TAR:
-        archive = await receive_archive(request, caller, resources)
-        return await submit(archive, "index", idempotency_key, resources)
-    values = await read_json(request, f"{JSON} or {TAR}")
-    if isinstance(values, dict) and values.get("type") == "index":
-        indexing = validate(IndexJobRequest, values, strict=True)
-        prepared = await prepare_index(indexing, caller, resources)
-        return await submit(prepared, "index", idempotency_key, resources)
-    asked = validate(JobRequest, values, strict=True)
-    return await submit(await accept(asked, caller, resources), asked.generator, idempotency_key, resources)
+    if isinstance(body, JobRequest):
+        prepared = await accept(body, caller, resources)
+        return await submit(prepared, body.generator, idempotency_key, resources)
+    if body is None:
+        prepared = await receive_archive(request, caller, resources)
+    else:
+        prepared = await prepare_index(body, caller, resources)
+    return await submit(prepared, "index", idempotency_key, resources)
 
 
 @router.get("", responses=responses(401, 403, 422, 503))

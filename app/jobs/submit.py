@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import structlog
-from fastapi import Header, Response
+from fastapi import Depends, Header, Response
 
 from app.dependencies import Resources
 from app.http.auth import Caller
@@ -22,14 +22,6 @@ from storage.net.safe_http import AddressRefused, check_url, port_of
 log = structlog.stdlib.get_logger(__name__)
 
 IDEMPOTENCY_KEY = r'^"?([\x21\x23-\x7e]{1,255})"?$'
-RepeatKey = Annotated[
-    str | None,
-    Header(
-        alias="Idempotency-Key",
-        description="a request sent twice makes one job",
-        json_schema_extra={"pattern": IDEMPOTENCY_KEY},
-    ),
-]
 POLL_S = 1
 
 
@@ -37,6 +29,28 @@ class WebhooksOff(HttpProblem):
     """The service has no secret to sign webhooks with."""
 
     answer = Answer(422, "webhooks_not_configured", "Webhooks are not configured")
+
+
+async def _repeat_key(
+    key: Annotated[
+        str | None,
+        Header(
+            alias="Idempotency-Key",
+            description="a request sent twice makes one job",
+            json_schema_extra={"pattern": IDEMPOTENCY_KEY},
+        ),
+    ] = None,
+) -> str | None:
+    match = re.fullmatch(IDEMPOTENCY_KEY, key or "")
+    if key is not None and match is None:
+        raise MalformedHeader(
+            "an Idempotency-Key is 1 to 255 visible ASCII characters, with or without quotes"
+        )
+    return match and match[1]
+
+
+RepeatKey = Annotated[str | None, Depends(_repeat_key)]
+"""The Idempotency-Key without its quotes. Raises MalformedHeader."""
 
 
 @dataclass(frozen=True)
@@ -86,14 +100,13 @@ async def submit(
         anew_if_broken_off: make another job if that of the first time came to nothing, and may yet succeed.
 
     Raises:
-        MalformedHeader: of the Idempotency-Key.
         jobs.queue.QueueFull, jobs.queue.TenantQueueFull, jobs.queue.IdempotencyConflict
     """
     new = prepared.job
     answer = view(draft(new)).model_dump_json()
     repeat = None
     if idempotency_key is not None:
-        repeat = Idempotency(check_idempotency_key(idempotency_key), prepared.fingerprint, answer)
+        repeat = Idempotency(idempotency_key, prepared.fingerprint, answer)
     earlier = await _create(prepared, repeat, resources)
     while anew_if_broken_off and repeat and earlier and await _broke_off(_id(earlier), new.tenant, resources):
         # whoever repeats it next comes the same way; no key of a client's has a blank
@@ -111,20 +124,6 @@ async def submit(
     if replayed:
         headers["Idempotent-Replayed"] = "true"
     return Response(text, 202, headers, media_type="application/json")
-
-
-def check_idempotency_key(text: str) -> str:
-    """The key without the quotes it may have.
-
-    Raises:
-        MalformedHeader: it is no key.
-    """
-    match = re.fullmatch(IDEMPOTENCY_KEY, text)
-    if match is None:
-        raise MalformedHeader(
-            "an Idempotency-Key is 1 to 255 visible ASCII characters, with or without quotes"
-        )
-    return match[1]
 
 
 async def _create(prepared: Prepared, repeat: Idempotency | None, resources: Resources) -> str | None:

@@ -4,16 +4,16 @@ import asyncio
 from collections import Counter
 from typing import Any, Literal
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 
-from app.clip.registry import ModelNotFound
+from app.clip.registry import Clips, ClipsInUse, ModelNotFound
 from app.clip.schemas import ModelAnswer, ModelList
-from app.dependencies import AnyCaller, InUse, QueueUnavailable, Resources
+from app.dependencies import AnyCaller, InUse, QueueUnavailable
+from app.http.route_docs import responses
 from app.jobs.schemas import GeneratorList, QueueAnswer
-from app.site.openapi import responses
 from jobs.queue import JobQueue
 from storage.blobs import StorageFull, Store, StoreUnavailable
 from storage.collections.vector_sets import VectorsUnavailable
@@ -29,23 +29,23 @@ class ReadyAnswer(BaseModel):
 
 
 @router.get("/v1/models", responses=responses(401))
-async def list_models(caller: AnyCaller, resources: InUse) -> ModelList:
+async def list_models(caller: AnyCaller, clips: ClipsInUse) -> ModelList:
     """The CLIPs that are served, the default first."""
-    return ModelList(data=[_model(name, resources) for name in resources.clips.cards])
+    return ModelList(data=[_model(name, clips) for name in clips.cards])
 
 
 @router.get("/v1/models/{name}", responses=responses(401, 404))
-async def show_model(name: str, caller: AnyCaller, resources: InUse) -> ModelAnswer:
+async def show_model(name: str, caller: AnyCaller, clips: ClipsInUse) -> ModelAnswer:
     """A CLIP that is served."""
-    if name not in resources.clips.cards:
-        raise ModelNotFound(f"no model {name!r} is served; there are {', '.join(resources.clips.cards)}")
-    return _model(name, resources)
+    if name not in clips.cards:
+        raise ModelNotFound(f"no model {name!r} is served; there are {', '.join(clips.cards)}")
+    return _model(name, clips)
 
 
 @router.get("/v1/generators", responses=responses(401))
-async def list_generators(caller: AnyCaller, resources: InUse) -> GeneratorList:
+async def list_generators(caller: AnyCaller, request: Request) -> GeneratorList:
     """The ways to draw, with their options as JSON Schema, their defaults and limits."""
-    return GeneratorList(data=[*resources.generators])
+    return GeneratorList(data=request.state.generators)
 
 
 @router.get("/v1/queue", responses=responses(401, 503))
@@ -67,7 +67,7 @@ async def livez() -> Response:
         503: {"model": ReadyAnswer, "description": "some part is not ready; each says why"},
     },
 )
-async def readyz(resources: InUse) -> JSONResponse:
+async def readyz(resources: InUse, clips: ClipsInUse) -> JSONResponse:
     """200 if every part is ready, else 503; either way each part says how it is.
 
     CLIPs that are not loaded at the start do not count.
@@ -87,8 +87,8 @@ async def readyz(resources: InUse) -> JSONResponse:
     parts["store"] = await asyncio.to_thread(_store_state, resources.store)
     if resources.stopping.is_set():
         parts["api"] = "stopping"
-    ready = resources.clips.preloaded and all(state == "ready" for state in parts.values())
-    parts = {f"clip:{name}": resources.clips.status(name) for name in resources.clips.cards} | parts
+    ready = clips.preloaded and all(state == "ready" for state in parts.values())
+    parts = {f"clip:{name}": clips.status(name) for name in clips.cards} | parts
     return JSONResponse(
         {"status": "ready" if ready else "not ready", "parts": parts},
         200 if ready else 503,
@@ -131,15 +131,15 @@ def _store_state(store: Store) -> str:
     return "ready"
 
 
-def _model(name: str, resources: Resources) -> ModelAnswer:
-    card = resources.clips.cards[name]
-    status = resources.clips.status(name)
+def _model(name: str, clips: Clips) -> ModelAnswer:
+    card = clips.cards[name]
+    status = clips.status(name)
     sizes: dict[str, Any] = {
         "embedding_dim": card.embedding_dim,
         "image_size": card.image_size,
         "context_length": card.context_length,
     }
-    clip = resources.clips.peek(name)
+    clip = clips.peek(name)
     if clip is not None:
         encoder = clip.encoder
         sizes = {
@@ -149,7 +149,7 @@ def _model(name: str, resources: Resources) -> ModelAnswer:
         }
     return ModelAnswer(
         id=name,
-        created=resources.clips.since,
+        created=clips.since,
         status=status.partition(":")[0],
         loaded=status == "ready",
         description=card.description,

@@ -42,6 +42,7 @@ _BODIES: Mapping[str, Any] = {  # in JSON
     "generate_images": {"prompt": "a red heart", "quality": "low", "seed": 7},
     "edit_image": {"prompt": "a red heart", "model": "pixels", "seed": 7, "image": _CAT},
     "vectorize": {"texts": ["a photo of a cat."], "images": [_CAT]},
+    "predict": {"entries": {"clip": {"textual": {"modelName": "demo-photo"}}}, "text": "a photo of a cat."},
 }
 _FORMS: Mapping[str, Any] = {  # files by their names
     "classify": {"image": ["cat.jpg"], "labels": ["cat", "dog", "rocket"], "top_k": 2},
