@@ -1,1 +1,1 @@
-"""The HTTP front: CLIP answered at once, drawings as jobs."""
+"""The HTTP API: CLIP answered at once, drawings and index jobs queued. May import jobs, storage and models."""

@@ -1,4 +1,4 @@
-"""From bytes on the wire to checked values and back.
+"""Bytes of requests to checked values, and values to bytes of answers.
 
-Knows no CLIP and no job; of app it imports settings and metrics.
+Knows no CLIP and no job; of app it may import settings and metrics.
 """

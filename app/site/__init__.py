@@ -1,4 +1,4 @@
-"""What describes the service: health, OpenAPI, its docs, and the page.
+"""What describes the service: health, OpenAPI with its page, and the page in the browser.
 
-May import every other room of app.
+May import every other room of app but compat.
 """
