@@ -1,1 +1,4 @@
-"""The HTTP API: CLIP answered at once, drawings and index jobs queued. May import jobs, storage and models."""
+"""The HTTP API: CLIP answered at once, drawings and index jobs queued.
+
+May import jobs, storage and models.
+"""
