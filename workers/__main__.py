@@ -21,7 +21,7 @@ from jobs.queue import RUN_JOB
 from jobs.record.priorities import JobType, queue_names
 from models import generators
 from models.networks.shared_networks import Networks
-from models.requests.generator import ImageGenerator
+from models.requests.generator import Generate
 from models.runtime.machine import keep_freed_memory
 from storage.blobs import open_store
 from storage.redis import connect, connect_rq
@@ -172,7 +172,7 @@ def _serve(
         drain.wait(1)
 
 
-def _load(settings: WorkerSettings) -> dict[str, ImageGenerator]:
+def _load(settings: WorkerSettings) -> dict[str, Generate]:
     if settings.threads:
         import torch
 

@@ -20,7 +20,7 @@ def check_memory(request: GenerationRequest, settings: ApiSettings, queue: JobQu
         (worker.detail.get("memory", 0) for worker in queue.workers()), default=0
     )
     names = settings.network_names
-    need = predict(request, names, frugal=True)
+    need = predict(request, names, low_memory=True)
     if not memory or need <= memory:
         return
     size = largest_size(request, names, memory)

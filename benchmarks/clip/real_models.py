@@ -110,7 +110,7 @@ def draw(name: str, weights: Path, steps: int) -> None:
     request = complete(
         names, generator="vqgan_clip", prompts=(Prompt(text="a red apple"),), steps=steps, seed=1
     )
-    told = predict(request, names, frugal=False)
+    told = predict(request, names, low_memory=False)
     with OwnMemory() as own, ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         most, took_s = process.submit(_drawn, request, names).result()
     print(

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from models.generators import complete, find
 from models.networks.shared_networks import Networks
+from models.requests.generator import Drawing
 from models.requests.network_names import NetworkNames
 from models.requests.prompts import parse
 
@@ -73,7 +74,7 @@ def main() -> None:
             options=dict(chosen.option),
         )
         started = time.perf_counter()
-        *_, last = generator.generate(request, seed=request.seed, pictures={})
+        *_, last = generator(Drawing(request, seed=request.seed))
         drawn[prompt] = last.render()
         if chosen.each:
             chosen.each.mkdir(parents=True, exist_ok=True)

@@ -27,11 +27,11 @@ from models.clip.cards import find_card
 from models.clip.encoder import ClipNetwork
 from models.clip.parts import assemble
 from models.clip.precision import pick_precision
-from models.generators import complete
-from models.generators.vqgan_clip import VqganClip
+from models.generators import complete, vqgan_clip
 from models.networks import vqgan
 from models.networks.shared_networks import Networks
 from models.networks.vqgan.vqgan_model import Vqgan
+from models.requests.generator import Drawing
 from models.requests.network_names import NetworkNames
 from models.requests.prompts import parse
 from models.runtime.batched_steps import Alternating
@@ -193,7 +193,7 @@ def _ours(case: Case, method: str, steps: int, loop: str) -> Iterator[float]:
         seed=1,
         options={"cutouts": case.cutouts, **({} if loop == "ours, defaults" else same)},
     )
-    return (step.loss() for step in VqganClip(networks).generate(request, seed=1, pictures={}) if step.loss)
+    return (step.loss() for step in vqgan_clip.generate(networks, Drawing(request, seed=1)) if step.loss)
 
 
 def _plain(case: Case, method: str, steps: int, loop: str) -> Iterator[float]:

@@ -33,6 +33,7 @@ from models.generators import complete, find
 from models.networks import vqgan
 from models.networks.footprint import decoder_bytes, guide_memory, vqgan_weights
 from models.networks.shared_networks import Networks
+from models.requests.generator import Drawing
 from models.requests.network_names import NetworkNames
 from models.requests.options import DrawingOptions
 from models.requests.request import GenerationRequest, Prompt
@@ -194,7 +195,7 @@ def drawings(device: str) -> None:
         said += f", {prompts} image prompts" if prompts else ""
         for frugal in (False, True):
             request = drawing(generator, side, options, prompts)
-            told = predict(request, NetworkNames(device=device), frugal=frugal)
+            told = predict(request, NetworkNames(device=device), low_memory=frugal)
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
                 tensors = process.submit(measure_drawing, request, device, frugal).result()
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
@@ -245,7 +246,7 @@ def measure_process(request: GenerationRequest, names: NetworkNames, frugal: boo
 
 def _draw(generator: Any, request: GenerationRequest, frugal: bool) -> None:
     pictures = {"picture": Image.new("RGB", (64, 64), "white")}
-    for step in generator.generate(request, seed=1, pictures=pictures, frugal=frugal):
+    for step in generator(Drawing(request, seed=1, images=pictures, low_memory=frugal)):
         step.render()
 
 

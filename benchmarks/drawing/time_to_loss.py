@@ -26,6 +26,7 @@ from models.generators import complete, find
 from models.networks.shared_networks import Networks
 from models.optimize.clip_loss import spherical_distance
 from models.optimize.prompt_targets import to_tensor
+from models.requests.generator import Drawing
 from models.requests.network_names import NetworkNames
 from models.requests.prompts import parse
 from models.requests.request import GenerationRequest, Presets
@@ -148,7 +149,7 @@ def draw(networks: Networks, request: GenerationRequest, prompt: str) -> Curve:
     clock = time.process_time if networks.device.type == "cpu" else time.perf_counter
     seconds, started = 0.0, clock()
     looks: list[tuple[int, float, float, float]] = []
-    for step in generator.generate(request, seed=request.seed, pictures={}):
+    for step in generator(Drawing(request, seed=request.seed)):
         if step.index % LOOK_EVERY and not step.is_last:
             continue
         pixels = step.render()  # waits for the device

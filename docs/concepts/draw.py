@@ -17,6 +17,7 @@ from models.cutouts.cutouts import random_views  # noqa: E402 - importable from 
 from models.generators import complete, find  # noqa: E402
 from models.networks.shared_networks import Networks  # noqa: E402
 from models.networks.vqgan.vqgan_model import Vqgan  # noqa: E402
+from models.requests.generator import Drawing  # noqa: E402
 from models.requests.network_names import NetworkNames  # noqa: E402
 from models.requests.prompts import parse  # noqa: E402
 
@@ -73,7 +74,7 @@ def drawn(networks: Networks) -> dict[str, Image.Image]:
         steps=SHOWN_STEPS[-1],
         seed=SEED,
     )
-    steps = find("vqgan_clip").load(networks).generate(request, seed=SEED, pictures={})
+    steps = find("vqgan_clip").load(networks)(Drawing(request, seed=SEED))
     return {
         f"step {step.index}": Image.fromarray(step.render()) for step in steps if step.index in SHOWN_STEPS
     }

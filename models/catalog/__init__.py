@@ -105,7 +105,7 @@ class Entry:
         else:
             names, generator = NetworkNames(vqgan=self.name, weights=self.weights), "vqgan_clip"
         request = complete(names, generator=generator, prompts=(prompt,))
-        return predict(request, names, frugal=False)
+        return predict(request, names, low_memory=False)
 
     def describe(self) -> dict[str, Any]:
         """All that is known, for JSON."""

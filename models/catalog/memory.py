@@ -9,7 +9,7 @@ from pathlib import Path
 
 from models.clip.cards import ClipCard, find_card
 from models.generators import find
-from models.networks.footprint import FLOAT, FRUGAL_VIEWS, decoder_bytes, guide_memory, vqgan_weights
+from models.networks.footprint import FLOAT, LOW_MEMORY_VIEWS, decoder_bytes, guide_memory, vqgan_weights
 from models.networks.vqgan import read_card
 from models.requests.network_names import NetworkNames
 from models.requests.options import DrawingOptions
@@ -30,18 +30,18 @@ _VIEW_FLOATS = 24  # per value of a view: as it is cut, filtered and colored
 _COMPARED = 1.5  # of the candidates of a start: what decoder and CLIP take as they are compared
 
 
-def predict(request: GenerationRequest, names: "NetworkNames", *, frugal: bool) -> int:
+def predict(request: GenerationRequest, names: "NetworkNames", *, low_memory: bool) -> int:
     """Bytes that a worker takes to draw; several pictures are drawn one after the other.
 
     Args:
-        frugal: as of `ImageGenerator.generate`.
+        low_memory: as of `models.requests.generator.Drawing`.
     """
     module = find(request.generator)
-    profile = module.profile(names)
+    profile, options = module.profile(names), module.Options.model_validate(request.options)
     pixels = request.width * request.height
     per_pixel = profile.bytes_per_pixel
-    if frugal and profile.frugal_bytes_per_pixel is not None:
-        per_pixel = profile.frugal_bytes_per_pixel
+    if low_memory and profile.low_memory_bytes_per_pixel is not None:
+        per_pixel = profile.low_memory_bytes_per_pixel
     step = pixels * per_pixel
     guides = [guide_memory(find_card(name, names.weights), names.weights) for name in names.clips]
     vqgan = read_card(names.vqgan, names.weights).config
@@ -52,23 +52,23 @@ def predict(request: GenerationRequest, names: "NetworkNames", *, frugal: bool) 
     if names.judge is not None:
         weights += share * guide_memory(find_card(names.judge, names.weights), names.weights)[0]
     picture, sampling = step, 0
-    if request.options.get("start", "dalle") == "dalle":
+    if getattr(options, "start", "dalle") == "dalle":
         # a sequence for each prompt, and one without
-        sequences: int = request.options.get("candidates", 0) * (1 + len(request.prompts))
+        sequences: int = getattr(options, "candidates", 0) * (1 + len(request.prompts))
         sampling = sequences * profile.bytes_per_candidate
-    if issubclass(module.Options, DrawingOptions):
-        options = request.options
-        views = options["cutouts"] * (1 + sum(prompt.image is not None for prompt in request.prompts))
+    if isinstance(options, DrawingOptions):
+        views = options.cutouts * (1 + sum(prompt.image is not None for prompt in request.prompts))
         seeing = [
             guide
             for name, guide in zip(names.clips, guides, strict=True)
-            if options["guide_weights"].get(name, 1)
+            if options.guide_weights.get(name, 1)
         ]
-        encoded = [share * view * (min(views, FRUGAL_VIEWS) if frugal else views) for _, view, _ in seeing]
-        step += max(encoded, default=0) if frugal else sum(encoded)
+        at_once = min(views, LOW_MEMORY_VIEWS) if low_memory else views
+        encoded = [share * view * at_once for _, view, _ in seeing]
+        step += max(encoded, default=0) if low_memory else sum(encoded)
         step += FLOAT * views * sum(_VIEW_FLOATS * side**2 + _SEEN_FLOATS * pixels for _, _, side in seeing)
         step += FLOAT * _PICTURE_FLOATS * pixels
-        if options["style"]:  # through the encoder, which has a block less at each level
+        if options.style:  # through the encoder, which has a block less at each level
             blocks = vqgan.ddconfig.num_res_blocks
             step += pixels * decoder_bytes(vqgan, "fp32") * blocks / (blocks + 1)
         step = max(step, picture + _COMPARED * sampling)  # which is over before the first step
@@ -92,7 +92,7 @@ def serving_memory(card: ClipCard, weights: Path, dtype: str) -> int:
 
 
 def largest_size(request: GenerationRequest, names: "NetworkNames", limit: int) -> tuple[int, int] | None:
-    """The largest width and height of the request's shape that fit, drawn frugally; none: no size does.
+    """The largest size of the request's shape that fits, drawn with low memory; None: no size fits.
 
     Args:
         limit: bytes.
@@ -105,7 +105,7 @@ def largest_size(request: GenerationRequest, names: "NetworkNames", limit: int) 
 
     def need(columns: int) -> int:
         width, height = size(columns)
-        return predict(request.model_copy(update={"width": width, "height": height}), names, frugal=True)
+        return predict(request.model_copy(update={"width": width, "height": height}), names, low_memory=True)
 
     sizes = range(1, request.width // multiple + 1)
     fitting = bisect_right(sizes, limit, key=need)

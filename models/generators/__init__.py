@@ -1,7 +1,7 @@
-"""Generators: each module of this package turns a request into a picture, one step at a time.
+"""Generators: each module turns a request into an image, one step at a time; its name is the client's.
 
-The name a client asks for is the name of the module. A module provides what `GeneratorModule` says and
-imports torch inside its functions only, because the API reads its `Options` and must start without torch.
+A module provides the functions of `GeneratorModule`. It imports torch inside functions only: the API reads
+its `Options` and starts without torch. May import all of models but models.catalog.
 """
 
 import importlib
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, get_args
 
 from pydantic import BaseModel
 
-from models.requests.generator import ImageGenerator, Profile
+from models.requests.generator import Generate, Profile
 from models.requests.network_names import NetworkNames
 from models.requests.request import (
     MAX_SEED,
@@ -36,26 +36,29 @@ class UnknownGenerator(LookupError):
 
 
 class GeneratorModule(Protocol):
-    """What each module of this package provides; the first line of its docstring describes it to clients."""
+    """What each module of this package provides. The first line of its docstring describes it to clients."""
 
     Options: type[BaseModel]  # every field with a default and a description
 
-    def profile(self, names: "NetworkNames", presets: Presets = Presets()) -> Profile:
+    def profile(self, names: NetworkNames, presets: Presets = Presets()) -> Profile:
         """Its defaults with the networks of these names. Reads cards only.
 
         Raises:
             InvalidRequest: it has no such preset.
         """
 
-    def check(self, request: GenerationRequest, names: "NetworkNames") -> None:
-        """What its schema cannot say. Reads cards only.
+    def check(self, request: GenerationRequest, options: Any, names: NetworkNames) -> None:
+        """Check what the schema cannot express. Reads cards only.
+
+        Args:
+            options: the request's, as an instance of `Options`.
 
         Raises:
             InvalidRequest: the request cannot be drawn with the networks of these names.
         """
 
-    def load(self, networks: "Networks") -> ImageGenerator:
-        """Load what it draws with. Slow; imports torch."""
+    def load(self, networks: "Networks") -> Generate:
+        """Load the networks that it draws with. Slow; imports torch."""
 
 
 def available() -> list[str]:
@@ -75,13 +78,13 @@ def find(name: str) -> GeneratorModule:
 
 
 def describe(name: str) -> str:
-    """What a generator is, in one sentence."""
+    """The description of a generator, one sentence."""
     module = cast(ModuleType, find(name))
     return (module.__doc__ or "").partition("\n")[0]
 
 
 def complete(
-    names: "NetworkNames",
+    names: NetworkNames,
     *,
     generator: str,
     prompts: tuple[Prompt, ...],
@@ -94,12 +97,12 @@ def complete(
     options: Mapping[str, Any] | None = None,
     save: SaveOptions = SaveOptions(),
 ) -> GenerationRequest:
-    """A whole request out of what a caller said: the generator's defaults fill the rest, the seed is drawn.
+    """A complete request: defaults of the generator for all that is None, and a random seed.
 
     Raises:
         UnknownGenerator: no generator has that name.
         pydantic.ValidationError: an option or a value is out of range.
-        InvalidRequest: the generator cannot draw that.
+        InvalidRequest: the generator cannot draw the request.
     """
     module = find(generator)
     profile = module.profile(names, presets)
@@ -125,12 +128,12 @@ def complete(
         options=filled.model_dump(mode="json"),
         save=save,
     )
-    module.check(request, names)
+    module.check(request, filled, names)
     return request
 
 
-def preset_changes(module: GeneratorModule, names: "NetworkNames") -> dict[str, dict[str, dict[str, Any]]]:
-    """What each preset that a generator has changes of its defaults.
+def preset_changes(module: GeneratorModule, names: NetworkNames) -> dict[str, dict[str, dict[str, Any]]]:
+    """The defaults that each preset of a generator changes.
 
     Returns:
         `{"quality": {"draft": {"steps": 35, "options": {"cutouts": 8}}, …}, "aspect": …, "compat": …}`

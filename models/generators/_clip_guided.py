@@ -1,32 +1,31 @@
-"""What generators share whose drawers need no network of their own: the way from a request to a drawing."""
+"""What the generators share that CLIP guides and that need no network of their own."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from functools import partial
+from typing import TypeVar
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from models.networks.shared_networks import Networks
 from models.optimize.loop import Drawer
-from models.optimize.scene import draw, start_picture
-from models.requests.generator import Step
+from models.optimize.objective import draw, init_image
+from models.requests.generator import Drawing, Generate, Step
 from models.requests.options import DrawingOptions
-from models.requests.request import GenerationRequest
 
 OptionsT = TypeVar("OptionsT", bound=DrawingOptions)
 
 
 @dataclass(frozen=True)
-class Sheet:
-    """What a drawer begins with.
+class DrawerInit:
+    """What a drawer starts with.
 
     Attributes:
-        size: (H, W) of the picture.
-        start: a picture to begin with, (1, 3, H, W) in [0, 1]; none: what the drawer makes of chance.
-        rng: on the CPU; its state goes into no checkpoint, so that only the beginning may be drawn from it.
-        device: where the latents are to be.
+        size: (H, W) of the image.
+        start: the image to start from, (1, 3, H, W) in [0, 1]; None: the drawer has its own start.
+        rng: on the CPU; for the start only, since checkpoints do not keep its state.
+        device: of the latents.
     """
 
     size: tuple[int, int]
@@ -35,35 +34,26 @@ class Sheet:
     device: torch.device
 
 
-@dataclass(frozen=True)
-class SketchGenerator(Generic[OptionsT]):
-    """Draws with the drawer that `make` makes: see `models.requests.generator.ImageGenerator`."""
+def load(
+    networks: Networks, options: type[OptionsT], make: Callable[[OptionsT, DrawerInit], Drawer]
+) -> Generate:
+    """Load the CLIPs that guide.
 
-    networks: Networks
-    options: type[OptionsT]
-    make: Callable[[OptionsT, Sheet], Drawer]
+    Args:
+        options: the generator's own.
+        make: makes its drawer.
+    """
+    networks.guides()
+    return partial(_generate, networks, options, make)
 
-    def generate(
-        self,
-        request: GenerationRequest,
-        *,
-        seed: int,
-        pictures: Mapping[str, Image.Image],
-        checkpoint: bytes | None = None,
-        frugal: bool = False,
-    ) -> Iterator[Step]:
-        """See `ImageGenerator`."""
-        options = self.options.model_validate(request.options)
-        rng, device = torch.Generator().manual_seed(seed), self.networks.device
-        start = start_picture(request, options, pictures, device, rng)
-        sheet = Sheet((request.height, request.width), start, rng, device)
-        return draw(
-            self.make(options, sheet),
-            request,
-            options,
-            seed=seed,
-            networks=self.networks,
-            pictures=pictures,
-            checkpoint=checkpoint,
-            frugal=frugal,
-        )
+
+def _generate(
+    networks: Networks,
+    options_type: type[OptionsT],
+    make: Callable[[OptionsT, DrawerInit], Drawer],
+    drawing: Drawing,
+) -> Iterator[Step]:
+    options = options_type.model_validate(drawing.request.options)
+    rng, device = torch.Generator().manual_seed(drawing.seed), networks.device
+    start = init_image(drawing, options, device, rng)
+    return draw(make(options, DrawerInit(drawing.size, start, rng, device)), drawing, options, networks)

@@ -1,15 +1,16 @@
 """A small DALL-E: a transformer goes on from a text with a picture's codes, and CLIP picks the best."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
-from PIL import Image
 from pydantic import Field
 
 from models.clip.cards import find_card
 from models.networks.footprint import guide_memory
 from models.networks.vqgan import read_card
-from models.requests.generator import ImageGenerator, Profile, Step
+from models.requests.generator import Drawing, Generate, Profile, Step
+from models.requests.network_names import NetworkNames
 from models.requests.options import CompletingOptions
 from models.requests.prompts import check_prompts
 from models.requests.request import GenerationRequest, InvalidRequest, Presets
@@ -17,7 +18,6 @@ from models.sampling import profile as sampled
 
 if TYPE_CHECKING:
     from models.networks.shared_networks import Networks
-    from models.requests.network_names import NetworkNames
 
 
 class Options(CompletingOptions, frozen=True, extra="forbid"):
@@ -31,7 +31,7 @@ class Options(CompletingOptions, frozen=True, extra="forbid"):
     )
 
 
-def profile(names: "NetworkNames", presets: Presets = Presets()) -> Profile:
+def profile(names: NetworkNames, presets: Presets = Presets()) -> Profile:
     """One size, that of the pictures it was trained on, and a step for each of their codes."""
     card = read_card(names.vqgan, names.weights)
     options = Options(templates=card.drawing.get("templates", ("{prompt}",)))
@@ -45,41 +45,26 @@ def profile(names: "NetworkNames", presets: Presets = Presets()) -> Profile:
     )
 
 
-def check(request: GenerationRequest, names: "NetworkNames") -> None:
+def check(request: GenerationRequest, options: Options, names: NetworkNames) -> None:
     """The VQGAN has a transformer that reads texts, and there is one to draw."""
     if read_card(names.vqgan, names.weights).dalle is None:
         raise InvalidRequest("/generator", "no_dalle", f"the VQGAN {names.vqgan} has no dalle")
     sampled.check(request, profile(names))
     sampled.check_texts(request)
-    check_prompts(request, names)
+    check_prompts(request, options, names)
 
 
-def load(networks: "Networks") -> ImageGenerator:
+def load(networks: "Networks") -> Generate:
     """Load the transformer, what it stands on, and the CLIPs that rank."""
     networks.vqgan(), networks.prior(), networks.dalle(), networks.guides()
-    return DalleGenerator(networks)
+    return partial(generate, networks)
 
 
-class DalleGenerator:
-    """Draws with a transformer over the codes of a VQGAN."""
+def generate(networks: "Networks", drawing: Drawing) -> Iterator[Step]:
+    """Sample codes by the texts: see `models.requests.generator.Generate`."""
+    from models.sampling.candidates import Candidates
+    from models.sampling.conditioning import condition_on_text
 
-    def __init__(self, networks: "Networks") -> None:
-        self._networks = networks
-
-    def generate(
-        self,
-        request: GenerationRequest,
-        *,
-        seed: int,
-        pictures: Mapping[str, Image.Image],
-        checkpoint: bytes | None = None,
-        frugal: bool = False,
-    ) -> Iterator[Step]:
-        """See `ImageGenerator`."""
-        from models.sampling.candidates import Candidates
-        from models.sampling.conditioning import condition_on_text
-
-        options = Options.model_validate(request.options)
-        told = condition_on_text(request, options.guidance, self._networks)
-        vqgan = self._networks.vqgan()
-        return Candidates(told, vqgan, request, options, seed, self._networks, pictures).steps(checkpoint)
+    options = Options.model_validate(drawing.request.options)
+    told = condition_on_text(drawing.request, options.guidance, networks)
+    return Candidates(told, networks.vqgan(), drawing, options, networks).steps()

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from models.requests import presets as known
-from models.requests.generator import ImageGenerator, Profile
+from models.requests.generator import Generate, Profile
+from models.requests.network_names import NetworkNames
 from models.requests.options import DrawingOptions
 from models.requests.prompts import check_prompts
 from models.requests.request import GenerationRequest, Presets
@@ -15,10 +16,9 @@ from models.requests.request import GenerationRequest, Presets
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from models.generators._clip_guided import Sheet
+    from models.generators._clip_guided import DrawerInit
     from models.networks.shared_networks import Networks
     from models.optimize.motion import Motion
-    from models.requests.network_names import NetworkNames
 
 _COLORS = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
 """Square root of the covariance of natural pictures' colors, by columns: lightness, then two hues.
@@ -41,7 +41,7 @@ class Options(DrawingOptions, frozen=True, extra="forbid"):
     )
 
 
-def profile(names: "NetworkNames", presets: Presets = Presets()) -> Profile:
+def profile(names: NetworkNames, presets: Presets = Presets()) -> Profile:
     """Any size; it decides how fine the finest waves are."""
     options = Options(
         cutouts=12,
@@ -57,17 +57,16 @@ def profile(names: "NetworkNames", presets: Presets = Presets()) -> Profile:
     return known.apply(plain, presets)
 
 
-def check(request: GenerationRequest, names: "NetworkNames") -> None:
+def check(request: GenerationRequest, options: Options, names: NetworkNames) -> None:
     """The guides can read the prompts."""
-    check_prompts(request, names)
+    check_prompts(request, options, names)
 
 
-def load(networks: "Networks") -> ImageGenerator:
+def load(networks: "Networks") -> Generate:
     """Load the CLIPs that guide."""
-    from models.generators._clip_guided import SketchGenerator
+    from models.generators import _clip_guided
 
-    networks.guides()
-    return SketchGenerator(networks, Options, Waves)
+    return _clip_guided.load(networks, Options, Waves)
 
 
 class Waves:
@@ -79,22 +78,22 @@ class Waves:
     Parameterizations, Distill 2018). A wave's amplitude means the same at every resolution.
     """
 
-    def __init__(self, options: Options, sheet: "Sheet") -> None:
+    def __init__(self, options: Options, init: "DrawerInit") -> None:
         import torch
 
-        self._size, self._share = sheet.size, 1.0
+        self._size, self._share = init.size, 1.0
         colors = torch.tensor(_COLORS)
         # a unit of the first column moves lightness by as much as before the sigmoid's slope of 1/4
-        self._colors = (colors / colors.norm(dim=0).max()).to(sheet.device)
-        self._unmix = torch.linalg.inv(self._colors.cpu()).to(sheet.device)
-        self._scale = _inverse_frequencies(sheet.size, options.decay).to(sheet.device)
+        self._colors = (colors / colors.norm(dim=0).max()).to(init.device)
+        self._unmix = torch.linalg.inv(self._colors.cpu()).to(init.device)
+        self._scale = _inverse_frequencies(init.size, options.decay).to(init.device)
         self.rates: Mapping[str, float] = {}
-        if sheet.start is not None:
-            self.absorb(sheet.start)
+        if init.start is not None:
+            self.init_from(init.start)
         else:
-            self.absorb(torch.full((1, 3, *sheet.size), 0.85, device=sheet.device))
-            noise = 0.01 * torch.randn(1, 3, *self._scale.shape, 2, generator=sheet.rng)
-            self._hold(self.latents["spectrum"] + noise.to(sheet.device))
+            self.init_from(torch.full((1, 3, *init.size), 0.85, device=init.device))
+            noise = 0.01 * torch.randn(1, 3, *self._scale.shape, 2, generator=init.rng)
+            self._hold(self.latents["spectrum"] + noise.to(init.device))
         self._start = self.latents["spectrum"].detach().clone()
 
     def render(self) -> "Tensor":
@@ -110,19 +109,19 @@ class Waves:
     def project(self) -> None:
         pass
 
-    def absorb(self, picture: "Tensor") -> None:
+    def init_from(self, image: "Tensor") -> None:
         import torch
 
-        levels = picture.clamp(_DARKEST, 1 - _DARKEST).logit()
+        levels = image.clamp(_DARKEST, 1 - _DARKEST).logit()
         waves = torch.einsum("ij,njhw->nihw", self._unmix, levels)
         self._hold(torch.view_as_real(torch.fft.rfft2(waves, norm="forward") / self._scale))
 
     def move(self, motion: "Motion") -> None:
         share, self._share = self._share, 1.0
-        self.absorb(motion.warp(self.render().detach()))
+        self.init_from(motion.warp(self.render().detach()))
         self._share = share
 
-    def scale(self, share: float) -> None:
+    def set_resolution(self, share: float) -> None:
         self._share = share
 
     def from_start(self) -> "Tensor":

@@ -4,23 +4,22 @@ Each step moves the picture from gray a little nearer to the gradient.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from pydantic import BaseModel, Field
 
-from models.requests import checkpoint as snapshots
+from models.requests import checkpoint
 from models.requests import presets as known
-from models.requests.generator import ImageGenerator, Profile, Step
+from models.requests.generator import Drawing, Generate, Profile, Step
+from models.requests.network_names import NetworkNames
 from models.requests.request import GenerationRequest, Presets
 
 if TYPE_CHECKING:
     from models.networks.shared_networks import Networks
-    from models.requests.network_names import NetworkNames
 
 
 class Options(BaseModel, frozen=True, extra="forbid"):
@@ -29,50 +28,41 @@ class Options(BaseModel, frozen=True, extra="forbid"):
     delay_s: float = Field(0.0, ge=0, le=1, description="seconds to wait at each step, to make a slow job")
 
 
-def profile(names: "NetworkNames", presets: Presets = Presets()) -> Profile:
+def profile(names: NetworkNames, presets: Presets = Presets()) -> Profile:
     """The same with any networks."""
     plain = Profile(width=256, height=256, steps=20, size_multiple=1, options=Options())
     return known.apply(plain, presets)
 
 
-def check(request: GenerationRequest, names: "NetworkNames") -> None:
+def check(request: GenerationRequest, options: Options, names: NetworkNames) -> None:
     """Any request can be drawn."""
 
 
-def load(networks: "Networks") -> ImageGenerator:
+def load(networks: "Networks") -> Generate:
     """There is nothing to load."""
-    return Gradient()
+    return generate
 
 
-class Gradient:
-    """Draws colors between four corners."""
+def generate(drawing: Drawing) -> Iterator[Step]:
+    """Blend from gray to the gradient: see `models.requests.generator.Generate`."""
+    request, seed = drawing.request, drawing.seed
+    options, done = Options.model_validate(request.options), 0
+    if drawing.resume_from is not None:
+        done, _ = checkpoint.unpack(drawing.resume_from, request=request, seed=seed)
+    corners = np.random.Generator(np.random.PCG64(seed)).random((2, 2, 3))
 
-    def generate(
-        self,
-        request: GenerationRequest,
-        *,
-        seed: int,
-        pictures: Mapping[str, Image.Image],
-        checkpoint: bytes | None = None,
-        frugal: bool = False,
-    ) -> Iterator[Step]:
-        """See `ImageGenerator`."""
-        options = Options.model_validate(request.options)
-        done = 0 if checkpoint is None else snapshots.unpack(checkpoint, request=request, seed=seed)[0]
-        corners = np.random.Generator(np.random.PCG64(seed)).random((2, 2, 3))
+    def steps() -> Iterator[Step]:
+        for index in range(done + 1, request.steps + 1):
+            time.sleep(options.delay_s)
+            yield Step(
+                index=index,
+                total=request.steps,
+                render=partial(_render, corners, request, index / request.steps),
+                checkpoint=partial(checkpoint.pack, {}, request=request, seed=seed, step=index),
+                loss=partial(float, 1 - index / request.steps),
+            )
 
-        def steps() -> Iterator[Step]:
-            for index in range(done + 1, request.steps + 1):
-                time.sleep(options.delay_s)
-                yield Step(
-                    index=index,
-                    total=request.steps,
-                    render=partial(_render, corners, request, index / request.steps),
-                    checkpoint=partial(snapshots.pack, {}, request=request, seed=seed, step=index),
-                    loss=partial(float, 1 - index / request.steps),
-                )
-
-        return steps()
+    return steps()
 
 
 def _render(corners: NDArray[np.float64], request: GenerationRequest, share: float) -> NDArray[np.uint8]:

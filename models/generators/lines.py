@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from models.requests import presets as known
-from models.requests.generator import ImageGenerator, Profile
+from models.requests.generator import Generate, Profile
+from models.requests.network_names import NetworkNames
 from models.requests.options import Color, DrawingOptions
 from models.requests.prompts import check_prompts
 from models.requests.request import GenerationRequest, Presets
@@ -14,11 +15,10 @@ from models.requests.request import GenerationRequest, Presets
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from models.generators._clip_guided import Sheet
+    from models.generators._clip_guided import DrawerInit
     from models.generators._rasterizer import Strokes
     from models.networks.shared_networks import Networks
     from models.optimize.motion import Motion
-    from models.requests.network_names import NetworkNames
 
 _BYTES_PER_PIXEL = 2400.0
 """Of memory that a step takes at its highest, with as many strokes as there can be."""
@@ -44,7 +44,7 @@ class Options(DrawingOptions, frozen=True, extra="forbid"):
     paper: Color = Field("#ffffff", description="color of the paper")
 
 
-def profile(names: "NetworkNames", presets: Presets = Presets()) -> Profile:
+def profile(names: NetworkNames, presets: Presets = Presets()) -> Profile:
     """A pen's strokes on white."""
     options = Options(
         cutouts=10,
@@ -59,53 +59,52 @@ def profile(names: "NetworkNames", presets: Presets = Presets()) -> Profile:
     return known.apply(plain, presets)
 
 
-def check(request: GenerationRequest, names: "NetworkNames") -> None:
+def check(request: GenerationRequest, options: Options, names: NetworkNames) -> None:
     """The guides can read the prompts."""
-    check_prompts(request, names)
+    check_prompts(request, options, names)
 
 
-def load(networks: "Networks") -> ImageGenerator:
+def load(networks: "Networks") -> Generate:
     """Load the CLIPs that guide."""
-    from models.generators._clip_guided import SketchGenerator
+    from models.generators import _clip_guided
 
-    networks.guides()
-    return SketchGenerator(networks, Options, Drawing)
+    return _clip_guided.load(networks, Options, StrokeDrawer)
 
 
-class Drawing:
+class StrokeDrawer:
     """A drawer of strokes: points (S, K, 2), widths (S), colors (S, 3), opacities (S) as in `Strokes`."""
 
-    def __init__(self, options: Options, sheet: "Sheet") -> None:
+    def __init__(self, options: Options, init: "DrawerInit") -> None:
         import torch
 
         from models.generators._rasterizer import POINTS
 
         self._kind, self._paper_color = options.stroke_kind, options.paper
         paper = bytes.fromhex(options.paper[1:])
-        self._paper = torch.tensor(list(paper), device=sheet.device).float().div(255)
-        self._size, self._share = sheet.size, 1.0
+        self._paper = torch.tensor(list(paper), device=init.device).float().div(255)
+        self._size, self._share = init.size, 1.0
         self.rates: Mapping[str, float] = {"widths": 0.1, "opacities": 0.7}
 
         number, corners = options.strokes, POINTS[options.stroke_kind]
-        middles = torch.rand(number, 1, 2, generator=sheet.rng) * 1.2 - 0.6
+        middles = torch.rand(number, 1, 2, generator=init.rng) * 1.2 - 0.6
         if options.stroke_kind == "shape":
-            turns = (torch.arange(corners) + torch.rand(number, 1, generator=sheet.rng)) / corners
+            turns = (torch.arange(corners) + torch.rand(number, 1, generator=init.rng)) / corners
             angles = turns * 2 * torch.pi
             offsets = 0.25 * torch.stack([angles.cos(), angles.sin()], -1)
         else:
-            offsets = 0.2 * torch.randn(number, corners, 2, generator=sheet.rng).cumsum(1)
+            offsets = 0.2 * torch.randn(number, corners, 2, generator=init.rng).cumsum(1)
         # as long to the right as downwards
-        narrow = torch.tensor([min(sheet.size) / sheet.size[1], min(sheet.size) / sheet.size[0]])
+        narrow = torch.tensor([min(init.size) / init.size[1], min(init.size) / init.size[0]])
         self._hold(
-            points=(middles + offsets * narrow).to(sheet.device),
-            widths=torch.full([number], options.stroke_width, device=sheet.device),
-            colors=torch.rand(number, 3, generator=sheet.rng).to(sheet.device),
-            opacities=torch.full([number], 0.8, device=sheet.device),
+            points=(middles + offsets * narrow).to(init.device),
+            widths=torch.full([number], options.stroke_width, device=init.device),
+            colors=torch.rand(number, 3, generator=init.rng).to(init.device),
+            opacities=torch.full([number], 0.8, device=init.device),
         )
         with torch.no_grad():
             self.project()
-        if sheet.start is not None:
-            self.absorb(sheet.start)
+        if init.start is not None:
+            self.init_from(init.start)
         self._start = {name: self.latents[name].detach().clone() for name in ("points", "colors")}
 
     def render(self) -> "Tensor":
@@ -124,14 +123,14 @@ class Drawing:
         self.latents["colors"].clamp_(0, 1)
         self.latents["opacities"].clamp_(0, 1)
 
-    def absorb(self, picture: "Tensor") -> None:
+    def init_from(self, image: "Tensor") -> None:
         """Strokes take the colors under them; then all they have moves until they look like a small copy."""
         import torch
         from torch.nn.functional import grid_sample, interpolate
 
         share = min(1, _FIT_SIDE / max(self._size))
         height, width = (max(1, round(side * share)) for side in self._size)
-        small = interpolate(picture.detach(), size=(height, width), mode="area")
+        small = interpolate(image.detach(), size=(height, width), mode="area")
         places = self.latents["points"].detach()[None]
         under = grid_sample(small, places, padding_mode="border", align_corners=False)  # (1, 3, S, K)
         self._hold(**{**self.latents, "colors": under[0].mean(2).T})
@@ -163,7 +162,7 @@ class Drawing:
         with torch.no_grad():
             self.project()
 
-    def scale(self, share: float) -> None:
+    def set_resolution(self, share: float) -> None:
         self._share = share
 
     def from_start(self) -> "Tensor":

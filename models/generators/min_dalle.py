@@ -1,14 +1,15 @@
 """DALL-E mini or mega by Dayma et al., not OpenAI's DALL-E: a text becomes codes, CLIP picks the best."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
-from PIL import Image
 from pydantic import Field
 
 from models.networks.footprint import vqgan_weights
 from models.networks.min_dalle import read_card
-from models.requests.generator import GenerationError, ImageGenerator, Profile, Step
+from models.requests.generator import Drawing, Generate, GenerationError, Profile, Step
+from models.requests.network_names import NetworkNames
 from models.requests.options import SamplingOptions
 from models.requests.prompts import check_prompts
 from models.requests.request import GenerationRequest, InvalidRequest, Presets
@@ -17,7 +18,6 @@ from models.weights_io.card import Model
 
 if TYPE_CHECKING:
     from models.networks.shared_networks import Networks
-    from models.requests.network_names import NetworkNames
 
 
 class Options(SamplingOptions, frozen=True, extra="forbid"):
@@ -32,7 +32,7 @@ class Options(SamplingOptions, frozen=True, extra="forbid"):
     )
 
 
-def profile(names: "NetworkNames", presets: Presets = Presets()) -> Profile:
+def profile(names: NetworkNames, presets: Presets = Presets()) -> Profile:
     """One size, that of the pictures it was trained on, and a step for each of their codes."""
     card = read_card(names.min_dalle, names.weights)
     return sampled.profile_of(
@@ -45,7 +45,7 @@ def profile(names: "NetworkNames", presets: Presets = Presets()) -> Profile:
     )
 
 
-def check(request: GenerationRequest, names: "NetworkNames") -> None:
+def check(request: GenerationRequest, options: Options, names: NetworkNames) -> None:
     """There are texts alone, and something to read in each."""
     from models.networks.min_dalle.bpe import readable
 
@@ -56,41 +56,26 @@ def check(request: GenerationRequest, names: "NetworkNames") -> None:
             raise InvalidRequest(
                 f"/prompts/{index}", "unreadable", "min_dalle reads English: this text has no letter of ASCII"
             )
-    check_prompts(request, names)
+    check_prompts(request, options, names)
 
 
-def load(networks: "Networks") -> ImageGenerator:
+def load(networks: "Networks") -> Generate:
     """Load the model and the CLIPs that rank."""
     networks.min_dalle(), networks.guides()
-    return MinDalleGenerator(networks)
+    return partial(generate, networks)
 
 
-class MinDalleGenerator:
-    """Draws with DALL-E mini or mega."""
+def generate(networks: "Networks", drawing: Drawing) -> Iterator[Step]:
+    """Sample codes by the texts: see `models.requests.generator.Generate`."""
+    from models.networks.min_dalle.min_dalle_model import TextTooLong
+    from models.sampling.candidates import Candidates
 
-    def __init__(self, networks: "Networks") -> None:
-        self._networks = networks
-
-    def generate(
-        self,
-        request: GenerationRequest,
-        *,
-        seed: int,
-        pictures: Mapping[str, Image.Image],
-        checkpoint: bytes | None = None,
-        frugal: bool = False,
-    ) -> Iterator[Step]:
-        """See `ImageGenerator`."""
-        from models.networks.min_dalle.min_dalle_model import TextTooLong
-        from models.sampling.candidates import Candidates
-
-        options = Options.model_validate(request.options)
-        model = self._networks.min_dalle()
-        weighted = [(prompt.text or "", prompt.weight_at(0)) for prompt in request.prompts]
-        texts, weights = zip(*[(text, weight) for text, weight in weighted if weight], strict=True)
-        try:
-            told = model.told(texts, weights, options.guidance)
-        except TextTooLong as error:
-            raise GenerationError(f"the prompt is too long: {error}") from error
-        drawing = Candidates(told, model.vqgan, request, options, seed, self._networks, pictures)
-        return drawing.steps(checkpoint)
+    options = Options.model_validate(drawing.request.options)
+    model = networks.min_dalle()
+    weighted = [(prompt.text or "", prompt.weight_at(0)) for prompt in drawing.request.prompts]
+    texts, weights = zip(*[(text, weight) for text, weight in weighted if weight], strict=True)
+    try:
+        told = model.told(texts, weights, options.guidance)
+    except TextTooLong as error:
+        raise GenerationError(f"the prompt is too long: {error}") from error
+    return Candidates(told, model.vqgan, drawing, options, networks).steps()

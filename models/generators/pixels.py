@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from models.requests import presets as known
-from models.requests.generator import ImageGenerator, Profile
+from models.requests.generator import Generate, Profile
+from models.requests.network_names import NetworkNames
 from models.requests.options import DrawingOptions
 from models.requests.prompts import check_prompts
 from models.requests.request import GenerationRequest, InvalidRequest, Presets
@@ -16,10 +17,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from models.generators._clip_guided import Sheet
+    from models.generators._clip_guided import DrawerInit
     from models.networks.shared_networks import Networks
     from models.optimize.motion import Motion
-    from models.requests.network_names import NetworkNames
 
 
 _BYTES_PER_PIXEL = 120.0
@@ -41,7 +41,7 @@ class Options(DrawingOptions, frozen=True, extra="forbid"):
     )
 
 
-def profile(names: "NetworkNames", presets: Presets = Presets()) -> Profile:
+def profile(names: NetworkNames, presets: Presets = Presets()) -> Profile:
     """Cells of 8 pixels."""
     options = Options(
         cutouts=12,
@@ -56,11 +56,11 @@ def profile(names: "NetworkNames", presets: Presets = Presets()) -> Profile:
     return known.apply(plain, presets)
 
 
-def check(request: GenerationRequest, names: "NetworkNames") -> None:
+def check(request: GenerationRequest, options: Options, names: NetworkNames) -> None:
     """The guides can read the prompts, and no cell is smaller than a pixel."""
-    check_prompts(request, names)
+    check_prompts(request, options, names)
     for option, side in (("columns", "width"), ("rows", "height")):
-        cells, pixels = request.options[option], getattr(request, side)
+        cells, pixels = getattr(options, option), getattr(request, side)
         if cells > pixels:
             raise InvalidRequest(
                 f"/options/{option}",
@@ -69,12 +69,11 @@ def check(request: GenerationRequest, names: "NetworkNames") -> None:
             )
 
 
-def load(networks: "Networks") -> ImageGenerator:
+def load(networks: "Networks") -> Generate:
     """Load the CLIPs that guide."""
-    from models.generators._clip_guided import SketchGenerator
+    from models.generators import _clip_guided
 
-    networks.guides()
-    return SketchGenerator(networks, Options, Grid)
+    return _clip_guided.load(networks, Options, Grid)
 
 
 class Grid:
@@ -84,24 +83,24 @@ class Grid:
     pyramids of Lucid, https://github.com/tensorflow/lucid. Without them CLIP is soon pleased with noise.
     """
 
-    def __init__(self, options: Options, sheet: "Sheet") -> None:
+    def __init__(self, options: Options, init: "DrawerInit") -> None:
         import torch
 
-        rows = options.rows or _regular_rows(options, sheet.size)
+        rows = options.rows or _regular_rows(options, init.size)
         self._cells = {
-            share: cells_of(options.grid, (rows, options.columns), sheet.size, share).to(sheet.device)
+            share: cells_of(options.grid, (rows, options.columns), init.size, share).to(init.device)
             for share in (0.5, 1.0)
         }
         self._share = 1.0
         self._number = 1 + int(self._cells[1.0].max())
-        self._pixels = self._sums(torch.ones(*sheet.size, 1, device=sheet.device)).clamp(min=1)
-        self._centers = self._centers_of(sheet.size, sheet.device)
+        self._pixels = self._sums(torch.ones(*init.size, 1, device=init.device)).clamp(min=1)
+        self._centers = self._centers_of(init.size, init.device)
         self._washes = _wash_sizes(rows, options.columns)
         self.rates: Mapping[str, float] = {"colors": _FINE}
-        if sheet.start is not None:
-            self.absorb(sheet.start)
+        if init.start is not None:
+            self.init_from(init.start)
         else:
-            self._hold((0.8 + 0.1 * torch.rand(self._number, 3, generator=sheet.rng)).to(sheet.device))
+            self._hold((0.8 + 0.1 * torch.rand(self._number, 3, generator=init.rng)).to(init.device))
         self._start = self._colors().detach()
 
     def render(self) -> "Tensor":
@@ -116,15 +115,15 @@ class Grid:
     def project(self) -> None:
         pass
 
-    def absorb(self, picture: "Tensor") -> None:
-        self._hold(self._sums(picture[0].permute(1, 2, 0)) / self._pixels)
+    def init_from(self, image: "Tensor") -> None:
+        self._hold(self._sums(image[0].permute(1, 2, 0)) / self._pixels)
 
     def move(self, motion: "Motion") -> None:
         share, self._share = self._share, 1.0
-        self.absorb(motion.warp(self.render().detach()))
+        self.init_from(motion.warp(self.render().detach()))
         self._share = share
 
-    def scale(self, share: float) -> None:
+    def set_resolution(self, share: float) -> None:
         self._share = share
 
     def from_start(self) -> "Tensor":

@@ -1,19 +1,19 @@
 """unCLIP, the recipe of DALL-E 2, as in Karlo by Kakao Brain: not OpenAI's. Noise becomes a picture."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
-from PIL import Image
 from pydantic import BaseModel, Field
 
 from models.networks.unclip import read_parts
-from models.requests.generator import GenerationError, ImageGenerator, Profile, Step
+from models.requests.generator import Drawing, Generate, GenerationError, Profile, Step
+from models.requests.network_names import NetworkNames
 from models.requests.presets import EFFORTS, refuse_shapes
 from models.requests.request import GenerationRequest, InvalidRequest, Presets, Prompt
 
 if TYPE_CHECKING:
     from models.networks.shared_networks import Networks
-    from models.requests.network_names import NetworkNames
 
 TIMES = 1000
 """Of the noise in training: no more steps than these can differ."""
@@ -39,7 +39,7 @@ class Options(BaseModel, frozen=True, extra="forbid"):
     decoder_guidance: float = Field(8, ge=1, le=20, description="likewise, of the picture and its embedding")
 
 
-def profile(names: "NetworkNames", presets: Presets = Presets()) -> Profile:
+def profile(names: NetworkNames, presets: Presets = Presets()) -> Profile:
     """One size, that of the pictures it was trained on, and the steps of the pipelines in diffusers."""
     refuse_shapes(presets)
     parts = read_parts(names.unclip, names.weights)
@@ -62,7 +62,7 @@ def profile(names: "NetworkNames", presets: Presets = Presets()) -> Profile:
     )
 
 
-def check(request: GenerationRequest, names: "NetworkNames") -> None:
+def check(request: GenerationRequest, options: Options, names: NetworkNames) -> None:
     """There is one text or one picture, whichever the models read, and the size and the steps fit."""
     parts = read_parts(names.unclip, names.weights)
     if len(request.prompts) != 1:
@@ -93,7 +93,7 @@ def check(request: GenerationRequest, names: "NetworkNames") -> None:
             "invalid_size",
             f"unclip draws {parts.side}x{parts.side}, not {request.width}x{request.height}",
         )
-    if request.steps != (count := _steps_of(Options.model_validate(request.options), request.prompts)):
+    if request.steps != (count := _steps_of(options, request.prompts)):
         raise InvalidRequest(
             "/steps",
             "invalid_steps",
@@ -101,51 +101,34 @@ def check(request: GenerationRequest, names: "NetworkNames") -> None:
         )
 
 
-def load(networks: "Networks") -> ImageGenerator:
+def load(networks: "Networks") -> Generate:
     """Load its networks, and the CLIPs that score."""
     networks.unclip(), networks.guides()
-    return UnclipGenerator(networks)
+    return partial(generate, networks)
 
 
-class UnclipGenerator:
-    """Draws with an unCLIP."""
+def generate(networks: "Networks", drawing: Drawing) -> Iterator[Step]:
+    """Denoise by the text or the image: see `models.requests.generator.Generate`."""
+    from models.networks.unclip.unclip_model import Plan, TextTooLong
+    from models.sampling.diffusion import denoise
 
-    def __init__(self, networks: "Networks") -> None:
-        self._networks = networks
-
-    def generate(
-        self,
-        request: GenerationRequest,
-        *,
-        seed: int,
-        pictures: Mapping[str, Image.Image],
-        checkpoint: bytes | None = None,
-        frugal: bool = False,
-    ) -> Iterator[Step]:
-        """See `ImageGenerator`."""
-        from models.networks.unclip.unclip_model import Plan, TextTooLong
-        from models.optimize.prompt_targets import find_picture
-        from models.sampling.diffusion import Denoised
-
-        options = Options.model_validate(request.options)
-        plan = Plan(**options.model_dump())
-        [prompt] = request.prompts
-        name = prompt.image or prompt.target
-        unclip = self._networks.unclip()
-        try:
-            if name is not None:
-                told = unclip.tell_picture(find_picture(pictures, name), plan)
-            else:
-                told = unclip.tell_text(prompt.text or "", plan)
-        except TextTooLong as error:
-            raise GenerationError(f"the prompt is too long: {error}") from error
-        return Denoised(unclip, told, plan, request, seed, self._networks, pictures).steps(checkpoint)
+    options = Options.model_validate(drawing.request.options)
+    plan, unclip = Plan(**options.model_dump()), networks.unclip()
+    [prompt] = drawing.request.prompts
+    name = prompt.image or prompt.target
+    try:
+        if name is not None:
+            told = unclip.tell_picture(drawing.image(name), plan)
+        else:
+            told = unclip.tell_text(prompt.text or "", plan)
+    except TextTooLong as error:
+        raise GenerationError(f"the prompt is too long: {error}") from error
+    return denoise(unclip, told, plan, drawing, networks)
 
 
 def _steps_of(options: BaseModel, prompts: tuple[Prompt, ...]) -> int:
-    return _count(
-        Options.model_validate(options.model_dump()), with_prior=all(p.text is not None for p in prompts)
-    )
+    assert isinstance(options, Options)
+    return _count(options, with_prior=all(prompt.text is not None for prompt in prompts))
 
 
 def _count(options: Options, *, with_prior: bool) -> int:

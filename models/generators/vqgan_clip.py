@@ -1,15 +1,17 @@
 """VQGAN+CLIP: a VQGAN's latents, moved until CLIP finds the prompts in the picture they decode to."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from PIL import Image
 from pydantic import Field
 
 from models.networks.footprint import decoder_bytes
 from models.networks.vqgan import read_card
 from models.requests import presets as known
-from models.requests.generator import GenerationError, ImageGenerator, Profile, Step
+from models.requests.generator import Drawing, Generate, GenerationError, Profile, Step
+from models.requests.network_names import NetworkNames
 from models.requests.options import DrawingOptions, Weight
 from models.requests.prompts import check_prompts, color_of
 from models.requests.request import GenerationRequest, InvalidRequest, Presets
@@ -21,11 +23,10 @@ if TYPE_CHECKING:
     from models.networks.shared_networks import Networks
     from models.networks.vqgan.vqgan_model import Vqgan
     from models.optimize.motion import Motion
-    from models.requests.network_names import NetworkNames
     from models.runtime.batched_steps import Company
 
 _NO_ENCODER = (
-    "this VQGAN's weights have no encoder, so that no picture can be taken up: use start=random, and neither "
+    "this VQGAN's weights have no encoder, so it cannot start from an image: use start=random, and neither "
     "init_image, overlay_image nor motion"
 )
 
@@ -77,7 +78,7 @@ class Options(DrawingOptions, frozen=True, extra="forbid"):
         return self.latent_decay_at(index) < self.latent_decay_at(index - 1)
 
 
-def profile(names: "NetworkNames", presets: Presets = Presets()) -> Profile:
+def profile(names: NetworkNames, presets: Presets = Presets()) -> Profile:
     """The defaults of the VQGAN's card, where it has some, or those of a program that the presets name."""
     card = read_card(names.vqgan, names.weights)
     drawing = dict(card.drawing)
@@ -89,143 +90,116 @@ def profile(names: "NetworkNames", presets: Presets = Presets()) -> Profile:
         size_multiple=card.config.factor,
         options=options,
         bytes_per_pixel=decoder_bytes(card.config, names.dtype),
-        frugal_bytes_per_pixel=decoder_bytes(card.config, names.dtype, frugal=True),
+        low_memory_bytes_per_pixel=decoder_bytes(card.config, names.dtype, low_memory=True),
         weight_bytes=card.dalle.weight_bytes if card.dalle is not None else 0,
         bytes_per_candidate=card.dalle.cache_bytes if card.dalle is not None else 0,
     )
     return known.apply(plain, presets, sides=sides, programs=known.PROGRAMS)
 
 
-def check(request: GenerationRequest, names: "NetworkNames") -> None:
-    """The guides can read the prompts, and the VQGAN has a prior if one is asked for."""
-    check_prompts(request, names)
-    start, card = request.options["start"], read_card(names.vqgan, names.weights)
-    if request.options["init_image"] is None and start in ("prior", "dalle") and getattr(card, start) is None:
+def check(request: GenerationRequest, options: Options, names: NetworkNames) -> None:
+    """The guides can read the prompts, and the VQGAN has the network that the start needs."""
+    check_prompts(request, options, names)
+    start, card = options.start, read_card(names.vqgan, names.weights)
+    if options.init_image is None and start in ("prior", "dalle") and getattr(card, start) is None:
         raise InvalidRequest(
             "/options/start", f"no_{start}", f"the VQGAN {names.vqgan} has no {start}; use start=random"
         )
 
 
-def load(networks: "Networks") -> ImageGenerator:
-    """Load the VQGAN, its prior and the CLIPs that guide."""
+def load(networks: "Networks") -> Generate:
+    """Load the VQGAN, its prior and dalle, and the CLIPs that guide."""
     networks.vqgan(), networks.prior(), networks.dalle(), networks.guides()
-    return VqganClip(networks)
+    return partial(generate, networks)
 
 
-class VqganClip:
-    """Draws with a VQGAN."""
+def generate(networks: "Networks", drawing: Drawing) -> Iterator[Step]:
+    """Optimize the latents: see `models.requests.generator.Generate`."""
+    import torch
 
-    def __init__(self, networks: "Networks") -> None:
-        self._networks = networks
+    from models.optimize.objective import draw, init_image
 
-    def generate(
-        self,
-        request: GenerationRequest,
-        *,
-        seed: int,
-        pictures: Mapping[str, Image.Image],
-        checkpoint: bytes | None = None,
-        frugal: bool = False,
-    ) -> Iterator[Step]:
-        """See `ImageGenerator`."""
-        import torch
-
-        from models.optimize.scene import draw, start_picture
-
-        options = Options.model_validate(request.options)
-        vqgan = self._networks.vqgan()
-        with torch.no_grad():
-            # the start and the cutouts each draw from the seed: the order of the first notebooks
-            rng = torch.Generator().manual_seed(seed)
-            start = start_picture(request, options, pictures, self._networks.device, rng)
-            if start is not None:
-                latents = _encode(vqgan, start)
-            else:
-                latents = self._start(request, options, pictures, seed, rng)
-            if start is None:
-                start = vqgan.decode(latents).clamp(0, 1)  # what the prior gives lies between the codes
-        if vqgan.encoder is None and (options.moves or options.overlay_image is not None):
-            raise GenerationError(_NO_ENCODER)
-        drawer = CodedPicture(vqgan, latents, options, self._networks.company, frugal=frugal)
-        held_by_itself = options.init_method != "square"
-        return draw(
-            drawer,
-            request,
-            options.model_copy(update={"init_weight": 0.0}) if held_by_itself else options,
-            seed=seed,
-            networks=self._networks,
-            pictures=pictures,
-            checkpoint=checkpoint,
-            frugal=frugal,
-            start=start,
-            latent_loss=drawer.latent_loss,
-            restarts=options.latent_decay_falls,
-        )
-
-    def _start(
-        self,
-        request: GenerationRequest,
-        options: Options,
-        pictures: Mapping[str, Image.Image],
-        seed: int,
-        rng: "torch.Generator",
-    ) -> "Tensor":
-        """Latents to start from: (1, D, h, w)"""
-        import torch
-
-        from models.networks.prior import painted
-        from models.optimize.prompt_targets import embed
-
-        vqgan, prior, device = self._networks.vqgan(), self._networks.prior(), self._networks.device
-        grid = (request.height // vqgan.factor, request.width // vqgan.factor)
-        # what pulls in the first step
-        texts = [prompt for prompt in request.prompts if prompt.text is not None and prompt.weight_at(0) > 0]
-        if options.start == "dalle" and any(prompt.weight_at(0) > 0 for prompt in texts):
-            return self._sampled(request, options, pictures, seed, grid)
-        if options.start == "prior" and prior is None:
-            raise GenerationError("this VQGAN has no prior to start from; use start=random")
-        if options.start == "prior" and prior is not None and texts:
-            guide = self._networks.guides()[0]
-            embeddings = [embed(guide, prompt.text or "", options.templates) for prompt in texts]
-            weights = torch.tensor([prompt.weight_at(0) for prompt in texts], device=device)
-            latents = prior.start(
-                torch.cat(embeddings), weights, vqgan.codebook, grid, temperature=options.prior_temperature
-            )
-            color = color_of(texts[0].text or "") if options.paint else None
-            if color is None:
-                return latents
-            picture = vqgan.decode(latents).clamp(0, 1)
-            return _encode(vqgan, painted(picture, torch.tensor(color, device=device)))
-        codes = torch.randint(len(vqgan.codebook), [grid[0] * grid[1]], generator=rng)
-        return vqgan.lookup(codes.view(1, *grid).to(device))
-
-    def _sampled(
-        self,
-        request: GenerationRequest,
-        options: Options,
-        pictures: Mapping[str, Image.Image],
-        seed: int,
-        grid: tuple[int, int],
-    ) -> "Tensor":
-        """What the generator dalle draws, at this picture's size: (1, D, h, w)"""
-        from models.generators import dalle
-        from models.sampling.candidates import Candidates
-        from models.sampling.conditioning import condition_on_text
-
-        vqgan = self._networks.vqgan()
-        small = dalle.profile(self._networks.names)
-        given = options.model_dump(include={"candidates", "templates", "guide_weights"})
-        sampling = dalle.Options.model_validate(small.options.model_dump() | given)
-        told = condition_on_text(request, sampling.guidance, self._networks)
-        asked = request.model_copy(
-            update={"width": small.width, "height": small.height, "steps": small.steps}
-        )
-        found = Candidates(told, vqgan, asked, sampling, seed, self._networks, pictures)
-        return _scaled(vqgan.lookup(found.finish()), grid)
+    options = Options.model_validate(drawing.request.options)
+    vqgan = networks.vqgan()
+    with torch.no_grad():
+        # the start and the cutouts use the same seed, as in the first notebooks
+        rng = torch.Generator().manual_seed(drawing.seed)
+        start = init_image(drawing, options, networks.device, rng)
+        if start is not None:
+            latents = _encode(vqgan, start)
+        else:
+            latents = _start(networks, drawing, options, rng)
+            start = vqgan.decode(latents).clamp(0, 1)  # the prior's latents lie between the codes
+    if vqgan.encoder is None and (options.moves or options.overlay_image is not None):
+        raise GenerationError(_NO_ENCODER)
+    drawer = VqganLatents(vqgan, latents, options, networks.company, low_memory=drawing.low_memory)
+    if options.init_method != "square":  # the drawer's own loss holds it to the start
+        options = options.model_copy(update={"init_weight": 0.0})
+    return draw(drawer, drawing, options, networks, start)
 
 
-class CodedPicture:
-    """A drawer of latents (1, D, h, w): each place shows its nearest code and moves as if not rounded."""
+def _start(networks: "Networks", drawing: Drawing, options: Options, rng: "torch.Generator") -> "Tensor":
+    """Latents to start from, without an image: (1, D, h, w)"""
+    import torch
+
+    vqgan, prompts = networks.vqgan(), drawing.request.prompts
+    grid = (drawing.size[0] // vqgan.factor, drawing.size[1] // vqgan.factor)
+    # those that pull in the first step
+    texts = [(p.text, p.weight_at(0)) for p in prompts if p.text is not None and p.weight_at(0) > 0]
+    if options.start == "dalle" and texts:
+        return _scaled(_sampled(networks, drawing, options), grid)
+    if options.start == "prior" and networks.prior() is None:
+        raise GenerationError("this VQGAN has no prior to start from; use start=random")
+    if options.start == "prior" and texts:
+        return _from_prior(networks, options, texts, grid)
+    codes = torch.randint(len(vqgan.codebook), [grid[0] * grid[1]], generator=rng)
+    return vqgan.lookup(codes.view(1, *grid).to(networks.device))
+
+
+def _from_prior(
+    networks: "Networks", options: Options, texts: Sequence[tuple[str, float]], grid: tuple[int, int]
+) -> "Tensor":
+    """The latents that the prior expects of weighted texts: (1, D, h, w)"""
+    import torch
+
+    from models.networks.prior import painted
+    from models.optimize.prompt_targets import embed
+
+    vqgan, prior, [guide, *_], device = (
+        networks.vqgan(),
+        networks.prior(),
+        networks.guides(),
+        networks.device,
+    )
+    assert prior is not None
+    embeddings = torch.cat([embed(guide, text, options.templates) for text, _ in texts])
+    weights = torch.tensor([weight for _, weight in texts], device=device)
+    latents = prior.start(embeddings, weights, vqgan.codebook, grid, temperature=options.prior_temperature)
+    color = color_of(texts[0][0]) if options.paint else None
+    if color is None:
+        return latents
+    image = vqgan.decode(latents).clamp(0, 1)
+    return _encode(vqgan, painted(image, torch.tensor(color, device=device)))
+
+
+def _sampled(networks: "Networks", drawing: Drawing, options: Options) -> "Tensor":
+    """Latents of the best candidate that the generator dalle samples, at its own size: (1, D, h, w)"""
+    from models.generators import dalle
+    from models.sampling.candidates import Candidates
+    from models.sampling.conditioning import condition_on_text
+
+    vqgan, config = networks.vqgan(), read_card(networks.names.vqgan, networks.names.weights).config
+    side = config.ddconfig.resolution
+    steps = (side // config.factor) ** 2
+    request = drawing.request.model_copy(update={"width": side, "height": side, "steps": steps})
+    sampling = dalle.Options(**options.model_dump(include={"candidates", "templates", "guide_weights"}))
+    told = condition_on_text(request, sampling.guidance, networks)
+    candidates = Candidates(told, vqgan, replace(drawing, request=request), sampling, networks)
+    return vqgan.lookup(candidates.finish())
+
+
+class VqganLatents:
+    """Latents (1, D, h, w), as a drawer: each place renders its nearest code; gradients pass unrounded."""
 
     def __init__(
         self,
@@ -234,11 +208,11 @@ class CodedPicture:
         options: Options,
         company: "Company",
         *,
-        frugal: bool = False,
+        low_memory: bool = False,
     ) -> None:
-        self._vqgan, self._options, self._company, self._frugal = vqgan, options, company, frugal
+        self._vqgan, self._options, self._company, self._low_memory = vqgan, options, company, low_memory
         self._low, self._high = vqgan.low, vqgan.high
-        self._whole = self._grid = latents.shape[2:]  # of the start, and of the scale it is drawn at
+        self._whole = self._grid = latents.shape[2:]  # at the full size, and at the current resolution
         self._start = latents.clone()
         self.rates: Mapping[str, float] = {}
         self.quantized = latents  # as of the last render
@@ -249,13 +223,13 @@ class CodedPicture:
 
         latents = self.latents["z"]
         self.quantized = self._company.compute(self._vqgan.quantized, latents.detach())
-        vqgan, tile, frugal = self._vqgan, self._options.tile, self._frugal
+        vqgan, tile, low_memory = self._vqgan, self._options.tile, self._low_memory
 
         def decode(quantized: "Tensor") -> "Tensor":
-            return clamp_to_range(vqgan.decode(quantized, seamless=tile, frugal=frugal))
+            return clamp_to_range(vqgan.decode(quantized, seamless=tile, frugal=low_memory))
 
         return self._company.answer(
-            ("decode", tile, frugal), decode, straight_through(self.quantized, latents)
+            ("decode", tile, low_memory), decode, straight_through(self.quantized, latents)
         )
 
     def project(self) -> None:
@@ -263,17 +237,17 @@ class CodedPicture:
             latents = self.latents["z"]
             latents.copy_(latents.maximum(self._low).minimum(self._high))
 
-    def absorb(self, picture: "Tensor") -> None:
+    def init_from(self, image: "Tensor") -> None:
         size = [side * self._vqgan.factor for side in self._grid]
-        self._hold(_encode(self._vqgan, _scaled(picture, size)))
+        self._hold(_encode(self._vqgan, _scaled(image, size)))
 
     def move(self, motion: "Motion") -> None:
-        latents, picture = self.latents["z"].detach(), self.render()
-        # what encoding loses of the latents is carried along: many moves would wash the picture out otherwise
-        lost = latents - _encode(self._vqgan, picture)
-        self._hold(_encode(self._vqgan, motion.warp(picture)) + motion.carry(lost))
+        latents, image = self.latents["z"].detach(), self.render()
+        # carry along what encoding loses of the latents: many moves would wash the image out otherwise
+        lost = latents - _encode(self._vqgan, image)
+        self._hold(_encode(self._vqgan, motion.warp(image)) + motion.carry(lost))
 
-    def scale(self, share: float) -> None:
+    def set_resolution(self, share: float) -> None:
         import torch
 
         self._grid = torch.Size(max(1, round(side * share)) for side in self._whole)
@@ -285,7 +259,7 @@ class CodedPicture:
         return self._company.compute(squared_distance, self.latents["z"], self._start_now())
 
     def latent_loss(self, index: int) -> "Tensor":
-        """What is asked of the latents themselves in step `index`: a scalar."""
+        """The loss of the latents themselves in step `index`: a scalar."""
         from torch.nn.functional import normalize
 
         from models.optimize.clip_loss import spherical_distance
@@ -305,6 +279,10 @@ class CodedPicture:
             loss = loss + options.init_weight * spherical_distance(*ends)
         return loss
 
+    def restarts(self, index: int) -> bool:
+        """Whether the optimizer starts anew at step `index`: the latents' decay falls."""
+        return self._options.latent_decay_falls(index)
+
     def _start_now(self) -> "Tensor":
         return _scaled(self._start, self._grid)
 
@@ -312,11 +290,11 @@ class CodedPicture:
         self.latents = {"z": latents.detach().clone().contiguous().requires_grad_(True)}
 
 
-def _encode(vqgan: "Vqgan", picture: "Tensor") -> "Tensor":
+def _encode(vqgan: "Vqgan", image: "Tensor") -> "Tensor":
     from models.networks.vqgan.vqgan_model import EncoderMissing
 
     try:
-        return vqgan.encode(picture)
+        return vqgan.encode(image)
     except EncoderMissing as error:
         raise GenerationError(_NO_ENCODER) from error
 

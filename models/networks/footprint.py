@@ -10,27 +10,26 @@ from typing import Any
 from models.clip.cards import CONFIG, ClipCard
 from models.networks.vqgan import VqganConfig
 
-FRUGAL_VIEWS = 4
-"""Views that a frugal drawing encodes at once."""
+LOW_MEMORY_VIEWS = 4
+"""Views that a drawing with low memory encodes at once."""
 
 FLOAT = 4  # bytes
 
 
-def decoder_bytes(config: VqganConfig, dtype: str, *, frugal: bool = False) -> float:
+def decoder_bytes(config: VqganConfig, dtype: str, *, low_memory: bool = False) -> float:
     """What a VQGAN's decoder keeps of one picture, in bytes per pixel: the inputs of its normalizations.
 
-    Of an attention also its queries, keys and values, and what it found. Frugally, of a block its own input
-    alone.
+    Of an attention also its queries, keys, values and output. With low memory, of a block its input alone.
     """
     floats = 0.0
     for kind, inputs, outputs, area in _decoder(config):
         match kind:
             case "block":
-                floats += (inputs if frugal else inputs + outputs) * area
+                floats += (inputs if low_memory else inputs + outputs) * area
             case "attention":
                 floats += 5 * inputs * area
-    # the end, and the way back's first; frugally, of its largest block
-    floats += (6.45 if frugal else 5.5) * config.ddconfig.ch * config.ddconfig.ch_mult[0]
+    # the end, and the way back's first; with low memory, of its largest block
+    floats += (6.45 if low_memory else 5.5) * config.ddconfig.ch * config.ddconfig.ch_mult[0]
     return floats * (FLOAT / 2 if dtype == "bf16" else FLOAT)
 
 

@@ -1,22 +1,19 @@
-"""Losses that ask nothing of CLIP: what a picture should be by itself, each times its option's weight."""
+"""Losses of the image itself, without CLIP, each times its option's weight."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.optimize.palette import nearest_colors
 from models.requests.options import DrawingOptions
-
-Term = tuple[float, Callable[[Tensor], Tensor]]
-"""A weight, and a loss of a picture: (1, 3, H, W) in [0, 1] -> scalar"""
+from models.runtime.autograd import straight_through
 
 
 @dataclass(frozen=True)
-class Looks:
-    """The weighted sum of what a request asks, but of what needs another picture. Equal ones ask the same."""
+class ImageLosses:
+    """The weighted sum of the losses that need no other image. Equal objects compute the same."""
 
     smoothness: float
     saturation: float
@@ -27,13 +24,13 @@ class Looks:
     tile: bool
 
     @classmethod
-    def of(cls, options: DrawingOptions) -> "Looks | None":
-        """None: nothing is asked. What holds a drawing to its start makes no sense of one that moves."""
-        asked = {field.name: getattr(options, field.name) for field in fields(cls)}
+    def of(cls, options: DrawingOptions) -> "ImageLosses | None":
+        """None: all weights are 0. A drawing that moves is not held to the white of its start."""
+        values = {field.name: getattr(options, field.name) for field in fields(cls)}
         if options.moves:
-            asked["background"] = 0.0
-        looks = cls(**asked)
-        return None if looks == cls(0, 0, 0, 0, 0, 0, looks.tile) else looks
+            values["background"] = 0.0
+        losses = cls(**values)
+        return None if losses == cls(0, 0, 0, 0, 0, 0, losses.tile) else losses
 
     def __call__(self, image: Tensor, palette: Tensor, edge_color: Tensor, paper: Tensor) -> Tensor:
         """(1, 3, H, W) in [0, 1] -> scalar
@@ -82,7 +79,7 @@ def colorfulness(images: Tensor) -> Tensor:
     """
     red, green, blue = images.unbind(1)
     opponents = torch.stack([red - green, (red + green) / 2 - blue]).flatten(1)
-    tiny = 1e-8  # a gray picture has a gradient, too
+    tiny = 1e-8  # keeps the gradient of a gray image finite
     spread = (opponents.var(1, correction=0).sum() + tiny).sqrt()
     shift = (opponents.mean(1).square().sum() + tiny).sqrt()
     return spread + 0.3 * shift
@@ -113,16 +110,40 @@ def off_margins(images: Tensor, color: Tensor) -> Tensor:
 
 
 def white_mask(images: Tensor, margin: int = 7) -> Tensor:
-    """Where a picture is white, `margin` pixels off from ink: (N, 3, H, W) -> (N, 1, H, W) in [0, 1]"""
+    """Where an image is white, `margin` pixels away from ink: (N, 3, H, W) -> (N, 1, H, W) in [0, 1]"""
     ink = (1 - images.amin(1, keepdim=True)).mul(4).clamp(0, 1)
     return 1 - F.max_pool2d(ink, 2 * margin + 1, stride=1, padding=margin)
 
 
 def held_white(images: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared distance from white, as far as a mask says: (N, 3, H, W), (N, 1, H, W) -> scalar"""
+    """Mean squared distance from white, weighted by a mask: (N, 3, H, W), (N, 1, H, W) -> scalar"""
     return ((1 - images).pow(2) * mask).mean()
 
 
 def squared_distance(a: Tensor, b: Tensor) -> Tensor:
     """Mean squared difference of tensors of one shape: a scalar"""
     return (a - b).square().mean()
+
+
+def colors_of(names: Sequence[str], device: torch.device) -> Tensor:
+    """Colors as #rrggbb: (P, 3) in [0, 1]"""
+    return torch.tensor([list(bytes.fromhex(name[1:])) for name in names], device=device).float().div(255)
+
+
+def nearest_colors(image: Tensor, palette: Tensor) -> Tensor:
+    """Each place's nearest color by Euclidean distance in RGB: (N, 3, H, W), (P, 3) -> (N, 3, H, W)
+
+    One color after the other, so that memory does not grow with the palette.
+    """
+    nearest, least = torch.empty_like(image), torch.full_like(image[:, :1], torch.inf)
+    with torch.no_grad():
+        for color in palette[:, :, None, None]:
+            distance = (image - color).square().sum(1, keepdim=True)
+            nearest = torch.where(distance < least, color, nearest)
+            least = torch.minimum(distance, least)
+    return nearest
+
+
+def in_palette(image: Tensor, palette: Tensor) -> Tensor:
+    """The image in the palette's colors; its gradient passes unchanged: (N, 3, H, W) -> (N, 3, H, W)"""
+    return straight_through(nearest_colors(image, palette), image)

@@ -1,4 +1,4 @@
-"""Starts: pictures made of chance alone that a drawing can begin with."""
+"""Random images that a drawing can start from."""
 
 import math
 from typing import Literal
@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 _CELLS = 4
-"""Of Perlin noise's first octave, along the shorter side."""
+"""Lattice cells of the first octave of Perlin noise, along the shorter side."""
 
 
-def random_picture(
+def random_image(
     kind: Literal["pixels", "gradient", "perlin"], size: tuple[int, int], rng: torch.Generator
 ) -> Tensor:
-    """A picture of a kind, (H, W) large: (1, 3, H, W) in [0, 1], on the CPU"""
+    """A random image of size (H, W): (1, 3, H, W) in [0, 1], on the CPU"""
     match kind:
         case "pixels":
             return torch.rand(1, 3, *size, generator=rng)
@@ -21,7 +21,7 @@ def random_picture(
             return _ramps(size, rng)
         case "perlin":
             octaves = [_gradient_noise(size, _CELLS << octave, rng) / (1 << octave) for octave in range(3)]
-            # most of the sum lies within ±0.6 of zero; the curve spreads it over the whole range
+            # most of the sum lies within ±0.6: tanh spreads it over the whole range
             return torch.stack(octaves).sum(0).mul(2.5).tanh().add(1).div(2)[None]
 
 

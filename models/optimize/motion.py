@@ -1,4 +1,4 @@
-"""Motion: a picture zoomed, shifted and turned a little, again and again."""
+"""Motion: an image zoomed, shifted and rotated."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from models.requests.options import DrawingOptions
 
 @dataclass(frozen=True)
 class Motion:
-    """One move: where each point of the picture goes.
+    """One move: an affine map of the image's points.
 
     Attributes:
         zoom: above 1, things become larger.
@@ -26,24 +26,24 @@ class Motion:
 
     @classmethod
     def of(cls, options: DrawingOptions) -> "Motion":
-        """The move that a request asks for."""
+        """The move of a request's options."""
         return cls(options.zoom, (options.pan_x, options.pan_y), math.radians(options.rotate))
 
     def matrix(self, aspect: float) -> Tensor:
         """Where points go: (2, 3), for coordinates in [-1, 1] to the right and downwards.
 
         Args:
-            aspect: width over height, so that a turn does not shear.
+            aspect: width over height, so that a rotation does not shear.
         """
         cos, sin = self.zoom * math.cos(self.turn), self.zoom * math.sin(self.turn)
         return torch.tensor([[cos, -sin / aspect, 2 * self.pan[0]], [sin * aspect, cos, 2 * self.pan[1]]])
 
     def warp(self, images: Tensor) -> Tensor:
-        """The picture after the move; what comes in from outside mirrors what is inside: (N, 3, H, W)"""
+        """The image after the move, reflected at its edges: (N, 3, H, W)"""
         return self._moved(images, "bicubic").clamp(0, 1)
 
     def carry(self, field: Tensor) -> Tensor:
-        """Values of any range that belong to places of the picture, after the move: (N, C, h, w)"""
+        """Values of any range, moved with the places of the image that they belong to: (N, C, h, w)"""
         return self._moved(field, "bilinear")
 
     def _moved(self, images: Tensor, mode: str) -> Tensor:

@@ -1,8 +1,9 @@
-"""A drawing that was interrupted, as bytes: all that its generator needs to go on, bit for bit."""
+"""Checkpoints: the state that a drawing resumes from, bit for bit, as bytes."""
 
 import hashlib
 import json
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,18 +12,21 @@ from safetensors.numpy import load, save
 
 from models.requests.request import GenerationRequest
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Arrays = Mapping[str, NDArray[np.generic]]
 
 _DIGEST = hashlib.sha256().digest_size
 
 
 class CheckpointUnusable(ValueError):
-    """A checkpoint is damaged, or of another request. Drawing from the start still works."""
+    """A checkpoint is damaged or of another request. Drawing from the start still works."""
 
 
 def pack(arrays: Arrays, *, request: GenerationRequest, seed: int, step: int) -> bytes:
     """The state of a drawing after `step` steps. Arrays keep their dtype and shape."""
-    # an array of our own each: safetensors writes the memory as it lies
+    # safetensors writes the memory as it lies: copy each array into C order
     payload = save(
         {name: np.array(array, order="C") for name, array in arrays.items()}
         | {"step": np.array([step], dtype=np.int64), "request": _fingerprint(request, seed)}
@@ -33,10 +37,10 @@ def pack(arrays: Arrays, *, request: GenerationRequest, seed: int, step: int) ->
 def unpack(
     checkpoint: bytes, *, request: GenerationRequest, seed: int
 ) -> tuple[int, dict[str, NDArray[np.generic]]]:
-    """What `pack` was given: the steps done, and the arrays by name.
+    """The number of steps done and the arrays by name, as `pack` was given them.
 
     Raises:
-        CheckpointUnusable: not one byte of it should be trusted, or it is not of this request and seed.
+        CheckpointUnusable: it is damaged, or not of this request and seed.
     """
     digest, payload = checkpoint[:_DIGEST], checkpoint[_DIGEST:]
     if hashlib.sha256(payload).digest() != digest:
@@ -61,6 +65,13 @@ def take(arrays: Arrays, name: str, like: NDArray[np.generic]) -> NDArray[np.gen
     if array is None or (array.shape, array.dtype) != (like.shape, like.dtype):
         raise CheckpointUnusable(f"the checkpoint has no {name!r} of {like.dtype}{list(like.shape)}")
     return array
+
+
+def take_tensor(arrays: Arrays, name: str, like: "Tensor") -> "Tensor":
+    """One tensor of a checkpoint, on the device of `like`. Errors as `take`."""
+    from torch import from_numpy
+
+    return from_numpy(np.array(take(arrays, name, like.cpu().numpy()))).to(like.device)
 
 
 def _fingerprint(request: GenerationRequest, seed: int) -> NDArray[np.uint8]:

@@ -1,14 +1,12 @@
-"""Prompts: how the field writes them in one line, which of them no guide can read, and their rivals."""
+"""Prompts: how the field writes them in one line, which of them no guide can read, and their distractors."""
 
 import html
 import re
-from typing import TYPE_CHECKING
 
 from models.clip.cards import find_card
+from models.requests.network_names import NetworkNames
+from models.requests.options import GuideOptions
 from models.requests.request import MAX_PROMPTS, GenerationRequest, InvalidRequest, Prompt
-
-if TYPE_CHECKING:
-    from models.requests.network_names import NetworkNames
 
 COLORS = {
     "red": (0.86, 0.15, 0.18),
@@ -23,14 +21,14 @@ COLORS = {
     "white": (0.93, 0.93, 0.95),
     "gray": (0.6, 0.6, 0.62),
 }
-"""RGB in [0, 1]: what icons have under these names."""
+"""RGB in [0, 1] of the colors of icons."""
 
 THINGS = (
     *("a cat", "a house", "a flower", "a dog", "a hat", "a guitar", "a tree", "a star", "a face", "a ball"),
     *("a fish", "a clock", "a book", "a shoe", "a cup", "a bird", "a plane", "the sun", "the moon", "a key"),
     *("a hand", "a cake", "a bell", "a lamp", "a box"),
 )
-"""Things of all kinds, to tell a text from."""
+"""Things of all kinds, as distractors."""
 
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
 _TIME = re.compile(r"(^|\s)([01]?\d|2[0-3]):[0-5]\d(:[0-5]\d)?$")
@@ -39,9 +37,9 @@ _TIME = re.compile(r"(^|\s)([01]?\d|2[0-3]):[0-5]\d(:[0-5]\d)?$")
 def parse(line: str) -> tuple[Prompt, ...]:
     """The prompts of one line: `a lighthouse in fog | blurry:-0.3 ^ a lighthouse at night`.
 
-    `|` separates prompts and `^` phases, of which each has an equal share of the steps; empty ones are left
-    out. A prompt is `text`, `text:weight` or `text:weight:stop`. Numbers are read from the right and the
-    first part that is no number ends them, so a colon in a text stays in it, and in a time such as 10:30.
+    `|` separates prompts and `^` phases, which have equal shares of the steps; empty ones are ignored. A
+    prompt is `text`, `text:weight` or `text:weight:stop`. Numbers are read from the right, up to the first
+    part that is no number: a colon inside a text stays in the text, as in a time such as 10:30.
 
     Raises:
         ValueError: no prompt is left, there are too many, or one's weight or stop is out of range.
@@ -60,16 +58,16 @@ def parse(line: str) -> tuple[Prompt, ...]:
     )
 
 
-def check_prompts(request: GenerationRequest, names: "NetworkNames") -> None:
-    """What the guides' cards say of a request's prompts; for the `check` of generators that CLIP guides.
+def check_prompts(request: GenerationRequest, options: GuideOptions, names: NetworkNames) -> None:
+    """Check a request's prompts by the cards of the guides.
 
-    A text may still turn out to be too long when its tokens are counted, which needs the network.
+    The exact number of a text's tokens needs the network: a text may still be too long.
 
     Raises:
-        InvalidRequest: a text is certainly too long for a guide, a vector is of no use to the first one, or
+        InvalidRequest: a text is certainly too long for a guide, a vector does not fit the first one, or
             `guide_weights` name a CLIP that does not guide, or leave none that does.
     """
-    weights: dict[str, float] = request.options["guide_weights"]
+    weights = options.guide_weights
     for name in weights:
         if name not in names.clips:
             known = ", ".join(names.clips)
@@ -83,12 +81,12 @@ def check_prompts(request: GenerationRequest, names: "NetworkNames") -> None:
         if prompt.vector is not None:
             _check_vector(prompt.vector, f"/prompts/{index}/vector", weights, names)
         if prompt.text is not None:
-            filled = [template.replace("{prompt}", prompt.text) for template in request.options["templates"]]
+            filled = [template.replace("{prompt}", prompt.text) for template in options.templates]
             _check_length(filled, f"/prompts/{index}/text", guides, names)
 
 
-def rivals(text: str) -> tuple[str, ...]:
-    """What a picture of a text is not: the same in other colors, and things that the text does not name."""
+def distractors(text: str) -> tuple[str, ...]:
+    """Texts to tell a text from: itself in other colors, and things that it does not name."""
     words = _words(text)
     recolored = [
         " ".join([*words[:place], color, *words[place + 1 :]])
@@ -122,7 +120,7 @@ def _parse_one(part: str, begin: float, end: float) -> Prompt:
 
 
 def _check_vector(
-    vector: tuple[float, ...], pointer: str, weights: dict[str, float], names: "NetworkNames"
+    vector: tuple[float, ...], pointer: str, weights: dict[str, float], names: NetworkNames
 ) -> None:
     first = find_card(names.clips[0], names.weights)
     if not weights.get(first.name, 1):
@@ -139,7 +137,7 @@ def _check_vector(
         raise InvalidRequest(pointer, "no_direction", "a vector of zeros has no direction")
 
 
-def _check_length(texts: list[str], pointer: str, guides: list[str], names: "NetworkNames") -> None:
+def _check_length(texts: list[str], pointer: str, guides: list[str], names: NetworkNames) -> None:
     # a word is one token at least, if anything in it is a letter or a digit, and an end token follows
     tokens = 1 + max(
         sum(any(map(str.isalnum, word)) for word in html.unescape(text).split()) for text in texts

@@ -11,14 +11,14 @@ from models.requests.request import GenerationRequest
 
 
 def condition_on_text(request: GenerationRequest, guidance: float, networks: Networks) -> Told:
-    """What a request's texts tell the transformer of the VQGAN's card.
+    """The conditioning of the VQGAN's dalle on the texts of a request.
 
     Args:
-        request: with a text of a weight above 0.
+        request: one of its texts has a weight above 0.
         guidance: as of `models.networks.autoregressive.guided`.
 
     Raises:
-        GenerationError: a text is too long, or the card has no dalle, or no prior.
+        GenerationError: a text is too long, or the VQGAN has no dalle or no prior.
     """
     dalle, prior, card = (
         networks.dalle(),
@@ -26,7 +26,7 @@ def condition_on_text(request: GenerationRequest, guidance: float, networks: Net
         read_card(networks.names.vqgan, networks.names.weights).dalle,
     )
     if dalle is None or prior is None or card is None:
-        raise GenerationError("this VQGAN has no dalle with a prior to stand on")
+        raise GenerationError("this VQGAN has no dalle, or no prior for it")
     clip = networks.clip(card.clip)
     prompts = [prompt for prompt in request.prompts if prompt.text is not None and prompt.weight_at(0)]
     weights = torch.tensor([prompt.weight_at(0) for prompt in prompts], device=networks.device)
@@ -39,16 +39,16 @@ def condition_on_text(request: GenerationRequest, guidance: float, networks: Net
         raise GenerationError(f"the prompt is too long for {clip.name}: {error}") from error
     nothing = unconditioned(networks).conditions
     mix = guided(weights, guidance)
-    counted = mix.nonzero()[:, 0]  # with a guidance of 1, what there is without a text does not
+    counted = mix.nonzero()[:, 0]  # a guidance of 1 leaves out the row without a text
     both = (torch.cat([getattr(nothing, part), getattr(told, part)]) for part in ("before", "beside", "bias"))
     return Told(dalle.transformer, Conditions(*(part[counted] for part in both)), mix[counted])
 
 
 def unconditioned(networks: Networks) -> Told:
-    """No text: any picture that the transformer knows.
+    """No conditioning: any image that the transformer knows.
 
     Raises:
-        GenerationError: the card has no dalle.
+        GenerationError: the VQGAN has no dalle.
     """
     dalle = networks.dalle()
     if dalle is None:

@@ -1,4 +1,4 @@
-"""What is asked of pictures that are sampled: one size, a step for each code, and candidates for quality."""
+"""The profile and the checks of generators that sample: one size, a step for each code."""
 
 from models.networks.footprint import decoder_bytes
 from models.networks.vqgan import VqganConfig
@@ -9,10 +9,10 @@ from models.requests.request import GenerationRequest, InvalidRequest, Presets
 from models.weights_io.card import Model
 
 AT_ONCE = 8
-"""Candidates that are decoded and seen by CLIP at once."""
+"""Candidates that are decoded and scored by CLIP in one batch."""
 
 _PASSING = 0.25
-"""Of what a decoder keeps for a way back, what it holds at once where there is none."""
+"""Memory of a decoder without gradients, as a share of its memory with them."""
 
 
 def profile_of(
@@ -31,7 +31,7 @@ def profile_of(
         weight_bytes, bytes_per_candidate, model: as of `Profile`.
 
     Raises:
-        InvalidRequest: it has no such shape, and stands in for no program.
+        InvalidRequest: the presets ask for another shape, or for a program.
     """
     refuse_shapes(presets)
     candidates = max(1, round(options.candidates * EFFORTS[presets.quality].cutouts))
@@ -50,10 +50,10 @@ def profile_of(
 
 
 def check(request: GenerationRequest, profile: Profile) -> None:
-    """The request has the size and the steps of the profile.
+    """Check that the request has the size and the steps of the profile.
 
     Raises:
-        InvalidRequest: it has not.
+        InvalidRequest: it has others.
     """
     if (request.width, request.height) != (profile.width, profile.height):
         raise InvalidRequest(
@@ -66,15 +66,15 @@ def check(request: GenerationRequest, profile: Profile) -> None:
         raise InvalidRequest(
             "/steps",
             "invalid_steps",
-            f"{request.generator} takes a step for each code, which are {profile.steps}, not {request.steps}",
+            f"{request.generator} takes a step for each code, {profile.steps} in all, not {request.steps}",
         )
 
 
 def check_texts(request: GenerationRequest) -> None:
-    """There are texts alone, and one to draw.
+    """Check that all prompts are texts, and one has a weight above 0.
 
     Raises:
-        InvalidRequest: there is something else, or nothing to draw.
+        InvalidRequest: a prompt is no text, or nothing is to be drawn.
     """
     for index, prompt in enumerate(request.prompts):
         if prompt.text is None:

@@ -2,16 +2,15 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
-
-from PIL import Image
 
 from jobs.queue import RUN_JOB, JobQueue, NewJob, new_id
 from jobs.record.priorities import queue_names
 from jobs.record.record import Job
 from models.generators import gradient
-from models.requests.generator import ImageGenerator, Step
+from models.requests import generator as generators
+from models.requests.generator import Generate, Step
 from models.requests.request import GenerationRequest, Prompt
 from storage.blobs import Store, open_store
 from storage.redis import connect, connect_rq
@@ -41,14 +40,14 @@ class Worker:
     """A worker as `python -m workers` makes it, but for its generator; it ends when the queue is empty."""
 
     def __init__(
-        self, settings: WorkerSettings, generator: ImageGenerator | None = None, store: Store | None = None
+        self, settings: WorkerSettings, generator: Generate | None = None, store: Store | None = None
     ):
         self.drain = threading.Event()
         self.pulse = Pulse(
             connect(settings.redis_url, patience_s=0.5), "w", period_s=settings.heartbeat_s, details={}
         )
         studio = Studio(
-            {"gradient": generator or gradient.load(None)},  # type: ignore[arg-type]
+            {"gradient": generator or gradient.generate},  # type: ignore[arg-type]
             open_store(settings.store),
         )
         work = Drawing(settings, studio)
@@ -75,16 +74,8 @@ class Generates:
     def __init__(self, act: Callable[[int], None]) -> None:
         self.act = act
 
-    def generate(
-        self,
-        request: GenerationRequest,
-        *,
-        seed: int,
-        pictures: Mapping[str, Image.Image],
-        checkpoint: bytes | None = None,
-        frugal: bool = False,
-    ) -> Iterator[Step]:
-        for step in gradient.load(None).generate(request, seed=seed, pictures=pictures):  # type: ignore[arg-type]
+    def __call__(self, drawing: generators.Drawing) -> Iterator[Step]:
+        for step in gradient.generate(drawing):
             self.act(step.index)
             yield step
 

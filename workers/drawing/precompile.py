@@ -7,7 +7,7 @@ import structlog
 
 from models.generators import complete, find
 from models.networks.shared_networks import Networks
-from models.requests.generator import ImageGenerator
+from models.requests.generator import Drawing, Generate
 from models.requests.options import DrawingOptions
 from models.requests.prompts import parse
 from models.runtime.compile import Compiled
@@ -15,7 +15,7 @@ from models.runtime.compile import Compiled
 log = structlog.get_logger(__name__)
 
 
-def compile_steps(networks: Networks, generators: Mapping[str, ImageGenerator], sizes: Sequence[str]) -> None:
+def compile_steps(networks: Networks, generators: Mapping[str, Generate], sizes: Sequence[str]) -> None:
     """Draw two steps of each size with each generator's defaults, compiling what they ask of the networks.
 
     What fails is told in the log; drawing goes on as if there were none of this.
@@ -41,7 +41,7 @@ def compile_steps(networks: Networks, generators: Mapping[str, ImageGenerator], 
                         steps=2,
                         seed=0,
                     )
-                    for step in generator.generate(request, seed=0, pictures={}):
+                    for step in generator(Drawing(request, seed=0)):
                         step.render()
     except Exception:  # a compiler, and what it makes, fail in ways of their own
         log.exception("steps could not be compiled; drawing without")

@@ -1,16 +1,16 @@
 """One generation, from a job's request to pictures in the store. Knows no queue and no Redis."""
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import structlog
 
 from jobs.record.record import Job, Output
 from models.requests.checkpoint import CheckpointUnusable
-from models.requests.generator import GenerationError, ImageGenerator, Step
+from models.requests.generator import Drawing, Generate, GenerationError, Step
 from storage.blobs import Store
 from workers.drawing import saved_checkpoint
 from workers.drawing.background_writer import Writer
@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 class Studio:
     """What a worker holds for its whole life."""
 
-    generators: Mapping[str, ImageGenerator]
+    generators: Mapping[str, Generate]
     store: Store
     about: Mapping[str, str] = field(default_factory=versions)  # of what draws; pictures tell it
 
@@ -39,13 +39,13 @@ def run(
     signals: Signals,
     pace: Pace,
     *,
-    frugal: bool = False,
+    low_memory: bool = False,
 ) -> tuple[Output, ...]:
     """Draw a job's pictures and keep them; returns what is to be published.
 
     Args:
         folder: where this attempt keeps its files in the store.
-        frugal: with less of the device's memory.
+        low_memory: use less device memory and more time.
 
     Raises:
         workers.runner.pacing.Canceled, Drained, TimedOut: it stopped between two steps.
@@ -53,10 +53,10 @@ def run(
         storage.blobs.StorageFull: no room for the pictures.
     """
     request = job.drawing
-    generator = studio.generators.get(request.generator)
-    if generator is None:
+    generate = studio.generators.get(request.generator)
+    if generate is None:
         raise GenerationError(f"no worker draws with {request.generator}")
-    pictures = {item.name: open_picture(studio.store.read(item.key)) for item in job.inputs}
+    images = {item.name: open_picture(studio.store.read(item.key)) for item in job.inputs}
     start = saved_checkpoint.load(studio.store, job.checkpoint)
     keeper = Keeper(job, folder, studio.store, studio.about)
     outputs = [*start.outputs]
@@ -66,11 +66,10 @@ def run(
             state, frames = (start.state, start.frames) if image == start.image else (None, ())
             film = Film(image, request.save, folder, studio.store, writer, speaker.tell_frame, frames)
             speaker.begin(image, film, outputs)
-            draw = partial(
-                generator.generate, request, seed=request.seed_of(image), pictures=pictures, frugal=frugal
-            )
+            drawing = Drawing(request, request.seed_of(image), images, state, low_memory)
             last: Step | None = None
-            with closing(_steps(draw, state)) as steps:  # at once, so that nobody waits for one that stopped
+            # closed at once: nobody waits for a generator that stopped
+            with closing(_steps(generate, drawing)) as steps:
                 watch = _Watch(steps)
                 for last in watch:
                     writer.check()
@@ -108,9 +107,9 @@ class _Watch:
             yield step
 
 
-def _steps(draw: Callable[..., Iterator[Step]], state: bytes | None) -> Generator[Step]:
+def _steps(generate: Generate, drawing: Drawing) -> Generator[Step]:
     try:
-        yield from draw(checkpoint=state)
+        yield from generate(drawing)
     except CheckpointUnusable:
         log.warning("checkpoint unusable, starting over")
-        yield from draw()
+        yield from generate(replace(drawing, resume_from=None))

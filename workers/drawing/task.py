@@ -23,7 +23,7 @@ class Drawing:
         request = job.drawing
         if request.generator not in self._studio.generators:
             return False  # which is told as it is run
-        return predict(request, self._settings.network_names, frugal=False) > self.memory
+        return predict(request, self._settings.network_names, low_memory=False) > self.memory
 
     def goes_with(self, job: Job, others: list[Job]) -> bool:
         """Of the same generator, size and number of cutouts, and all of them fit into the memory at once."""
@@ -32,10 +32,10 @@ class Drawing:
             (job.drawing.generator, job.drawing.width, job.drawing.height, job.drawing.options.get("cutouts"))
             for job in jobs
         }
-        need = sum(predict(job.drawing, self._settings.network_names, frugal=False) for job in jobs)
+        need = sum(predict(job.drawing, self._settings.network_names, low_memory=False) for job in jobs)
         return len(kinds) == 1 and need <= self.memory
 
     def run(
         self, job: Job, folder: str, report: Report, signals: Signals, pace: Pace, *, frugal: bool
     ) -> tuple[Output, ...]:
-        return run(job, folder, self._studio, report, signals, pace, frugal=frugal)
+        return run(job, folder, self._studio, report, signals, pace, low_memory=frugal)

@@ -13,8 +13,7 @@ import pytest
 from jobs.queue import JobQueue
 from jobs.record.record import Status, call
 from models.catalog.memory import GIB
-from models.requests.generator import Step
-from models.requests.request import GenerationRequest
+from models.requests.generator import Drawing, Step
 from models.runtime import machine
 from storage.redis import connect
 from tests.support.live_api import LiveApi, StartApi
@@ -115,13 +114,13 @@ class Notes(Generates):
         self.asked: list[bool] = []
         self.hungry = hungry
 
-    def generate(self, request: GenerationRequest, *, frugal: bool = False, **given: Any) -> Iterator[Step]:
+    def __call__(self, drawing: Drawing) -> Iterator[Step]:
         import torch
 
-        self.asked.append(frugal)
+        self.asked.append(drawing.low_memory)
         if self.hungry:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        yield from super().generate(request, **given)
+        yield from super().__call__(drawing)
 
 
 @pytest.mark.parametrize(("memory", "asked"), [(64 * GIB, [False]), (GIB // 2, [True])])

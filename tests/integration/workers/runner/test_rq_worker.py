@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rq import Queue
@@ -16,8 +15,7 @@ from rq.serializers import JSONSerializer
 from jobs.queue import JobQueue
 from jobs.record.lease import Lease
 from jobs.record.record import JobMissing, Status, call, key
-from models.requests.generator import GenerationError, Step
-from models.requests.request import GenerationRequest
+from models.requests.generator import Drawing, GenerationError, Step
 from storage.blobs import KeyMissing, StorageFull, Store, StoreUnavailable, open_store
 from storage.redis import connect, connect_rq
 from tests.support.redis_server import RedisServer
@@ -116,11 +114,11 @@ class Hungry(Generates):
         super().__init__(lambda step: None)
         self.needs = needs
 
-    def generate(self, request: GenerationRequest, *, frugal: bool = False, **given: Any) -> Iterator[Step]:
+    def __call__(self, drawing: Drawing) -> Iterator[Step]:
         import torch
 
-        for step in super().generate(request, **given):
-            if step.index == 3 and not (frugal and self.needs == "little"):
+        for step in super().__call__(drawing):
+            if step.index == 3 and not (drawing.low_memory and self.needs == "little"):
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
             yield step
 

@@ -21,7 +21,7 @@ def reckoned(request: Any, *, frugal: bool) -> float:
     weights = vqgan_weights(read_card(NAMES.vqgan).config)
     weights += find(request.generator).profile(NAMES).weight_bytes
     weights += sum(guide_memory(find_card(name), WEIGHTS)[0] for name in NAMES.clips)
-    return (predict(request, NAMES, frugal=frugal) - RUNTIME - weights) / HEADROOM
+    return (predict(request, NAMES, low_memory=frugal) - RUNTIME - weights) / HEADROOM
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_a_drawing_takes_about_what_is_reckoned(
 def test_a_decoder_takes_what_its_config_says(name: str) -> None:
     """Followed through fake tensors, which need no weights."""
     for frugal in (False, True):
-        told = decoder_bytes(read_card(name).config, "fp32", frugal=frugal)
+        told = decoder_bytes(read_card(name).config, "fp32", low_memory=frugal)
         for side in (64, 256):
             _, peak, _ = measure_vqgan(name, side, frugal=frugal)
             assert peak == pytest.approx(told * side**2, rel=0.02)

@@ -28,6 +28,7 @@ from models.networks.min_dalle import load as load_min_dalle
 from models.networks.shared_networks import Networks
 from models.networks.unclip import load as load_unclip
 from models.networks.vqgan import load, read_card
+from models.requests.generator import Drawing
 from models.requests.network_names import NetworkNames
 from models.requests.prompts import parse
 from models.weights_io import WeightsCorrupt
@@ -127,7 +128,7 @@ def draws(vqgan: str, weights: Path) -> None:
         seed=1,
         options={"cutouts": 2, "start": "random", "learning_rate": 2.0},
     )
-    steps = find("vqgan_clip").load(Networks(names)).generate(request, seed=1, pictures={})
+    steps = find("vqgan_clip").load(Networks(names))(Drawing(request, seed=1))
     first, second = ([step.render(), step.loss()] for step in islice(steps, 2))
     assert first[0].shape == (32, 32, 3)
     assert np.isfinite([first[1], second[1]]).all()

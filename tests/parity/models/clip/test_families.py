@@ -18,6 +18,7 @@ from models.clip.encoder import ClipNetwork, OpenClipEncoder
 from models.generators import complete, find
 from models.networks.shared_networks import Networks
 from models.optimize.clip_loss import spherical_distance
+from models.requests.generator import Drawing
 from models.requests.network_names import NetworkNames
 from models.requests.prompts import parse
 from models.requests.request import Prompt
@@ -106,7 +107,7 @@ def test_it_guides_a_drawing_by_texts_and_pictures_in_much_or_little_memory(
 
     def first_steps(count: int, dtype: str, frugal: bool) -> tuple[list[float], list[Any]]:
         generator = find("pixels").load(networks[dtype])
-        steps = generator.generate(request, seed=3, pictures={"photo": photo}, frugal=frugal)
+        steps = generator(Drawing(request, seed=3, images={"photo": photo}, low_memory=frugal))
         drawn = [(step.loss(), step.render()) for step in islice(steps, count)]
         return [loss for loss, _ in drawn], [picture for _, picture in drawn]
 

@@ -11,7 +11,7 @@ from models.catalog.memory import predict
 from models.generators import complete, find
 from models.networks.shared_networks import Networks
 from models.requests.checkpoint import CheckpointUnusable
-from models.requests.generator import GenerationError
+from models.requests.generator import Drawing, GenerationError
 from models.requests.network_names import NetworkNames
 from models.requests.prompts import parse
 from models.requests.request import InvalidRequest, Presets, Prompt
@@ -42,7 +42,7 @@ def asked(generator="dalle", prompt="a red heart", **fields):
 
 def steps(networks, request, *, pictures=None, checkpoint=None):
     generator = find(request.generator).load(networks)
-    return generator.generate(request, seed=request.seed, pictures=pictures or {}, checkpoint=checkpoint)
+    return generator(Drawing(request, seed=request.seed, images=pictures or {}, resume_from=checkpoint))
 
 
 @pytest.mark.parametrize("generator", ["dalle", "vqgan_transformer"])
@@ -83,7 +83,7 @@ def test_the_best_of_the_candidates_is_kept(networks):
     request = asked(options={"candidates": 4})
     told = condition_on_text(request, 3, networks)
     options = find("dalle").Options.model_validate(request.options)
-    found = Candidates(told, networks.vqgan(), request, options, request.seed, networks, {})
+    found = Candidates(told, networks.vqgan(), Drawing(request, request.seed), options, networks)
     best = found.finish()
     *_, last = steps(networks, request)
     alone = [
@@ -191,5 +191,5 @@ def test_quality_is_a_matter_of_candidates_and_more_of_them_take_more_memory():
     counts = [profile(NAMES, Presets(quality=q)).options.candidates for q in ("draft", "normal", "best")]
     assert counts == [8, 16, 32]
     few, many = (asked(options={"candidates": number}) for number in (1, 64))
-    assert predict(few, NAMES, frugal=False) < predict(many, NAMES, frugal=False)
+    assert predict(few, NAMES, low_memory=False) < predict(many, NAMES, low_memory=False)
     assert draft.steps == best.steps == 144

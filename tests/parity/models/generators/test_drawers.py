@@ -9,13 +9,14 @@ import torch
 from PIL import Image
 
 from models.generators import available, complete, find
-from models.generators._clip_guided import Sheet
+from models.generators._clip_guided import DrawerInit
 from models.generators._rasterizer import POINTS, Strokes, rasterize, svg_of
 from models.generators.fft import Waves
-from models.generators.lines import Drawing
+from models.generators.lines import StrokeDrawer
 from models.generators.pixels import Grid, cells_of
 from models.networks.shared_networks import Networks
 from models.optimize.motion import Motion
+from models.requests.generator import Drawing
 from models.requests.network_names import NetworkNames
 from models.requests.options import DrawingOptions
 from models.requests.prompts import parse
@@ -23,7 +24,7 @@ from models.requests.request import InvalidRequest, Presets, Prompt
 
 NAMES = NetworkNames()
 DRAWERS = [name for name in available() if issubclass(find(name).Options, DrawingOptions)]
-SKETCHES = {"pixels": Grid, "fft": Waves, "lines": Drawing}
+SKETCHES = {"pixels": Grid, "fft": Waves, "lines": StrokeDrawer}
 TINY = {"cutouts": 2, "templates": ["{prompt}"]}
 OWN = {"pixels": {"columns": 8}, "lines": {"strokes": 5}, "vqgan_clip": {"start": "random"}}
 
@@ -91,7 +92,7 @@ def request_of(generator, prompts="a red heart", *, steps=4, **options):
 
 def steps_of(networks, request, pictures, checkpoint=None):
     generator = find(request.generator).load(networks)
-    return generator.generate(request, seed=3, pictures=pictures, checkpoint=checkpoint)
+    return generator(Drawing(request, seed=3, images=pictures, resume_from=checkpoint))
 
 
 @pytest.mark.parametrize("feature", FEATURES)
@@ -131,7 +132,7 @@ def test_the_pictures_of_one_request_differ(networks, pictures, generator):
     loaded = find(generator).load(networks)
     drawn = []
     for image in (0, 1):
-        *_, last = loaded.generate(request, seed=request.seed_of(image), pictures=pictures)
+        *_, last = loaded(Drawing(request, seed=request.seed_of(image), images=pictures))
         drawn.append(last.render())
     assert not np.array_equal(*drawn)
 
@@ -139,7 +140,7 @@ def test_the_pictures_of_one_request_differ(networks, pictures, generator):
 def drawer_of(generator, size=(48, 64), start=None, seed=0, **options):
     rng = torch.Generator().manual_seed(seed)
     made = find(generator).Options(**(OWN.get(generator, {}) | options))
-    return SKETCHES[generator](made, Sheet(size, start, rng, torch.device("cpu")))
+    return SKETCHES[generator](made, DrawerInit(size, start, rng, torch.device("cpu")))
 
 
 def soft_picture(size=(48, 64)):
@@ -156,9 +157,9 @@ def test_half_a_drawing_is_half_as_large_and_shows_the_same(generator, size):
     drawer = drawer_of(generator, size, start)
     with torch.no_grad():
         whole = drawer.render()
-        drawer.scale(0.5)
+        drawer.set_resolution(0.5)
         half = drawer.render()
-        drawer.scale(1)
+        drawer.set_resolution(1)
         assert torch.equal(whole, drawer.render())
     assert (1, 3, round(size[0] / 2), round(size[1] / 2)) == half.shape
     small = torch.nn.functional.interpolate(whole, size=half.shape[2:], mode="area")
@@ -179,17 +180,17 @@ def test_a_drawer_knows_how_far_it_is_from_its_start(generator):
 def test_waves_take_up_a_picture_exactly_and_clamp_what_no_sigmoid_gives(size):
     drawer = drawer_of("fft", size)
     picture = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(1))
-    drawer.absorb(picture)
+    drawer.init_from(picture)
     with torch.no_grad():
         assert torch.allclose(drawer.render(), picture.clamp(1 / 512, 511 / 512), atol=1e-4)
-        drawer.absorb((picture > 0.5).float())
+        drawer.init_from((picture > 0.5).float())
         assert (drawer.render() - (picture > 0.5).float()).abs().max() < 0.003
 
 
 def test_waves_of_equal_amplitude_look_the_same_at_every_resolution():
     small, large = drawer_of("fft", (24, 32)), drawer_of("fft", (96, 128))
     picture = soft_picture((24, 32))
-    small.absorb(picture)
+    small.init_from(picture)
     with torch.no_grad():
         # frequencies are in cycles per picture: the few that both have are at the same places
         large.latents["spectrum"].zero_()
@@ -208,7 +209,7 @@ def test_pixel_art_takes_up_pixel_art_exactly(grid):
         drawer.latents["colors"].uniform_(generator=torch.Generator().manual_seed(2))
         picture = drawer.render()
     other = drawer_of("pixels", grid=grid, seed=5)
-    other.absorb(picture)
+    other.init_from(picture)
     with torch.no_grad():
         assert torch.allclose(other.render(), picture, atol=1e-5)
         assert len({tuple(color) for color in picture[0].flatten(1).T.tolist()}) >= 8 * 6  # no blur between

@@ -8,12 +8,12 @@ from torch import nn
 from models.cutouts.crops import random_crops
 from models.cutouts.cutouts import random_views
 from models.generators import complete, find
-from models.generators.vqgan_clip import CodedPicture, Options
+from models.generators.vqgan_clip import Options, VqganLatents
 from models.networks.shared_networks import Networks
 from models.networks.vqgan import VqganConfig, load, read_card
 from models.networks.vqgan.vqgan_model import EncoderMissing, Vqgan, WeightsMismatch
 from models.optimize.clip_loss import spherical_distance
-from models.requests.generator import GenerationError
+from models.requests.generator import Drawing, GenerationError
 from models.requests.network_names import NetworkNames
 from models.requests.prompts import parse
 from models.runtime.autograd import clamp_to_range, straight_through
@@ -147,13 +147,13 @@ def test_what_takes_up_pictures_needs_an_encoder_and_says_so(half, options):
     request = request_of({"cutouts": 1} | options)
     pictures = {"photo": Image.new("RGB", (20, 20))}
     with pytest.raises(GenerationError, match="no encoder"):
-        find("vqgan_clip").load(Halved(half)).generate(request, seed=1, pictures=pictures)
+        find("vqgan_clip").load(Halved(half))(Drawing(request, seed=1, images=pictures))
 
 
 def test_weights_of_the_decoder_alone_draw_from_random_codes_and_from_the_prior(half):
     for start in ({"start": "random"}, {"start": "prior", "paint": False}):
         request = request_of({"cutouts": 1} | start)
-        *_, last = find("vqgan_clip").load(Halved(half)).generate(request, seed=1, pictures={})
+        *_, last = find("vqgan_clip").load(Halved(half))(Drawing(request, seed=1))
         assert last.render().any()
 
 
@@ -192,22 +192,22 @@ def test_latents_stay_in_their_codes_range_unless_they_need_not(demo):
 
 def drawer_of(demo, **options):
     latents = demo.lookup(torch.randint(1024, (1, 4, 6), generator=generator()))
-    return CodedPicture(demo, latents, Options.model_validate(options), Alternating())
+    return VqganLatents(demo, latents, Options.model_validate(options), Alternating())
 
 
 def test_latents_at_half_the_scale_are_held_to_the_start_likewise(demo):
     for method in ("square", "angle"):
         drawer = drawer_of(demo, init_method=method, init_weight=1)
-        drawer.scale(0.5)
+        drawer.set_resolution(0.5)
         assert tuple(drawer.render().shape) == (1, 3, 16, 24)
         distance = drawer.from_start() if method == "square" else drawer.latent_loss(1)
         assert distance.item() < 1e-6
         with torch.no_grad():
             drawer.latents["z"].add_(0.5)
         assert (drawer.from_start() if method == "square" else drawer.latent_loss(1)).item() > 1e-3
-        drawer.absorb(torch.rand(1, 3, 32, 48, generator=generator()))
+        drawer.init_from(torch.rand(1, 3, 32, 48, generator=generator()))
         assert tuple(drawer.render().shape) == (1, 3, 16, 24)
-        drawer.scale(1)
+        drawer.set_resolution(1)
         assert tuple(drawer.render().shape) == (1, 3, 32, 48)
 
 

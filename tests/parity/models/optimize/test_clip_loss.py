@@ -13,19 +13,19 @@ from models.clip import TextTooLong
 from models.generators import complete, find
 from models.networks.shared_networks import Networks
 from models.optimize.clip_loss import (
-    ClipGuidance,
+    ClipLoss,
     Guide,
     guides_of,
-    judge_of,
+    held_out_of,
     prompts_loss,
-    score,
+    scores,
     spherical_distance,
 )
 from models.optimize.prompt_targets import embed, targets_of
-from models.requests.generator import GenerationError
+from models.requests.generator import Drawing, GenerationError
 from models.requests.network_names import NetworkNames
 from models.requests.options import DrawingOptions
-from models.requests.prompts import parse, rivals
+from models.requests.prompts import distractors, parse
 from models.requests.request import GenerationRequest, Prompt
 from models.runtime.batched_steps import Alternating
 
@@ -89,8 +89,9 @@ def squares(images, size, done=0.0):
 
 def guidance_of(*prompts, clip=None, pictures=(), steps=STEPS, cutouts=squares, contrast=0.0):
     clip = clip or LinearClip()
-    targets = targets_of(clip, prompts, dict(pictures), steps=steps, size=SIZE, device=CPU, contrast=contrast)
-    return ClipGuidance([Guide(clip, targets)], cutouts, Alternating())
+    drawing = Drawing(request_of(*prompts, steps=steps), seed=1, images=dict(pictures))
+    targets = targets_of(clip, prompts, drawing, CPU, contrast=contrast)
+    return ClipLoss([Guide(clip, targets)], cutouts, Alternating())
 
 
 def loss_and_gradient(guidance, index=1, seed=0):
@@ -98,6 +99,10 @@ def loss_and_gradient(guidance, index=1, seed=0):
     loss = guidance(image, index)
     loss.backward()
     return loss.item(), image.grad
+
+
+def drawing_of(request):
+    return Drawing(request, seed=1, images={"photo": photo()})
 
 
 def request_of(*prompts, steps=STEPS, **options):
@@ -179,7 +184,7 @@ def test_noise_comes_from_its_own_seed_alone():
 
 
 def targets_of_noise(*prompts):
-    return targets_of(LinearClip(), prompts, {}, steps=1, size=SIZE, device=CPU).vectors
+    return targets_of(LinearClip(), prompts, drawing_of(request_of(*prompts, steps=1)), CPU).vectors
 
 
 def test_phases_pull_one_after_the_other_and_what_is_beside_them_throughout():
@@ -252,7 +257,7 @@ def test_contrast_follows_the_weight_of_its_prompt():
     assert loss_and_gradient(contrasted, STEPS)[0] > loss_and_gradient(plain, STEPS)[0] + 0.1
 
 
-def test_contrast_is_the_cross_entropy_of_finding_a_text_among_its_rivals():
+def test_contrast_is_the_cross_entropy_of_finding_a_text_among_its_distractors():
     clip = LinearClip()
     prompts = [
         Prompt(text="a red cat"),
@@ -260,14 +265,14 @@ def test_contrast_is_the_cross_entropy_of_finding_a_text_among_its_rivals():
         Prompt(text="a dog", weight=2),
         Prompt(text="x", weight=-1),
     ]
-    targets = targets_of(clip, prompts, {}, steps=1, size=SIZE, device=CPU, contrast=0.5)
+    targets = targets_of(clip, prompts, drawing_of(request_of(*prompts, steps=1)), CPU, contrast=0.5)
     seen = F.normalize(torch.randn(1, 6, clip.dimension, generator=torch.Generator().manual_seed(1)), dim=-1)
     expected = sum(
         weight * spherical_distance(seen[0], vector).mean()
         for weight, vector in zip((1, 1, 2, -1), targets.vectors, strict=False)
     )
     for weight, text in ((1, "a red cat"), (2, "a dog")):
-        texts = torch.cat([embed(clip, other, ["{prompt}"]) for other in (text, *rivals(text))])
+        texts = torch.cat([embed(clip, other, ["{prompt}"]) for other in (text, *distractors(text))])
         logits = 20 * seen[0] @ texts.T
         expected += 0.5 * weight * F.cross_entropy(logits, torch.zeros(6, dtype=torch.long))
     loss = prompts_loss(
@@ -275,8 +280,8 @@ def test_contrast_is_the_cross_entropy_of_finding_a_text_among_its_rivals():
         targets.vectors,
         targets.weights[0],
         targets.stops,
-        targets.rivals,
-        targets.is_rival,
+        targets.distractors,
+        targets.is_distractor,
         targets.contrasts,
     )
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
@@ -285,10 +290,10 @@ def test_contrast_is_the_cross_entropy_of_finding_a_text_among_its_rivals():
 def test_requests_of_few_or_many_prompts_have_the_same_shapes():
     clip = LinearClip()
     few, many = (
-        targets_of(clip, parse(line), {}, steps=2, size=SIZE, device=CPU, contrast=1.0)
+        targets_of(clip, parse(line), drawing_of(request_of(*parse(line), steps=2)), CPU, contrast=1.0)
         for line in ("a box", "a red cat | a dog | blurry:-1 | a blue bird")
     )
-    for name in ("vectors", "weights", "stops", "shares", "rivals", "is_rival", "contrasts"):
+    for name in ("vectors", "weights", "stops", "shares", "distractors", "is_distractor", "contrasts"):
         assert getattr(few, name).shape == getattr(many, name).shape, name
 
 
@@ -296,19 +301,19 @@ def test_several_clips_count_by_their_weights_each_at_its_own_size():
     clips = [LinearClip("first", 8, 5), LinearClip("second", 6, 7)]
     request = request_of(Prompt(text="a cat"), Prompt(image="photo"))
     options = DrawingOptions(guide_weights={"second": 3})
-    guides = guides_of(request, options, LinearClips(*clips), {"photo": photo()})
-    both, *alone = (ClipGuidance(some, squares, Alternating()) for some in (guides, guides[:1], guides[1:]))
+    guides = guides_of(drawing_of(request), options, LinearClips(*clips))
+    both, *alone = (ClipLoss(some, squares, Alternating()) for some in (guides, guides[:1], guides[1:]))
     first, second = (loss_and_gradient(one)[0] for one in alone)
     assert loss_and_gradient(both)[0] == pytest.approx((first + 3 * second) / 4)
-    scores = [one.score(picture(), 1).item() for one in (both, *alone)]
-    assert scores[0] == pytest.approx((scores[1] + 3 * scores[2]) / 4)
+    found = [one.score(picture(), 1).item() for one in (both, *alone)]
+    assert found[0] == pytest.approx((found[1] + 3 * found[2]) / 4)
 
 
 def test_a_clip_of_weight_0_is_not_run():
     clips = [LinearClip("first", 8, 5), LinearClip("second", 6, 7)]
     options = DrawingOptions(guide_weights={"first": 0})
-    guides = guides_of(request_of(Prompt(text="a cat")), options, LinearClips(*clips), {})
-    guidance = ClipGuidance(guides, squares, Alternating())
+    guides = guides_of(drawing_of(request_of(Prompt(text="a cat"))), options, LinearClips(*clips))
+    guidance = ClipLoss(guides, squares, Alternating())
     loss_and_gradient(guidance)
     guidance.score(picture(), 1)
     assert [len(clip.shown) for clip in clips] == [0, 2]
@@ -318,16 +323,18 @@ def test_a_vector_is_for_the_first_clip_and_the_others_look_at_the_rest():
     clips = [LinearClip("first", 8, 5), LinearClip("second", 6, 7)]
     vector = Prompt(vector=(1, 0, 0, -2, 3))
     for prompts, columns in (((vector,), [1]), ((vector, Prompt(text="a cat")), [2, 1])):
-        guides = guides_of(request_of(*prompts), DrawingOptions(), LinearClips(*clips), {})
+        guides = guides_of(drawing_of(request_of(*prompts)), DrawingOptions(), LinearClips(*clips))
         assert columns == [int((guide.targets.vectors != 0).any(1).sum()) for guide in guides]
     with pytest.raises(GenerationError, match="leave no CLIP"):
-        guides_of(request_of(vector), DrawingOptions(guide_weights={"first": 0}), LinearClips(*clips), {})
+        guides_of(
+            drawing_of(request_of(vector)), DrawingOptions(guide_weights={"first": 0}), LinearClips(*clips)
+        )
 
 
 def test_a_text_that_a_guide_cannot_read_fails_and_names_the_guide():
     clips = LinearClips(LinearClip("first"))
     with pytest.raises(GenerationError, match="too long for first: more than 4 tokens"):
-        guides_of(request_of(Prompt(text="a b c d e")), DrawingOptions(), clips, {})
+        guides_of(drawing_of(request_of(Prompt(text="a b c d e"))), DrawingOptions(), clips)
 
 
 def test_the_score_is_the_cosine_of_the_whole_picture_and_what_pulls_by_weight():
@@ -350,12 +357,12 @@ def test_the_score_is_the_cosine_of_the_whole_picture_and_what_pulls_by_weight()
 def test_the_judge_scores_texts_and_pictures_whole_and_only_what_pulls():
     judge = LinearClip("judge", 6, 7)
     request = request_of(Prompt(text="a cat"), Prompt(image="photo"), Prompt(noise=1), Prompt(vector=(1.0,)))
-    guide = judge_of(request, LinearClips(judge=judge), {"photo": photo()})
+    guide = held_out_of(drawing_of(request), LinearClips(judge=judge))
     judge.shown.clear()
-    seen = score(picture(), guide, 1).item()
+    seen = scores(picture(), [guide], 1).item()
     assert judge.shown == [1]  # the photo was looked at before
     alone = [
-        score(picture(), judge_of(request_of(prompt), LinearClips(judge=judge), {"photo": photo()}), 1).item()
+        scores(picture(), [held_out_of(drawing_of(request_of(prompt)), LinearClips(judge=judge))], 1).item()
         for prompt in request.prompts[:2]
     ]
     assert seen == pytest.approx(sum(alone) / 2)
@@ -367,11 +374,11 @@ def test_the_judge_scores_texts_and_pictures_whole_and_only_what_pulls():
     ids=["too long", "not for it"],
 )
 def test_a_judge_that_cannot_tell_says_nothing(prompts):
-    assert judge_of(request_of(*prompts), LinearClips(judge=LinearClip("judge")), {}) is None
+    assert held_out_of(drawing_of(request_of(*prompts)), LinearClips(judge=LinearClip("judge"))) is None
 
 
 def test_without_a_judge_there_is_no_held_out_score():
-    assert judge_of(request_of(Prompt(text="a cat")), LinearClips(), {}) is None
+    assert held_out_of(drawing_of(request_of(Prompt(text="a cat"))), LinearClips()) is None
 
 
 def test_the_judge_that_is_named_is_loaded_once_and_guides_nothing():
@@ -379,10 +386,10 @@ def test_the_judge_that_is_named_is_loaded_once_and_guides_nothing():
     judge = networks.judge()
     assert (judge.name, *(guide.name for guide in networks.guides())) == ("demo-photo", "demo-icons")
     assert networks.judge() is judge
-    guide = judge_of(request_of(Prompt(text="a goldfish")), networks, {})
-    assert -1 <= score(picture(size=(40, 30)), guide, 1).item() <= 1
+    guide = held_out_of(drawing_of(request_of(Prompt(text="a goldfish"))), networks)
+    assert -1 <= scores(picture(size=(40, 30)), [guide], 1).item() <= 1
     too_long = request_of(Prompt(text="goldfish " * 40))
-    assert judge_of(too_long, networks, {}) is None
+    assert held_out_of(drawing_of(too_long), networks) is None
     assert Networks(NetworkNames()).judge() is None
 
 
@@ -401,7 +408,7 @@ def steps_of(networks, checkpoint=None):
     # a card's name could not be that of a CLIP made here
     request = request.model_copy(update={"options": request.options | {"guide_weights": {"second": 0.5}}})
     generator = find("pixels").load(networks)
-    return generator.generate(request, seed=4, pictures={"photo": photo()}, checkpoint=checkpoint)
+    return generator(Drawing(request, seed=4, images={"photo": photo()}, resume_from=checkpoint))
 
 
 def clips_with(judge=None):

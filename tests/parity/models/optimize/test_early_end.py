@@ -4,6 +4,7 @@ import numpy as np
 
 from models.generators import complete, find
 from models.networks.shared_networks import Networks
+from models.requests.generator import Drawing
 from models.requests.network_names import NetworkNames
 from models.requests.prompts import parse
 
@@ -21,7 +22,7 @@ def test_a_drawing_that_no_longer_gets_better_ends_at_the_same_step_interrupted_
     )
     generator = find("pixels").load(Networks(NetworkNames()))
     checkpoints, ends = {}, []
-    for step in generator.generate(request, seed=3, pictures={}):
+    for step in generator(Drawing(request, seed=3)):
         checkpoints[step.index] = step.checkpoint()
         ends.append(step.is_last)
     last = step
@@ -29,7 +30,7 @@ def test_a_drawing_that_no_longer_gets_better_ends_at_the_same_step_interrupted_
     assert last.index < last.total == 60
     whole = last.render()
     for index in (last.index - 1, last.index // 2):
-        steps = list(generator.generate(request, seed=3, pictures={}, checkpoint=checkpoints[index]))
+        steps = list(generator(Drawing(request, seed=3, resume_from=checkpoints[index])))
         assert [step.index for step in steps] == list(range(index + 1, last.index + 1))
         assert [step.is_last for step in steps] == [False] * (len(steps) - 1) + [True]
         assert np.array_equal(steps[-1].render(), whole)

@@ -6,17 +6,19 @@ the first step. With some seeds a place of the latents comes to lie all but midw
 loops may part, both right, after some steps. The seeds here have none.
 """
 
+from functools import partial
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from benchmarks.drawing import reference
-from models.generators import complete
-from models.generators.vqgan_clip import VqganClip
+from models.generators import complete, vqgan_clip
 from models.networks.shared_networks import Networks
 from models.networks.vqgan import VqganConfig, read_card
 from models.networks.vqgan.vqgan_model import Vqgan
-from models.optimize.init_image import random_picture
+from models.optimize.init_image import random_image
+from models.requests.generator import Drawing
 from models.requests.network_names import NetworkNames
 from models.requests.prompts import parse
 from models.requests.request import Presets
@@ -78,8 +80,8 @@ def losses_of_both(
         options=options,
         presets=presets,
     )
-    generator = VqganClip(Given(vqgan, clip))
-    ours = [step.loss() for step in generator.generate(request, seed=seed, pictures={})]
+    generator = partial(vqgan_clip.generate, Given(vqgan, clip))
+    ours = [step.loss() for step in generator(Drawing(request, seed=seed))]
     with torch.no_grad():
         texts = clip.encode_text([prompt.text for prompt in request.prompts])
     networks = reference.Networks(
@@ -136,7 +138,7 @@ def demo():
 def test_losses_under_a_programs_defaults_follow_its_formulas(demo, compat, formulas):
     if compat == "pixray":
         with torch.no_grad():
-            noise = random_picture("perlin", (48, 64), torch.Generator().manual_seed(12))
+            noise = random_image("perlin", (48, 64), torch.Generator().manual_seed(12))
             formulas = formulas | {"start": demo[0].encode(noise)}
     presets = Presets(compat=compat)
     ours, plain = losses_of_both(

@@ -8,7 +8,7 @@ from PIL import Image
 from models.generators import complete, find
 from models.networks.shared_networks import Networks
 from models.requests.checkpoint import CheckpointUnusable
-from models.requests.generator import GenerationError
+from models.requests.generator import Drawing, GenerationError
 from models.requests.network_names import NetworkNames
 from models.requests.prompts import parse
 from models.requests.request import Prompt
@@ -40,7 +40,7 @@ def request_of(generator, prompts="a red heart", **changes):
 
 def steps_of(networks, request, seed=11, pictures=(), checkpoint=None):
     generator = find(request.generator).load(networks)
-    return generator.generate(request, seed=seed, pictures=dict(pictures), checkpoint=checkpoint)
+    return generator(Drawing(request, seed=seed, images=dict(pictures), resume_from=checkpoint))
 
 
 def picture_of(*args, **kwargs):
@@ -80,7 +80,7 @@ def test_a_frugal_drawing_keeps_far_less_and_has_the_same_losses(networks, gener
             kept.append(tensor.nbytes)
             return tensor
 
-        steps = find(generator).load(networks).generate(request, seed=11, pictures={}, frugal=frugal)
+        steps = find(generator).load(networks)(Drawing(request, seed=11, low_memory=frugal))
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             losses[frugal] = next(steps).loss()
         kept_bytes[frugal] = sum(kept)
@@ -170,4 +170,4 @@ def test_a_loss_that_is_not_finite_ends_the_drawing(networks):
 
     generator = find("pixels").load(Blinded())
     with pytest.raises(GenerationError, match="no longer finite"):
-        list(generator.generate(request, seed=1, pictures={}))
+        list(generator(Drawing(request, seed=1)))

@@ -10,9 +10,9 @@ from models.generators import complete, find
 from models.networks.shared_networks import Networks
 from models.optimize.mask import open_share
 from models.optimize.motion import Motion
+from models.optimize.objective import GuidedObjective
 from models.optimize.prompt_targets import to_tensor
-from models.optimize.scene import GuidedScene
-from models.requests.generator import GenerationError
+from models.requests.generator import Drawing, GenerationError
 from models.requests.network_names import NetworkNames
 from models.requests.options import DrawingOptions
 from models.requests.prompts import parse
@@ -52,49 +52,38 @@ def request_of(generator="pixels", steps=3, prompts=PROMPTS, **options):
 
 def steps_of(networks, request, checkpoint=None):
     loaded = find(request.generator).load(networks)
-    return loaded.generate(request, seed=5, pictures=PICTURES, checkpoint=checkpoint)
+    return loaded(Drawing(request, seed=5, images=PICTURES, resume_from=checkpoint))
 
 
-class Sheet:
-    """The simplest drawer: the picture itself, and a note of what was asked of it."""
+class PixelDrawer:
+    """The simplest drawer: the image itself, and the methods that were called."""
 
-    def __init__(self, picture):
-        self.latents, self.asked = {"picture": picture.clone().requires_grad_()}, []
+    def __init__(self, image):
+        self.latents, self.calls = {"image": image.clone().requires_grad_()}, []
 
     def render(self):
-        return self.latents["picture"]
+        return self.latents["image"]
 
-    def absorb(self, picture):
-        self.asked.append("absorb")
-        self.latents = {"picture": picture.clone().requires_grad_()}
+    def init_from(self, image):
+        self.calls.append("init_from")
+        self.latents = {"image": image.clone().requires_grad_()}
 
     def move(self, motion):
-        self.asked.append("move")
-        self.latents = {"picture": motion.warp(self.render()).requires_grad_()}
+        self.calls.append("move")
+        self.latents = {"image": motion.warp(self.render()).requires_grad_()}
 
     def from_start(self):
         return self.render().sum() * 1e6
 
 
-def scene_of(networks, steps=10, picture=None, prompts=PROMPTS, **options):
-    """A scene around a sheet, and the sheet."""
+def objective_of(networks, steps=10, image=None, prompts=PROMPTS, **options):
+    """An objective around a drawer, and the drawer."""
     request = request_of(steps=steps, prompts=prompts, **options)
-    sheet = Sheet(torch.full((1, 3, 32, 32), 0.25) if picture is None else picture)
-    scene = GuidedScene(
-        sheet,
-        request,
-        DrawingOptions.model_validate(
-            {k: v for k, v in request.options.items() if k in DrawingOptions.model_fields}
-        ),
-        networks,
-        PICTURES,
-        torch.Generator().manual_seed(1),
-        frugal=False,
-        start=None,
-        latent_loss=None,
-        restarts=None,
+    drawer = PixelDrawer(torch.full((1, 3, 32, 32), 0.25) if image is None else image)
+    typed = DrawingOptions.model_validate(
+        {k: v for k, v in request.options.items() if k in DrawingOptions.model_fields}
     )
-    return scene, sheet
+    return GuidedObjective(drawer, Drawing(request, seed=1, images=PICTURES), typed, networks), drawer
 
 
 # masks
@@ -124,10 +113,10 @@ def test_the_guides_see_what_is_kept_in_its_place(networks):
     """So nothing that is drawn outside the mask changes the loss, or is changed by it."""
     losses = []
     for level in (0.1, 0.9):
-        scene, _ = scene_of(networks, init_image="photo", mask="mask")
+        objective, _ = objective_of(networks, init_image="photo", mask="mask")
         image = torch.full((1, 3, 32, 32), level)
         image[..., 8:24, 8:24] = 0.5
-        losses.append(scene.loss(image.requires_grad_(), 1))
+        losses.append(objective(image.requires_grad_(), 1))
     (gradient,) = torch.autograd.grad(losses[1], image)
     assert losses[0].item() == losses[1].item()
     moved = gradient[0].abs().sum(0) > 0
@@ -159,10 +148,10 @@ def test_the_distance_to_a_border_is_the_euclidean_one():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"init_image": "gone"}, "the picture 'gone' is not there"),
-        ({"init_image": "photo", "mask": "gone"}, "the picture 'gone' is not there"),
-        ({"overlay_image": "gone"}, "the picture 'gone' is not there"),
-        ({"style": 1, "style_image": "gone"}, "the picture 'gone' is not there"),
+        ({"init_image": "gone"}, "the image 'gone' is not there"),
+        ({"init_image": "photo", "mask": "gone"}, "the image 'gone' is not there"),
+        ({"overlay_image": "gone"}, "the image 'gone' is not there"),
+        ({"style": 1, "style_image": "gone"}, "the image 'gone' is not there"),
         ({"init_image": "photo", "mask": "night"}, "the mask has no white"),
     ],
 )
@@ -176,11 +165,11 @@ def test_a_picture_that_does_not_do_fails_and_says_so(networks, options, message
 
 def test_overlays_are_mixed_in_at_their_steps_and_start_the_optimizer_anew(networks):
     options = {"overlay_image": "sky", "overlay_every": 2, "overlay_opacity": 0.5, "overlay_until": 0.6}
-    scene, sheet = scene_of(networks, steps=10, **options)
-    restarted = [index for index in range(1, 11) if scene.disturb(index)]
+    objective, drawer = objective_of(networks, steps=10, **options)
+    restarted = [index for index in range(1, 11) if objective.before_step(index)]
     assert restarted == [3, 5, 7]  # after 2, 4 and 6 of 10 steps
     sky = to_tensor(PICTURES["sky"], (32, 32), torch.device("cpu"))
-    assert torch.allclose(sky + (0.25 - sky) * 0.5**3, sheet.render(), atol=1e-6)
+    assert torch.allclose(sky + (0.25 - sky) * 0.5**3, drawer.render(), atol=1e-6)
 
 
 # motion
@@ -234,34 +223,36 @@ def test_a_vqgans_picture_is_not_washed_out_by_many_moves(networks):
 
 
 def test_a_drawing_moves_at_its_steps_and_the_optimizer_starts_anew(networks):
-    scene, sheet = scene_of(networks, zoom=1.01, move_every=3, overlay_image="sky", overlay_every=3)
-    assert [index for index in range(1, 11) if scene.disturb(index)] == [4, 7, 10]
-    assert sheet.asked == ["move", "absorb", "move", "move"]
+    objective, drawer = objective_of(networks, zoom=1.01, move_every=3, overlay_image="sky", overlay_every=3)
+    assert [index for index in range(1, 11) if objective.before_step(index)] == [4, 7, 10]
+    assert drawer.calls == ["move", "init_from", "move", "move"]
 
 
 def test_what_holds_a_still_drawing_to_its_start_lets_one_go_that_moves(networks):
-    still, _ = scene_of(networks, init_weight=1)
-    moving, _ = scene_of(networks, init_weight=1, zoom=1.1)
+    still, _ = objective_of(networks, init_weight=1)
+    moving, _ = objective_of(networks, init_weight=1, zoom=1.1)
     image = torch.full((1, 3, 32, 32), 0.5)
-    assert still.loss(image, 1) > moving.loss(image, 1) + 1e6
+    assert still(image, 1) > moving(image, 1) + 1e6
 
 
 def test_a_drawing_comes_to_its_palette_bit_by_bit(networks):
     options = {"palette": ["#000000", "#ff0000"], "palette_only": True, "palette_weight": 100}
-    scene, sheet = scene_of(networks, steps=8, **options)
-    off = [scene.loss(sheet.render(), index).item() for index in (1, 3, 6, 8)]
+    objective, drawer = objective_of(networks, steps=8, **options)
+    off = [objective(drawer.render(), index).item() for index in (1, 3, 6, 8)]
     # a distance of 0.43 from black, of which less and less is seen
     assert off[0] == pytest.approx(off[2] + 43.3 * 5 / 6, abs=3)
     assert off[1] == pytest.approx(off[2] + 43.3 / 2, abs=3)
     assert off[3] == pytest.approx(off[2], abs=3)
-    assert set(scene.show(sheet.render()).flatten().tolist()) == {0.0}
+    assert set(objective.show(drawer.render()).flatten().tolist()) == {0.0}
 
 
 def test_a_tile_and_its_image_prompt_are_seen_in_the_same_places(networks):
     photo = to_tensor(PICTURES["photo"], (32, 32), torch.device("cpu"))
     prompts = (Prompt(image="photo"),)
-    scene, _ = scene_of(networks, prompts=prompts, tile=True, edge=0, smoothness=0, cutout_method="original")
-    same, other = (scene.loss(image, 1).item() for image in (photo, photo.roll(8, 3)))
+    objective, _ = objective_of(
+        networks, prompts=prompts, tile=True, edge=0, smoothness=0, cutout_method="original"
+    )
+    same, other = (objective(image, 1).item() for image in (photo, photo.roll(8, 3)))
     assert same == pytest.approx(0, abs=1e-5)
     assert other > 0.01
 
@@ -294,10 +285,10 @@ def test_a_drawing_with_everything_ends_byte_for_byte_after_an_interruption(netw
 
 
 def test_a_picture_drawn_small_is_shown_and_guided_at_its_full_size(networks):
-    scene, _ = scene_of(networks, init_image="photo", mask="mask")
+    objective, _ = objective_of(networks, init_image="photo", mask="mask")
     small = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(3))
-    shown = scene.show(small)
+    shown = objective.show(small)
     large = F.interpolate(small, size=(32, 32), mode="bilinear")
     assert torch.equal(large[..., 10:22, 10:22], shown[..., 10:22, 10:22])
     assert tuple(shown.shape) == (1, 3, 32, 32)
-    assert torch.isfinite(scene.loss(small, 1))
+    assert torch.isfinite(objective(small, 1))

@@ -8,12 +8,22 @@ from torch import nn
 
 from models.generators import complete, find
 from models.networks.shared_networks import Networks
-from models.optimize.image_losses import Looks, asymmetry, colorfulness, off_margins, off_palette, smoothness
-from models.optimize.init_image import random_picture
-from models.optimize.palette import colors_of, in_palette, nearest_colors, rolled
+from models.optimize.image_losses import (
+    ImageLosses,
+    asymmetry,
+    colorfulness,
+    colors_of,
+    in_palette,
+    nearest_colors,
+    off_margins,
+    off_palette,
+    smoothness,
+)
+from models.optimize.init_image import random_image
+from models.optimize.objective import _rolled
 from models.optimize.prompt_targets import to_tensor
 from models.optimize.style_loss import Style
-from models.requests.generator import GenerationError
+from models.requests.generator import Drawing, GenerationError
 from models.requests.network_names import NetworkNames
 from models.requests.options import DrawingOptions
 from models.requests.prompts import parse
@@ -49,7 +59,7 @@ def drawn(networks, generator="pixels", steps=8, size=(32, 32), **options):
         **{"width": size[1], "height": size[0], "steps": steps, "seed": 3},
         options=small | options,
     )
-    *_, last = find(generator).load(networks).generate(request, seed=3, pictures={"stripes": stripes()})
+    *_, last = find(generator).load(networks)(Drawing(request, seed=3, images={"stripes": stripes()}))
     return to_tensor(Image.fromarray(last.render()), size, CPU)
 
 
@@ -98,8 +108,8 @@ def test_a_picture_that_wraps_is_smooth_only_if_its_ends_meet():
 
 
 def test_a_weight_of_zero_asks_for_nothing():
-    assert Looks.of(DrawingOptions(palette=PALETTE)) is None
-    assert Looks.of(DrawingOptions(background=1, zoom=1.1)) is None
+    assert ImageLosses.of(DrawingOptions(palette=PALETTE)) is None
+    assert ImageLosses.of(DrawingOptions(background=1, zoom=1.1)) is None
 
 
 @pytest.mark.parametrize(
@@ -199,7 +209,7 @@ def test_rolling_shows_every_place_and_loses_none():
     image = torch.arange(48.0).view(1, 3, 4, 4)
     chance, seen = generator(), set()
     for _ in range(200):
-        shifted = rolled(image, chance)
+        shifted = _rolled(image, chance)
         assert shifted.flatten().sort().values.tolist() == image.flatten().tolist()
         seen.add(shifted[0, 0, 0, 0].item())
     assert seen == set(image[0, 0].flatten().tolist())
@@ -210,17 +220,17 @@ def test_rolling_shows_every_place_and_loses_none():
 
 @pytest.mark.parametrize("kind", ["pixels", "gradient", "perlin"])
 def test_chance_makes_the_same_picture_of_the_same_seed(kind):
-    one = random_picture(kind, (40, 56), generator(1))
+    one = random_image(kind, (40, 56), generator(1))
     assert tuple(one.shape) == (1, 3, 40, 56)
     assert one.min() >= 0
     assert one.max() <= 1
-    assert torch.equal(one, random_picture(kind, (40, 56), generator(1)))
-    assert (one - random_picture(kind, (40, 56), generator(2))).abs().mean() > 0.05
+    assert torch.equal(one, random_image(kind, (40, 56), generator(1)))
+    assert (one - random_image(kind, (40, 56), generator(2))).abs().mean() > 0.05
 
 
 def test_noise_is_rough_perlin_noise_soft_and_a_ramp_straight():
     noise, ramp, perlin = (
-        random_picture(kind, (64, 64), generator(4)) for kind in ("pixels", "gradient", "perlin")
+        random_image(kind, (64, 64), generator(4)) for kind in ("pixels", "gradient", "perlin")
     )
     assert smoothness(noise) > 4 * smoothness(perlin) > 4 * smoothness(ramp)
     assert perlin.std() > 0.15
@@ -231,7 +241,7 @@ def test_noise_is_rough_perlin_noise_soft_and_a_ramp_straight():
 @pytest.mark.parametrize("kind", ["pixels", "gradient", "perlin"])
 def test_drawings_begin_with_the_picture_of_their_start(networks, kind):
     started = drawn(networks, steps=1, start=kind, learning_rate=1e-6)
-    picture = random_picture(kind, (32, 32), generator(3))
+    picture = random_image(kind, (32, 32), generator(3))
     cells = nn.functional.avg_pool2d(picture, 2).repeat_interleave(2, 2).repeat_interleave(2, 3)
     assert torch.allclose(cells, started, atol=0.003)
     coded = drawn(networks, "vqgan_clip", 1, start=kind, learning_rate=1e-6)

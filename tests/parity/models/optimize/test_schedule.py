@@ -9,9 +9,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from models.cutouts.cutouts import cutouts_of
 from models.generators import available, complete, find
 from models.networks.shared_networks import Networks
-from models.optimize.loop import Descent, descend
-from models.optimize.schedule import Schedule
-from models.requests.generator import GenerationError
+from models.optimize.loop import Schedule, optimize
+from models.requests.generator import Drawing, GenerationError
 from models.requests.network_names import NetworkNames
 from models.requests.options import DrawingOptions
 from models.requests.prompts import parse
@@ -21,8 +20,8 @@ from models.runtime.batched_steps import Alternating
 SIDE = 16
 
 
-class Sheet:
-    """A drawer of pixels, and what was asked of it."""
+class PixelDrawer:
+    """A drawer of pixels, and the sizes that it rendered."""
 
     def __init__(self, value=0.5):
         self.latents = {"pixels": torch.full((1, 3, SIDE, SIDE), value, requires_grad=True)}
@@ -36,31 +35,31 @@ class Sheet:
     def project(self):
         pass
 
-    def scale(self, share):
+    def set_resolution(self, share):
         pixels = F.interpolate(self.latents["pixels"].detach(), size=round(SIDE * share), mode="nearest")
         self.latents = {"pixels": pixels.requires_grad_()}
 
 
-class Field:
-    """A scene that asks for a picture, not always for quite the same one."""
+class Ramp:
+    """An objective: a ramp of gray with a little noise, or the loss that is given."""
 
-    def __init__(self, rng, ask=None):
-        self._rng, self._ask = rng, ask
+    def __init__(self, loss=None):
+        self.rng, self._loss = torch.Generator().manual_seed(1), loss
 
-    def loss(self, image, index):
-        if self._ask is not None:
-            return self._ask(image, index)
-        ramp = torch.linspace(0, 1, image.shape[-1]) + 1e-4 * torch.rand((), generator=self._rng)
+    def __call__(self, image, index):
+        if self._loss is not None:
+            return self._loss(image, index)
+        ramp = torch.linspace(0, 1, image.shape[-1]) + 1e-4 * torch.rand((), generator=self.rng)
         return (image - ramp).square().mean()
 
     def show(self, image):
         return F.interpolate(image, size=SIDE, mode="nearest")
 
-    def disturb(self, index):
+    def before_step(self, index):
         return False
 
 
-def steps_of(steps, checkpoint=None, ask=None, sheet=None, **options):
+def steps_of(steps, checkpoint=None, loss=None, drawer=None, **options):
     options = DrawingOptions.model_validate({"learning_rate": 0.05} | options)
     request = GenerationRequest(
         generator="sheet",
@@ -71,15 +70,14 @@ def steps_of(steps, checkpoint=None, ask=None, sheet=None, **options):
         seed=1,
         options=options.model_dump(mode="json"),
     )
-    rng = torch.Generator().manual_seed(1)
-    descent = Descent(request, 1, rng, Schedule(options, steps), Alternating())
-    return descend(sheet or Sheet(), Field(rng, ask), descent, checkpoint=checkpoint)
+    drawing = Drawing(request, seed=1, resume_from=checkpoint)
+    return optimize(drawer or PixelDrawer(), Ramp(loss), drawing, options, Alternating())
 
 
 def pixels_after(steps, **options):
-    sheet = Sheet()
-    list(steps_of(steps, sheet=sheet, **options))
-    return sheet.latents["pixels"].detach()
+    drawer = PixelDrawer()
+    list(steps_of(steps, drawer=drawer, **options))
+    return drawer.latents["pixels"].detach()
 
 
 def rates(steps, **options):
@@ -116,7 +114,7 @@ def test_sgd_has_momentum_until_the_rate_drops(options, restarts):
             memory = 0.0
         memory = 0.8 * memory + (value - target)
         value = value - (0.01 if options and index > 3 else 0.1) * memory
-    drawn = pixels_after(6, ask=ask, optimizer="sgd", momentum=0.8, learning_rate=0.1, **options)
+    drawn = pixels_after(6, loss=ask, optimizer="sgd", momentum=0.8, learning_rate=0.1, **options)
     assert torch.allclose(value, drawn, atol=1e-6)
 
 
@@ -125,7 +123,7 @@ def test_adamw_pulls_to_zero_and_the_others_do_not():
         return (image * 0).sum()
 
     for optimizer, expected in (("adamw", 0.5 * (1 - 0.05 * 2) ** 3), ("adam", 0.5), ("sgd", 0.5)):
-        drawn = pixels_after(3, ask=ask, optimizer=optimizer, weight_decay=2)
+        drawn = pixels_after(3, loss=ask, optimizer=optimizer, weight_decay=2)
         assert drawn.mean().item() == pytest.approx(expected, abs=1e-6)
 
 
@@ -140,10 +138,10 @@ def test_each_name_of_latents_learns_at_its_own_share_of_the_rate():
 
 
 def test_the_first_steps_are_drawn_at_half_the_size_and_kept():
-    sheet = Sheet()
-    steps = steps_of(10, sheet=sheet, coarse=0.4, learning_rate=0.02)
+    drawer = PixelDrawer()
+    steps = steps_of(10, drawer=drawer, coarse=0.4, learning_rate=0.02)
     shown = {step.index: step.render() for step in steps}
-    assert sheet.sizes == [SIDE // 2] * 4 + [SIDE] * 6
+    assert drawer.sizes == [SIDE // 2] * 4 + [SIDE] * 6
     assert {picture.shape for picture in shown.values()} == {(SIDE, SIDE, 3)}
     changes = [abs(shown[i + 1].astype(int) - shown[i]).max() for i in range(1, 10)]
     assert max(changes) <= 12  # nothing jumps where the size changes
@@ -184,22 +182,22 @@ def test_a_drawing_ends_when_its_loss_has_long_not_been_lower():
         return lambda image, index: image.sum() * 0 + max(0.0, 1 - index / last)
 
     # 0.8 of the mean is the past: it is lower for some steps more. It is looked at every tenth step
-    steps = list(steps_of(200, ask=falling_until(50), stop_after=20))
+    steps = list(steps_of(200, loss=falling_until(50), stop_after=20))
     assert 70 <= steps[-1].index <= 120
     assert steps[-1].index % 10 == 0
     assert [step.ends_early for step in steps] == [False] * (len(steps) - 1) + [True]
     # one that is coarse for now is drawn in full size before it ends
-    steps = list(steps_of(60, ask=falling_until(5), stop_after=10, coarse=0.4))
+    steps = list(steps_of(60, loss=falling_until(5), stop_after=10, coarse=0.4))
     assert 34 <= steps[-1].index <= 50
-    assert len(list(steps_of(60, ask=falling_until(60), stop_after=20))) == 60
-    assert len(list(steps_of(60, ask=falling_until(5), stop_after=0))) == 60
+    assert len(list(steps_of(60, loss=falling_until(60), stop_after=20))) == 60
+    assert len(list(steps_of(60, loss=falling_until(5), stop_after=0))) == 60
 
 
 def test_a_loss_that_is_not_finite_is_told_and_not_checkpointed():
     def ask(image, index):
         return image.sum() * (float("nan") if index == 2 else 1.0)
 
-    steps = steps_of(4, ask=ask)
+    steps = steps_of(4, loss=ask)
     next(steps)
     broken = next(steps)
     for tell in (broken.loss, broken.checkpoint, broken.render):
@@ -288,7 +286,7 @@ def test_nothing_waits_for_the_device_between_steps(networks, generator, options
         seed=1,
         options={"cutouts": 1, "templates": ["{prompt}"]} | options,
     )
-    steps = find(generator).load(networks).generate(request, seed=1, pictures={})
+    steps = find(generator).load(networks)(Drawing(request, seed=1))
     watch = Watch(
         parameter
         for network in (networks.clip("demo-icons")._model, networks.vqgan())

@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.generators import complete
-from models.generators.vqgan_clip import VqganClip
+from models.generators import complete, vqgan_clip
 from models.networks.shared_networks import Networks
-from models.requests.generator import Step
+from models.requests.generator import Drawing, Step
 from models.requests.network_names import NetworkNames
 from models.requests.prompts import parse
 from models.runtime.batched_steps import Alternating, Company, Joined
@@ -56,7 +55,7 @@ def draw(
         options={"cutouts": 1, "templates": ["{prompt}"], **options},
     )
     losses = []
-    for step in VqganClip(networks).generate(request, seed=request.seed, pictures={}):
+    for step in vqgan_clip.generate(networks, Drawing(request, seed=request.seed)):
         losses.append(step.loss() if step.loss else 0.0)
         after(step)
     return losses, step.render().tobytes(), step.checkpoint()

@@ -38,7 +38,7 @@ def drawing(
 
 
 def needs(names: NetworkNames = IMAGENET, *, frugal: bool = False, **fields: Any) -> int:
-    return predict(drawing(names, **fields), names, frugal=frugal)
+    return predict(drawing(names, **fields), names, low_memory=frugal)
 
 
 def test_reckoning_imports_no_torch() -> None:
@@ -94,8 +94,8 @@ def test_the_largest_size_fits_and_has_the_shape_and_the_next_one_does_not_fit(
     generator: str, shape: tuple[int, int], share: float
 ) -> None:
     request = drawing(generator=generator, width=shape[0], height=shape[1], cutouts=64)
-    least = predict(request.model_copy(update={"width": 16, "height": 16}), IMAGENET, frugal=True)
-    most = predict(request, IMAGENET, frugal=True)
+    least = predict(request.model_copy(update={"width": 16, "height": 16}), IMAGENET, low_memory=True)
+    most = predict(request, IMAGENET, low_memory=True)
     limit = round(least + share * (most - least))
     size = largest_size(request, IMAGENET, limit)
     assert size is not None
@@ -105,7 +105,7 @@ def test_the_largest_size_fits_and_has_the_shape_and_the_next_one_does_not_fit(
 
     def need(width: int, height: int) -> int:
         sized = request.model_copy(update={"width": width, "height": height})
-        return predict(sized, IMAGENET, frugal=True)
+        return predict(sized, IMAGENET, low_memory=True)
 
     assert need(width, height) <= limit
     step = 16 if generator == "vqgan_clip" else 1

@@ -5,6 +5,7 @@ import pytest
 
 from models.generators import complete, find
 from models.requests.checkpoint import CheckpointUnusable, pack, unpack
+from models.requests.generator import Drawing
 from models.requests.network_names import NetworkNames
 from models.requests.request import GenerationRequest, Prompt
 
@@ -18,7 +19,7 @@ def request_of(**changes) -> GenerationRequest:
 
 def steps_of(request, seed=5, checkpoint=None):
     generator = find("gradient").load(networks=None)
-    return list(generator.generate(request, seed=seed, pictures={}, checkpoint=checkpoint))
+    return list(generator(Drawing(request, seed=seed, resume_from=checkpoint)))
 
 
 def test_a_picture_has_the_size_asked_for():
@@ -46,7 +47,7 @@ def test_a_damaged_checkpoint_is_refused_at_once(damage):
     checkpoint = steps_of(request_of())[2].checkpoint()
     generator = find("gradient").load(networks=None)
     with pytest.raises(CheckpointUnusable, match="damaged"):
-        generator.generate(request_of(), seed=5, pictures={}, checkpoint=damage(checkpoint))
+        generator(Drawing(request_of(), seed=5, resume_from=damage(checkpoint)))
 
 
 @pytest.mark.parametrize(("changes", "seed"), [({"steps": 7}, 5), ({}, 6), ({"width": 34}, 5)])

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from jobs.settings import JobSettings
 from models.generators import complete
 from models.requests.network_names import NetworkNames
-from models.requests.prompts import COLORS, color_of, parse, rivals
+from models.requests.prompts import COLORS, color_of, distractors, parse
 from models.requests.request import InvalidRequest, Prompt
 
 
@@ -111,15 +111,15 @@ def test_a_weight_out_of_range_is_refused_and_named():
         parse("a cat:100")
 
 
-def test_rivals_of_a_colored_thing_have_the_other_colors():
-    others = rivals("a red heart")
+def test_distractors_of_a_colored_thing_have_the_other_colors():
+    others = distractors("a red heart")
     assert "a blue heart" in others
     assert "a red heart" not in others
     assert "a cat" in others
 
 
 def test_a_thing_is_no_rival_of_itself():
-    assert "a house" not in rivals("a small House")
+    assert "a house" not in distractors("a small House")
 
 
 @pytest.mark.parametrize(

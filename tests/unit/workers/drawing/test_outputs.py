@@ -3,7 +3,7 @@
 import base64
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from app.settings import ApiSettings
 from jobs.queue import draft
 from jobs.record.record import Job, Output
 from models.generators import gradient
-from models.requests.generator import Step
+from models.requests.generator import Drawing, Step
 from models.requests.request import GenerationRequest, SaveOptions
 from storage.blobs.file import FileStore
 from tests.unit.workers.drawing.test_run import PACE, Reports
@@ -116,21 +116,14 @@ class Painter:
     def __init__(self, svg: str | None = None) -> None:
         self._svg = svg
 
-    def generate(
-        self,
-        request: GenerationRequest,
-        *,
-        seed: int,
-        pictures: Mapping[str, Image.Image],
-        checkpoint: bytes | None = None,
-        frugal: bool = False,
-    ) -> Iterator[Step]:
+    def __call__(self, drawing: Drawing) -> Iterator[Step]:
+        request, pictures = drawing.request, drawing.images
         init = pictures[request.options["init_image"]].resize((request.width, request.height))
         mask = pictures[request.options["mask"]].resize((request.width, request.height))
         of_prompts = [name for prompt in request.prompts for name in (prompt.image, prompt.target) if name]
         shift = sum(sum(pictures[name].getpixel((0, 0))) for name in of_prompts)  # type: ignore[arg-type]
         text = request.model_dump_json(exclude={"seed", "num_images"})
-        noise = np.random.default_rng([seed, len(text), shift]).integers(
+        noise = np.random.default_rng([drawing.seed, len(text), shift]).integers(
             0, 255, (request.height, request.width, 3)
         )
         drawn = np.where(np.asarray(mask) > 127, noise, np.asarray(init)).astype(np.uint8)

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -13,7 +13,7 @@ from PIL import Image
 
 from jobs.record.record import Frame, Job, Output, Progress, Status
 from models.generators import gradient
-from models.requests.generator import GenerationError, Step
+from models.requests.generator import Drawing, GenerationError, Step
 from models.requests.request import GenerationRequest, Prompt, SaveOptions
 from storage.blobs import KeyMissing
 from workers.drawing.run import Studio, run
@@ -197,16 +197,8 @@ def test_the_requests_pictures_reach_the_generator() -> None:
     seen: dict[str, Image.Image] = {}
 
     class Looker:
-        def generate(
-            self,
-            request: GenerationRequest,
-            *,
-            seed: int,
-            pictures: Mapping[str, Image.Image],
-            checkpoint: bytes | None = None,
-            frugal: bool = False,
-        ) -> Iterator[Step]:
-            seen.update(pictures)
+        def __call__(self, drawing: Drawing) -> Iterator[Step]:
+            seen.update(drawing.images)
             yield Step(1, 1, lambda: np.zeros((16, 24, 3), np.uint8), bytes, score=lambda: 0.25)
 
     store = DictStore()

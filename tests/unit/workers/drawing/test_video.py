@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from PIL import Image
 from jobs.filenames import attempt_files
 from jobs.record.record import Frame, Output
 from models.generators import gradient
-from models.requests import checkpoint as snapshots
-from models.requests.generator import GenerationError, Step
+from models.requests import checkpoint
+from models.requests.generator import Drawing, GenerationError, Step
 from models.requests.request import GenerationRequest, Prompt, SaveOptions
 from storage.blobs.file import FileStore
 from tests.unit.workers.drawing.test_run import PACE, Reports, job
@@ -69,7 +69,7 @@ def test_frames_are_the_drawing_at_every_nth_step_and_at_the_last(studio: Studio
         shown = frames_in(film_of(outputs, studio, image))
         assert len(shown) == 3
         seed = REQUEST.seed_of(image)
-        steps = gradient.load(None).generate(REQUEST, seed=seed, pictures={})  # type: ignore[arg-type]
+        steps = gradient.generate(Drawing(REQUEST, seed))
         drawn = {step.index: step.render() for step in steps}
         for frame, step in zip(shown, (4, 8, 10), strict=True):
             assert np.array_equal(np.asarray(frame), drawn[step]), "lossless"
@@ -208,16 +208,9 @@ def test_a_job_that_starts_over_has_no_frame_twice(studio: Studio) -> None:
 class Hasty:
     """Ends after 5 steps of however many, and says so."""
 
-    def generate(
-        self,
-        request: GenerationRequest,
-        *,
-        seed: int,
-        pictures: Mapping[str, Image.Image],
-        checkpoint: bytes | None = None,
-        frugal: bool = False,
-    ) -> Iterator[Step]:
-        done = 0 if checkpoint is None else snapshots.unpack(checkpoint, request=request, seed=seed)[0]
+    def __call__(self, drawing: Drawing) -> Iterator[Step]:
+        request, seed, state = drawing.request, drawing.seed, drawing.resume_from
+        done = 0 if state is None else checkpoint.unpack(state, request=request, seed=seed)[0]
 
         def steps() -> Iterator[Step]:
             for index in range(done + 1, 6):
@@ -225,7 +218,7 @@ class Hasty:
                     index,
                     request.steps,
                     lambda index=index: np.full((21, 37, 3), 10 * index + seed % 7, np.uint8),  # type: ignore[misc]
-                    lambda index=index: snapshots.pack({}, request=request, seed=seed, step=index),  # type: ignore[misc]
+                    lambda index=index: checkpoint.pack({}, request=request, seed=seed, step=index),  # type: ignore[misc]
                     ends_early=index == 5,
                 )
 

@@ -16,8 +16,8 @@ from models.networks.min_dalle.bpe import Tokenizer
 from models.networks.min_dalle.min_dalle_model import MinDalle, TextTooLong
 from models.networks.shared_networks import Networks
 from models.networks.vqgan.vqgan_model import Vqgan
-from models.requests import checkpoint as snapshots
-from models.requests.generator import GenerationError
+from models.requests.checkpoint import CheckpointUnusable
+from models.requests.generator import Drawing, GenerationError
 from models.requests.network_names import NetworkNames
 from models.requests.prompts import parse
 from models.requests.request import Prompt
@@ -68,7 +68,7 @@ def asked(names: NetworkNames, prompt: Any = "a red heart", **fields: Any) -> An
 
 def steps(networks: Networks, request: Any, checkpoint: bytes | None = None) -> Any:
     generator = find("min_dalle").load(networks)
-    return generator.generate(request, seed=request.seed, pictures={}, checkpoint=checkpoint)
+    return generator(Drawing(request, seed=request.seed, resume_from=checkpoint))
 
 
 def likeliest(told: Told, number: int = 1) -> torch.Tensor:
@@ -154,7 +154,7 @@ def test_a_drawing_goes_on_from_any_checkpoint_to_the_same_bytes(
         assert [step.index for step in rest] == list(range(index + 1, 257))
         assert rest[-1].render().tobytes() == whole[-1].render().tobytes()
         assert rest[-1].score() == whole[-1].score()
-    with pytest.raises(snapshots.CheckpointUnusable):
+    with pytest.raises(CheckpointUnusable):
         steps(networks, asked(names, "a cat"), whole[0].checkpoint())
 
 

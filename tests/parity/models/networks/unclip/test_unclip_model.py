@@ -17,7 +17,7 @@ from models.networks import unclip
 from models.networks.shared_networks import Networks
 from models.networks.unclip.unclip_model import Plan, TextTooLong, Unclip
 from models.requests.checkpoint import CheckpointUnusable
-from models.requests.generator import GenerationError
+from models.requests.generator import Drawing, GenerationError
 from models.requests.network_names import NetworkNames
 from models.requests.request import Prompt
 from models.weights_io import WeightsCorrupt, WeightsMissing, WeightsUnusable, write_sums
@@ -66,7 +66,7 @@ def draw(
 ) -> Any:
     pictures = {} if photo is None else {"photo": photo}
     generator = find("unclip").load(networks)
-    return generator.generate(request, seed=request.seed, pictures=pictures, checkpoint=state)
+    return generator(Drawing(request, seed=request.seed, images=pictures, resume_from=state))
 
 
 @pytest.mark.parametrize(("prior", "decoder"), [(4, 8), (1, 1), (1, 3), (2.5, 1)])
@@ -173,7 +173,7 @@ def test_each_network_is_loaded_once_from_the_first_model_that_has_it(weights: P
     )
     assert sizes[BOTH] == 4 * numbers
     request = complete(NetworkNames(unclip=BOTH, weights=weights), generator="unclip", prompts=TEXT)
-    assert predict(request, NetworkNames(unclip=BOTH, weights=weights), frugal=False) > sizes[BOTH]
+    assert predict(request, NetworkNames(unclip=BOTH, weights=weights), low_memory=False) > sizes[BOTH]
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])

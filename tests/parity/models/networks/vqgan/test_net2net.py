@@ -12,6 +12,7 @@ from models.generators import complete, find
 from models.networks.shared_networks import Networks
 from models.networks.transformer import Transformer
 from models.networks.vqgan import OWN_CARD, read_card
+from models.requests.generator import Drawing
 from models.requests.network_names import NetworkNames
 from models.requests.prompts import parse
 from models.requests.request import InvalidRequest
@@ -66,7 +67,7 @@ def drawn(names: NetworkNames, label: int) -> bytes:
         options={"label": label, "candidates": 2},
     )
     generator = find(request.generator).load(Networks(names))
-    *_, last = generator.generate(request, seed=1, pictures={})
+    *_, last = generator(Drawing(request, seed=1))
     assert last.render().shape == (32, 32, 3)
     assert (last.index, last.total) == (SIDE**2, SIDE**2)
     return last.checkpoint()

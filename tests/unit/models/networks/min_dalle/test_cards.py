@@ -105,7 +105,7 @@ def test_what_is_loaded_takes_memory_whatever_is_drawn() -> None:
     def need(generator: str, **fields: Any) -> int:
         names = NetworkNames(**fields)
         request = complete(names, generator=generator, prompts=parse("a cat"))
-        return predict(request, names, frugal=False)
+        return predict(request, names, low_memory=False)
 
     mini, mega = (need("min_dalle", min_dalle=f"min-dalle-{size}") for size in ("mini", "mega"))
     assert mega - mini > 4 * 2.1e9  # of 438 million and 2.6 billion parameters, four bytes each

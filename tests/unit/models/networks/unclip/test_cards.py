@@ -120,11 +120,11 @@ def test_options_have_bounds(options: dict[str, Any]) -> None:
 def test_memory_is_that_of_all_networks_and_of_the_largest_step() -> None:
     def need(dtype: str) -> int:
         names = NetworkNames(unclip=(TEXTS,), dtype=dtype)
-        return predict(asked("a fox", TEXTS), names, frugal=False)
+        return predict(asked("a fox", TEXTS), names, low_memory=False)
 
     assert 15e9 < need("fp32") < 18e9  # 13.7 of weights
     assert 7.5e9 < need("bf16") < 10e9
     names = NetworkNames(unclip=(TEXTS,))
     other = complete(names, generator="gradient", prompts=parse("a fox"))
     beside = NetworkNames(unclip=(TEXTS,), generators=("gradient", "unclip"))
-    assert predict(other, beside, frugal=False) - predict(other, names, frugal=False) > 13e9
+    assert predict(other, beside, low_memory=False) - predict(other, names, low_memory=False) > 13e9
