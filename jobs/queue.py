@@ -16,7 +16,7 @@ from rq.serializers import JSONSerializer
 
 from jobs.filenames import attempt_files
 from jobs.index_request import IndexRequest, archive_keys
-from jobs.record.priorities import TYPES, JobType, queue_name, queue_names, rank
+from jobs.record.priorities import TYPES, JobType, rank, ticket_queue
 from jobs.record.record import Job, JobMissing, Output, Status, Webhook, call, from_hash, key
 from jobs.settings import JobSettings
 from models.requests.request import GenerationRequest
@@ -114,9 +114,8 @@ class JobQueue:
         self._settings = settings
         self._redis = connect(settings.redis_url, patience_s=patience_s)
         self._rq = {
-            name: open_rq(name, connect_rq(settings.redis_url, patience_s=patience_s))
+            job_type: open_rq(ticket_queue(job_type), connect_rq(settings.redis_url, patience_s=patience_s))
             for job_type in TYPES
-            for name in queue_names(job_type)
         }
 
     def create(self, new: NewJob, idempotency: Idempotency | None = None) -> str | None:
@@ -166,24 +165,23 @@ class JobQueue:
                 raise QueueFull(f"{settings.max_queued} jobs wait already")
             case "tenant_full":
                 raise TenantQueueFull(f"{settings.max_queued_per_key} jobs of this key wait already")
-        self.dispatch(new.id, queue_name(new.type, new.priority))
+        self.dispatch(new.id, new.type)
         return None
 
-    def dispatch(self, job_id: str, queue: str, *, at_front: bool = False) -> None:
-        """Give RQ a ticket for a job that waits, in its queue.
+    def dispatch(self, job_id: str, job_type: JobType) -> None:
+        """Give RQ a ticket for a job that waits.
 
-        One too many does no harm: who has it finds nothing to do.
+        One too many does no harm: the worker that takes it finds no job.
         If Redis cannot be reached the janitor does this later.
         """
         with contextlib.suppress(redis.RedisError):
-            self._rq[queue].enqueue_call(
+            self._rq[job_type].enqueue_call(
                 RUN_JOB,
                 args=(job_id,),
                 timeout=-1,
                 result_ttl=0,
                 failure_ttl=3600,
                 description=job_id,
-                at_front=at_front,
             )
 
     def tidy(self, job_id: str, store: Store) -> None:
@@ -314,5 +312,5 @@ class JobQueue:
 
 
 def open_rq(name: str, connection: redis.Redis) -> Queue:
-    """RQ's queue of one priority; jobs on it are JSON, never pickles."""
+    """A queue of RQ; jobs on it are JSON, never pickles."""
     return Queue(name, connection=connection, serializer=JSONSerializer)

@@ -103,7 +103,8 @@ class Janitor:
         for job_id, status in zip(told[::2], told[1::2], strict=True):
             log.warning("lease ran out", job_id=job_id, now=status)
             if status == Status.QUEUED:
-                self._dispatch(job_id, at_front=True)
+                with contextlib.suppress(JobMissing):  # deleted meanwhile
+                    self._queue.dispatch(job_id, self._queue.get(job_id).type)
 
     def _expire_late(self) -> None:
         for job_id in call(self._redis, "expire_late"):
@@ -124,15 +125,8 @@ class Janitor:
             return
         log.warning("tickets are missing", missing=missing, type=job_type)
         for job_id in call(self._redis, "first_waiting", first_rank(job_type), missing):
-            self._dispatch(job_id)
+            self._queue.dispatch(job_id, job_type)
         del self._short_s[job_type]
-
-    def _dispatch(self, job_id: str, *, at_front: bool = False) -> None:
-        try:
-            queue = self._queue.get(job_id).queue
-        except JobMissing:
-            return  # gone meanwhile
-        self._queue.dispatch(job_id, queue, at_front=at_front)
 
     def _put_back_popped(self) -> None:
         # what a worker popped and died with before it started it

@@ -1,4 +1,4 @@
-"""Lines of waiting jobs: each type of job has one, and workers of its own, so that none waits for others."""
+"""Types and priorities of jobs, and RQ's queues with their tickets. Each type has workers of its own."""
 
 from typing import Literal, get_args
 
@@ -9,21 +9,27 @@ PRIORITIES = ("high", "normal", "low")
 _PREFIXES: dict[JobType, str] = {"draw": "", "index": "index-"}
 
 
-def queue_name(job_type: JobType, priority: str) -> str:
-    """The queue of RQ with the tickets of those jobs."""
-    return _PREFIXES[job_type] + priority
+def ticket_queue(job_type: JobType) -> str:
+    """RQ's queue with one ticket for each waiting job of a type.
+
+    A ticket wakes a worker. Which job the worker then starts, the record decides.
+    """
+    return f"{_PREFIXES[job_type]}normal"
 
 
 def queue_names(job_type: JobType) -> list[str]:
-    """The queues of RQ that a line's workers read, the most urgent first."""
-    return [queue_name(job_type, priority) for priority in PRIORITIES]
+    """RQ's queues that the workers of a type read: the ticket queue first, then those that 0.1 filled."""
+    return sorted(
+        (_PREFIXES[job_type] + priority for priority in PRIORITIES),
+        key=lambda name: name != ticket_queue(job_type),
+    )
 
 
 def first_rank(job_type: JobType) -> int:
-    """Of a line's priorities: the script of the record counts through those of all lines."""
+    """The rank of a type's highest priority: the script of the record counts through those of all types."""
     return TYPES.index(job_type) * len(PRIORITIES)
 
 
 def rank(job_type: JobType, priority: str) -> int:
-    """The place of a priority among those of all lines."""
+    """The place of a priority among those of all types."""
     return first_rank(job_type) + PRIORITIES.index(priority)

@@ -24,7 +24,7 @@ import redis
 
 from jobs.filenames import FRAMES, is_frame
 from jobs.index_request import IndexRequest
-from jobs.record.priorities import JobType, queue_name
+from jobs.record.priorities import JobType
 from models.requests.request import GenerationRequest
 
 Part = TypeVar("Part", bound="Output | Progress | Webhook | JobError")
@@ -157,11 +157,6 @@ class Job:
     webhook: Webhook | None = None
     run_timeout_s: float | None = None
     ran_s: float = 0.0  # in the attempts before this one
-
-    @property
-    def queue(self) -> str:
-        """The queue of RQ that its tickets are in."""
-        return queue_name(self.type, self.priority)
 
     @property
     def drawing(self) -> GenerationRequest:

@@ -195,7 +195,7 @@ def test_a_job_that_is_dispatched_often_runs_once(service: Service) -> None:
     with service.client() as client:
         ids = [client.create_job(**QUICK).id for _ in range(5)]
         for job_id in ids * 4:
-            queue.dispatch(job_id, "normal")
+            queue.dispatch(job_id, "draw")
         service.worker()
         service.worker()
         for job_id in ids:

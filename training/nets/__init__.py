@@ -1,1 +1,1 @@
-"""What the scripts share: the training loop, and networks that only training builds. Imports training.data."""
+"""The training loop, and networks that training alone builds. May import training.data."""

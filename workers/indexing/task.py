@@ -28,7 +28,8 @@ from storage.collections.collection import Collection, CollectionFull, Collectio
 from storage.collections.image_fields import is_image_id
 from storage.collections.thumbnails import thumbnail_key, thumbnail_of
 from storage.collections.vector_sets import VectorSets, VectorsFull, VectorsUnavailable, VectorsUnsupported
-from workers.indexing.sources import CannotIndex, Entry, PictureRefused, Source, open_source
+from workers.indexing.sources import Entry, PictureRefused, Source, open_source
+from workers.runner.job_errors import JobFailed
 from workers.runner.pacing import Pace, Rate, Report, Rhythm, Signals
 from workers.settings import WorkerSettings
 
@@ -73,13 +74,13 @@ class Indexing:
             encoder = self._clip_of(collection)
             return run.index(collection, encoder, FRUGAL_BATCH if frugal else BATCH)
         except CollectionMissing as error:
-            raise CannotIndex("collection_not_found", str(error)) from error
+            raise JobFailed("collection_not_found", str(error)) from error
         except CollectionFull as error:
-            raise CannotIndex("collection_full", str(error)) from error
+            raise JobFailed("collection_full", str(error)) from error
         except VectorsFull as error:
-            raise CannotIndex("vectors_full", str(error), retryable=True) from error
+            raise JobFailed("vectors_full", str(error), retryable=True) from error
         except VectorsUnsupported as error:
-            raise CannotIndex("vectors_unsupported", str(error)) from error
+            raise JobFailed("vectors_unsupported", str(error)) from error
 
     def _clip_of(self, collection: Collection) -> ClipEncoder:
         if self._clip is None or self._clip[0] != collection.model:
@@ -87,17 +88,17 @@ class Indexing:
             try:
                 self._clip = collection.model, self._load(collection.model)
             except UnknownClip as error:
-                raise CannotIndex("model_not_found", f"the worker has no model {collection.model}") from error
+                raise JobFailed("model_not_found", f"the worker has no model {collection.model}") from error
             except (OSError, RuntimeError, ValueError) as error:
                 log.exception("model failed to load", model=collection.model)
                 missing = isinstance(error, WeightsMissing)
                 remedy = f": {how_to_fetch(collection.model)}" if missing else ""
-                raise CannotIndex(
+                raise JobFailed(
                     "model_unavailable", f"{collection.model} could not be loaded{remedy}"
                 ) from error
         encoder = self._clip[1]
         if encoder.dimension != collection.dimension:
-            raise CannotIndex(
+            raise JobFailed(
                 "model_mismatch",
                 f"the vectors of {collection.model} are no longer the collection's",
             )
@@ -179,7 +180,7 @@ class _Run:
                 return call()
             except VectorsUnavailable as error:
                 if time.monotonic() > deadline_s:
-                    raise CannotIndex("vectors_unavailable", str(error), retryable=True) from error
+                    raise JobFailed("vectors_unavailable", str(error), retryable=True) from error
                 log.warning("vector redis is away")
                 self._listen()
                 time.sleep(1)

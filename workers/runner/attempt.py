@@ -19,8 +19,8 @@ from models.requests.generator import GenerationError
 from storage.blobs import KeyMissing, StorageFull, Store, StoreUnavailable
 from storage.redis import connect
 from workers import device
-from workers.indexing.sources import CannotIndex
 from workers.runner.heartbeat import Pulse
+from workers.runner.job_errors import JobFailed
 from workers.runner.pacing import Canceled, Drained, Pace, Report, Signals, TimedOut
 from workers.settings import WorkerSettings
 
@@ -131,7 +131,7 @@ class Attempts:
             outputs = self._run(job, lease, report, signals)
         except Drained:
             self._insist(lease.hand_back)
-            self._queue.dispatch(job.id, job.queue, at_front=True)
+            self._queue.dispatch(job.id, job.type)
             return "handed back"
         except Canceled:
             return self._end(lease, Status.CANCELED)
@@ -164,7 +164,7 @@ class Attempts:
         log.exception("the device is lost")
         self._insist(lease.give_up)
         if self._queue.get(job.id).status == Status.QUEUED:
-            self._queue.dispatch(job.id, job.queue, at_front=True)
+            self._queue.dispatch(job.id, job.type)
         self._pulse.stop()
         os._exit(DEVICE_LOST)
 
@@ -242,7 +242,7 @@ def _why(error: Exception) -> JobError:
     match error:
         case TimedOut():
             return JobError("timeout", str(error))
-        case CannotIndex():
+        case JobFailed():
             return JobError(error.code, str(error), error.retryable)
         case GenerationError():
             return JobError("generation_failed", str(error))

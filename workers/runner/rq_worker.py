@@ -6,7 +6,6 @@ names overridden here are insides of RQ 3.0; `test_rq_worker.py` holds them to w
 
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import FrameType
 from typing import Any
@@ -22,7 +21,7 @@ from rq.worker import SimpleWorker
 
 log = structlog.get_logger(__name__)
 
-POLL_S = 0.02
+BLOCK_S = 1.0  # shorter than any timeout of the socket; then the queues that are not blocked on are looked at
 
 
 class FunctionNotAllowed(LookupError):
@@ -30,30 +29,40 @@ class FunctionNotAllowed(LookupError):
 
 
 class AtomicQueue(Queue):  # type: ignore[misc]
-    """Pops by LMOVE from every queue: RQ uses BLPOP on several, and a worker killed then loses the job."""
+    """Blocks on the first queue by BLMOVE, and looks at the others.
+
+    RQ uses BLPOP on several queues: a worker that is killed then loses the ticket.
+    """
 
     @classmethod
     def dequeue_any(
         cls, queues: Iterable[Queue], timeout: int | None, connection: redis.Redis, **kwargs: Any
     ) -> tuple[Job, Queue] | None:
-        keys = [queue.key for queue in queues]
-        deadline = None if timeout is None else time.monotonic() + timeout
+        first, *others = [queue.key for queue in queues]
+        left_s = float(timeout or 0)
         while True:
-            for key in keys:
-                popped = connection.lmove(key, IntermediateQueue.get_intermediate_queue_key(key))
-                if popped is None:
-                    continue
+            key, popped = cls._pop(connection, first, others, min(left_s, BLOCK_S))
+            if popped is not None:
                 found = cls._fetch_dequeued_job(connection, key, popped.decode(), **kwargs)
                 if found is not None:
                     return found  # type: ignore[no-any-return]
                 connection.lrem(IntermediateQueue.get_intermediate_queue_key(key), 1, popped)
-                break
-            else:
-                if deadline is None:
-                    return None
-                if time.monotonic() >= deadline:
-                    raise DequeueTimeout(timeout, keys)
-                time.sleep(POLL_S)
+            elif timeout is None:
+                return None
+            elif (left_s := left_s - BLOCK_S) <= 0:
+                raise DequeueTimeout(timeout, [first, *others])
+
+    @classmethod
+    def _pop(
+        cls, connection: redis.Redis, first: str, others: Sequence[str], block_s: float
+    ) -> tuple[str, bytes | None]:
+        for key in (*others, first):
+            popped = connection.lmove(key, IntermediateQueue.get_intermediate_queue_key(key))
+            if popped is not None:
+                return key, popped
+        if block_s == 0:  # which BLMOVE takes for ever
+            return first, None
+        return first, connection.blmove(first, IntermediateQueue.get_intermediate_queue_key(first), block_s)
 
 
 def allowing(functions: Mapping[str, Callable[..., Any]]) -> type[Job]:

@@ -11,18 +11,6 @@ from workers.settings import WorkerSettings
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 
 
-class CannotIndex(Exception):
-    """A job that cannot be done, or not go on; the message is fit for the client.
-
-    Attributes:
-        code: a stable word for programs.
-    """
-
-    def __init__(self, code: str, detail: str, *, retryable: bool = False) -> None:
-        super().__init__(detail)
-        self.code, self.retryable = code, retryable
-
-
 class PictureRefused(Exception):
     """A picture that is not taken; the job goes on without it. The message is fit for the client."""
 
@@ -58,7 +46,7 @@ class Entry:
 class Source(Protocol):
     """Where pictures come from, always in the same order.
 
-    Every method may raise CannotIndex.
+    Every method may raise JobFailed.
     """
 
     def count(self) -> int:
@@ -75,7 +63,7 @@ def open_source(job: Job, settings: WorkerSettings, store: Store) -> Source:
     """The source that a job's request names.
 
     Raises:
-        CannotIndex: it is not there, or not allowed.
+        JobFailed: it is not there, or not allowed.
     """
     from workers.indexing.sources.archive import Archive
     from workers.indexing.sources.folder import Folder

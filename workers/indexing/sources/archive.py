@@ -10,7 +10,6 @@ from typing import Any
 from jobs.index_request import PART_BYTES, archive_key
 from storage.blobs import KeyMissing, Store
 from workers.indexing.sources import (
-    CannotIndex,
     Content,
     Entry,
     PictureRefused,
@@ -19,6 +18,7 @@ from workers.indexing.sources import (
     sidecar_of,
 )
 from workers.indexing.sources.sidecars import parse
+from workers.runner.job_errors import JobFailed
 from workers.settings import WorkerSettings
 
 MAX_HEADER_BYTES = 2**20  # the library reads headers whole, however long they say they are
@@ -47,7 +47,7 @@ class Archive:
             if name.endswith(".json") and member.isreg():
                 self._sidecars[name] = (member.offset_data, member.size)
                 if len(self._sidecars) > MAX_SIDECARS:
-                    raise CannotIndex("archive_refused", f"it has more than {MAX_SIDECARS} JSON files")
+                    raise JobFailed("archive_refused", f"it has more than {MAX_SIDECARS} JSON files")
         return pictures
 
     def entries(self, after: Any = None) -> Iterator[Entry]:
@@ -76,7 +76,7 @@ class Archive:
                     yield member, member.name.removeprefix("./")
         except (tarfile.TarError, ValueError, OverflowError, IndexError, KeyError, EOFError) as error:
             where = "its start" if at < 0 else f"byte {at}"
-            raise CannotIndex(
+            raise JobFailed(
                 "archive_unreadable", f"not a tar that can be read; it is damaged after {where}"
             ) from error
 
@@ -120,7 +120,7 @@ class _Bytes:
             try:
                 data = self._store.read(archive_key(self._job_id, index))
             except KeyMissing:
-                raise CannotIndex("archive_missing", "the archive is no longer kept") from None
+                raise JobFailed("archive_missing", "the archive is no longer kept") from None
             self._parts[index] = data
             if len(self._parts) > PARTS_KEPT:
                 self._parts.popitem(last=False)

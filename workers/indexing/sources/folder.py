@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from workers.indexing.sources import (
-    CannotIndex,
     Content,
     Entry,
     PictureRefused,
@@ -16,6 +15,7 @@ from workers.indexing.sources import (
     sidecar_of,
 )
 from workers.indexing.sources.sidecars import parse
+from workers.runner.job_errors import JobFailed
 from workers.settings import WorkerSettings
 
 Parts = tuple[str, ...]  # of a path below the root
@@ -35,13 +35,13 @@ class Folder:
         name, *below = folder.split("/")
         root = settings.index_roots.get(name)
         if root is None or any(part in ("", ".", "..") for part in below):
-            raise CannotIndex("folder_not_allowed", f"the worker may not index {folder}")
+            raise JobFailed("folder_not_allowed", f"the worker may not index {folder}")
         self._name, self._root, self._below = name, root, tuple(below)
         self._settings = settings
         try:
             os.close(self._open(self._below, os.O_DIRECTORY))
         except OSError as error:
-            raise CannotIndex("folder_not_found", f"the worker has no folder {folder}") from error
+            raise JobFailed("folder_not_found", f"the worker has no folder {folder}") from error
 
     def count(self) -> int:
         return sum(1 for _ in self.entries())
@@ -58,7 +58,7 @@ class Folder:
             descriptor = self._open(folder, os.O_DIRECTORY)
         except OSError:
             if folder == self._below:
-                raise CannotIndex("folder_not_found", "the folder is no longer there") from None
+                raise JobFailed("folder_not_found", "the folder is no longer there") from None
             return  # removed meanwhile, or not for this process to read
         try:
             with os.scandir(descriptor) as found:

@@ -8,7 +8,8 @@ from jobs.index_request import URLS
 from jobs.record.record import Job
 from storage.blobs import Store
 from storage.net.fetch import Fetcher, FetchFailed
-from workers.indexing.sources import CannotIndex, Content, Entry, PictureRefused
+from workers.indexing.sources import Content, Entry, PictureRefused
+from workers.runner.job_errors import JobFailed
 from workers.settings import WorkerSettings
 
 
@@ -19,7 +20,7 @@ class Urls:
         self, job: Job, settings: WorkerSettings, store: Store, fetcher: Fetcher | None = None
     ) -> None:
         if not settings.fetch_urls:
-            raise CannotIndex("urls_not_fetched", "the worker fetches no pictures from addresses")
+            raise JobFailed("urls_not_fetched", "the worker fetches no pictures from addresses")
         self._items: list[dict[str, Any]] = json.loads(store.read(f"{job.id}/{URLS}"))
         self._fetcher = fetcher or Fetcher(
             settings.fetch_rules,

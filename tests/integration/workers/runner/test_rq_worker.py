@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from rq import Queue
+from rq.exceptions import DequeueTimeout
 from rq.serializers import JSONSerializer
 
 from jobs.queue import JobQueue
@@ -69,7 +70,41 @@ def test_a_popped_job_is_on_a_list_until_it_starts(queue: JobQueue, settings: Wo
         worker.rq.queues, None, worker.rq.connection, job_class=worker.rq.job_class, serializer=JSONSerializer
     )
     assert popped
-    assert worker.rq.connection.lrange("rq:queue:low:intermediate", 0, -1) == [popped[0].id.encode()]
+    assert worker.rq.connection.lrange("rq:queue:normal:intermediate", 0, -1) == [popped[0].id.encode()]
+
+
+@pytest.mark.parametrize("name", ["high", "low"])
+def test_a_ticket_in_a_queue_of_the_version_before_is_taken(
+    queue: JobQueue, settings: WorkerSettings, name: str
+) -> None:
+    job_id = create(queue)
+    connection = connect(settings.redis_url, patience_s=1)
+    connection.rename("rq:queue:normal", f"rq:queue:{name}")
+    Worker(settings).work()
+    assert queue.get(job_id).status == Status.SUCCEEDED
+
+
+def test_an_idle_worker_blocks_on_redis_and_wakes_at_once(queue: JobQueue, settings: WorkerSettings) -> None:
+    worker = Worker(settings)
+    connection = connect(settings.redis_url, patience_s=1)
+    asked: list[int] = []
+
+    def observe() -> None:
+        before = connection.info("stats")["total_commands_processed"]
+        time.sleep(2)
+        asked.append(connection.info("stats")["total_commands_processed"] - before)
+        create(queue)
+
+    thread = in_thread(observe)
+    pop = worker.rq.queue_class.dequeue_any
+    kinds = {"job_class": worker.rq.job_class, "serializer": JSONSerializer}
+    started_s = time.monotonic()
+    assert pop(worker.rq.queues, 30, worker.rq.connection, **kinds)
+    assert time.monotonic() - started_s < 20, "the ticket ended the wait"
+    thread.join()
+    assert asked[0] < 20, "commands in two seconds"
+    with pytest.raises(DequeueTimeout):
+        pop(worker.rq.queues, 1, worker.rq.connection, **kinds)
 
 
 def test_a_forged_job_runs_nothing(settings: WorkerSettings, tmp_path: Path) -> None:

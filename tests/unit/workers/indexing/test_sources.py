@@ -12,9 +12,10 @@ import pytest
 
 from jobs.index_request import PART_BYTES, archive_key
 from storage.blobs.file import FileStore
-from workers.indexing.sources import CannotIndex, Content, PictureRefused, Source
+from workers.indexing.sources import Content, PictureRefused, Source
 from workers.indexing.sources.archive import Archive
 from workers.indexing.sources.folder import Folder
+from workers.runner.job_errors import JobFailed
 from workers.settings import WorkerSettings
 
 JOB = "job_00000000000000000000000000"
@@ -78,7 +79,7 @@ def test_a_folder_below_a_root_has_the_same_ids(root: Path) -> None:
     "name", ["other", "photos/..", "photos/a/../..", "photos//a", "photos/", "/etc", "..", "", "photos/./a"]
 )
 def test_a_path_that_leaves_the_roots_is_refused(root: Path, name: str) -> None:
-    with pytest.raises(CannotIndex) as refused:
+    with pytest.raises(JobFailed) as refused:
         folder_of(root, name)
     assert refused.value.code == "folder_not_allowed"
 
@@ -93,7 +94,7 @@ def test_no_link_is_followed(root: Path, tmp_path: Path) -> None:
     assert (found["photos/c.jpg"], found["photos/d"]) == ("link", "link")
     assert not any(isinstance(item, Content) and item.data == b"secret" for item in found.values())
     for name in ("photos/d", "photos/missing"):
-        with pytest.raises(CannotIndex) as refused:
+        with pytest.raises(JobFailed) as refused:
             folder_of(root, name)
         assert refused.value.code == "folder_not_found"
 
@@ -238,7 +239,7 @@ def cut(data: bytes, at: int) -> bytes:
     ],
 )
 def test_what_is_no_tar_ends_the_job_and_nothing_else(archive: Open, data: bytes) -> None:
-    with pytest.raises(CannotIndex) as refused:
+    with pytest.raises(JobFailed) as refused:
         archive(data).count()
     assert refused.value.code == "archive_unreadable"
 
@@ -254,5 +255,5 @@ def test_damaged_tars_are_read_or_refused_but_nothing_else(archive: Open) -> Non
         try:
             source.count()
             outcomes(source)
-        except CannotIndex:
+        except JobFailed:
             continue
