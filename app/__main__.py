@@ -11,7 +11,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from pydantic import ValidationError
 
-from app.http.auth import new_key
+from app.dependencies import new_key
 from app.http.server import Server, configure
 from app.main import create_app
 from app.settings import ApiSettings

@@ -1,21 +1,23 @@
-"""What a running API holds, and how routes get at it."""
+"""What routes depend on: who calls, by which API key, and what a running API holds."""
 
 import asyncio
-from collections.abc import Callable
+import hashlib
+import json
+import secrets
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, ParamSpec, TypeVar
+from typing import Annotated, ParamSpec, TypeVar, get_args
 
 import anyio.to_thread
 import redis.asyncio
 from fastapi import Depends, Request
 
-from app.http.auth import Caller, Keys
 from app.http.concurrency import StreamSlots
 from app.http.errors import Answer, HttpProblem
 from app.metrics import Metrics
-from app.settings import ApiSettings
+from app.settings import ApiKey, ApiSettings, Scope
 from jobs.queue import JobQueue
 from jobs.record.outbox import Outbox
 from storage.blobs import Store
@@ -32,6 +34,69 @@ class QueueUnavailable(HttpProblem):
     """The job queue cannot be reached, or does not answer in time."""
 
     answer = Answer(503, "queue_unavailable", "The job queue is unavailable", 2)
+
+
+class Unauthenticated(HttpProblem):
+    """The request has no API key, or an unknown one."""
+
+    answer = Answer(401, "invalid_api_key", "A valid API key is needed")
+
+
+class Forbidden(HttpProblem):
+    """The API key lacks a scope."""
+
+    answer = Answer(403, "missing_scope", "The API key lacks a scope")
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks. Its name is the tenant of its jobs."""
+
+    name: str
+    scopes: frozenset[Scope]
+
+    def require(self, scope: Scope) -> None:
+        """Raises Forbidden if the caller's key lacks the scope."""
+        if scope not in self.scopes:
+            raise Forbidden(f"this API key lacks the scope {scope!r}")
+
+
+ANYBODY = Caller("", frozenset(get_args(Scope)))
+
+
+class Keys:
+    """The keys that may call; with none of them everybody may."""
+
+    def __init__(self, keys: Sequence[ApiKey]) -> None:
+        # the hash of a random key tells nothing by how long its look-up takes
+        self._callers = {key.sha256: Caller(key.name, key.scopes) for key in keys}
+
+    def caller(self, authorization: str | None) -> Caller:
+        """Who an `Authorization` header is.
+
+        Raises:
+            Unauthenticated: no known key.
+        """
+        if not self._callers:
+            return ANYBODY
+        scheme, _, key = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not key:
+            raise Unauthenticated("expected the header Authorization: Bearer <key>")
+        caller = self._callers.get(_digest(key.strip()))
+        if caller is None:
+            raise Unauthenticated("this API key is not known")
+        return caller
+
+
+def new_key(name: str) -> tuple[str, str]:
+    """A new key, and its entry for the setting `api_keys` as JSON."""
+    key = f"cc_{secrets.token_urlsafe(32)}"
+    entry = ApiKey(name=name, sha256=_digest(key))
+    return key, json.dumps(entry.model_dump(mode="json"), sort_keys=True)
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,11 @@ from app.clip import routes
 from app.clip.registry import Clips, LoadClip, open_clips, open_pool
 from app.collections import routes as collections
 from app.compat import openai_routes, weaviate_immich
-from app.dependencies import Resources
+from app.dependencies import Keys, Resources
 from app.http import errors
-from app.http.auth import Keys
-from app.http.body_parameter import body_readers
 from app.http.concurrency import StreamSlots
 from app.http.middleware import BodyLimit, RequestContext
+from app.http.route_docs import body_readers
 from app.jobs import routes as jobs
 from app.jobs.prepare_drawing import view_generator
 from app.jobs.schemas import GeneratorAnswer

@@ -8,18 +8,8 @@ from typing import Protocol
 from pydantic import ValidationError
 from starlette.datastructures import Headers
 
-from app.http.body import (
-    LINES,
-    MULTIPART,
-    NPY,
-    TAR,
-    BodyTooLarge,
-    InvalidBody,
-    content_type,
-    faults_of,
-    parse_json,
-)
-from app.http.errors import Fault
+from app.http.body import LINES, MULTIPART, NPY, TAR, InvalidBody, content_type, faults_of, parse_json
+from app.http.errors import BodyTooLarge, Fault
 from app.http.fields import Item
 from app.http.multipart import FormSplitter, MalformedBody
 
@@ -57,7 +47,7 @@ class Splitter(Protocol):
         """Those that end in this piece.
 
         Raises:
-            app.http.body.MalformedBody, app.http.body.InvalidBody, app.http.body.BodyTooLarge
+            app.http.body.MalformedBody, app.http.body.InvalidBody, app.http.errors.BodyTooLarge
         """
 
     def close(self) -> Iterator[BulkItem]:

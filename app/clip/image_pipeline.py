@@ -2,18 +2,47 @@
 
 import asyncio
 import hashlib
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from app.clip.batcher import Batcher, Lane
-from app.clip.cache import EmbeddingCache
 from app.http.concurrency import all_of
 from app.http.image_input import ImageRefused, Source, file_of, refusal
 from jobs import images
 from models.clip import Embeddings, Pixels
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+class EmbeddingCache(Generic[Key]):
+    """The least recently used go first when there are more than `max_rows` rows. Thread-safe."""
+
+    def __init__(self, max_rows: int) -> None:
+        self._max_rows = max_rows
+        self._rows = 0
+        self._entries: OrderedDict[Key, Embeddings] = OrderedDict()  # each (N, D)
+        self._lock = threading.Lock()
+
+    def get(self, key: Key) -> Embeddings | None:
+        """What was put there, if it is still kept."""
+        with self._lock:
+            if key in self._entries:
+                self._entries.move_to_end(key)
+            return self._entries.get(key)
+
+    def put(self, key: Key, rows: Embeddings) -> None:
+        """Keep (N, D) rows."""
+        with self._lock:
+            self._rows += len(rows) - len(self._entries.pop(key, ()))
+            self._entries[key] = rows
+            while self._rows > self._max_rows:
+                self._rows -= len(self._entries.popitem(last=False)[1])
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from app.clip.batched_clip import BatchedClip, Timings
+from app.clip.batched_clip import BatchedClip, Timings, check_labels, embed
 from app.clip.bulk import embed_stream
 from app.clip.bulk_parsers import is_bulk, splitter_of, wants_npy
-from app.clip.embed import check_labels, embed
 from app.clip.registry import Clips, ClipsInUse
 from app.clip.schemas import (
     BulkOptions,
@@ -28,14 +27,24 @@ from app.clip.schemas import (
     RankRequest,
     VectorOptions,
 )
-from app.clip.vector_response import json_answer, vector_answer
+from app.clip.vector_response import vector_answer
 from app.dependencies import ClipCaller, SettingsInUse
-from app.http.body import LINES, MULTIPART, NPY, TAR, check_limit, content_type, validate
-from app.http.body_parameter import FILE, JsonBody, JsonOrForm, query_parameters
+from app.http.body import (
+    LINES,
+    MULTIPART,
+    NPY,
+    TAR,
+    JsonBody,
+    JsonOrForm,
+    check_limit,
+    content_type,
+    json_answer,
+    validate,
+)
 from app.http.concurrency import both, in_time, run_for_client
 from app.http.image_input import Source
 from app.http.multipart import MalformedBody
-from app.http.route_docs import TIMEOUT, responses
+from app.http.route_docs import FILE, TIMEOUT, query_parameters, responses
 from app.settings import ApiSettings
 from models.clip.zero_shot import probabilities, similarity
 

@@ -6,17 +6,8 @@ from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
 from app.http.errors import Fault
-from app.http.fields import (
-    AnyItem,
-    ImageData,
-    ItemOrItems,
-    Items,
-    Label,
-    ModelName,
-    RequestModel,
-    Template,
-    TopK,
-)
+from app.http.fields import AnyItem, ItemOrItems, Items, Label, ModelName, RequestModel, Template, TopK
+from app.http.image_input import ImageData
 
 
 class ClassifyRequest(RequestModel):

@@ -1,4 +1,4 @@
-"""Answers with numbers: as JSON, in base64, or as a NumPy file."""
+"""Vectors as answers: numbers or base64 in JSON, or a NumPy file."""
 
 import base64
 import io
@@ -7,31 +7,15 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import orjson
 from fastapi import Response
 from numpy.typing import NDArray
-from pydantic import BaseModel
 
 from app.clip.schemas import Embedding, EmbeddingsAnswer, EmbeddingsUsage, VectorOptions
-from app.http.body import NPY
+from app.http.body import NPY, json_answer
 from app.http.errors import Fault
 from models.clip import Embeddings
 
 _DTYPES = {"float32": "<f4", "float16": "<f2"}
-
-
-def json_answer(answer: BaseModel, headers: Mapping[str, str]) -> Response:
-    """The answer as JSON. Its numbers may be NumPy's: a float32 is written with as few digits as identify it.
-
-    Fields that are None because they were not set are left out.
-    """
-    content = orjson.dumps(answer, _set_fields, orjson.OPT_SERIALIZE_NUMPY)
-    return Response(content, headers=dict(headers), media_type="application/json")
-
-
-def _set_fields(model: BaseModel) -> dict[str, Any]:
-    given = model.model_fields_set
-    return {name: value for name, value in model.__dict__.items() if value is not None or name in given}
 
 
 def vector_answer(

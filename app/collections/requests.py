@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from app.http.fields import IMAGE, TEXT, ImageData, Label, ModelName, RequestModel, Template, listed
+from app.http.fields import TEXT, Label, ModelName, RequestModel, Template, listed
+from app.http.image_input import IMAGE, ImageData
 from storage.collections.collection import Quantization
 from storage.collections.image_fields import (
     MAX_ID_CHARS,

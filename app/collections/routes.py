@@ -45,11 +45,10 @@ from app.collections.service import (
 )
 from app.collections.transfer import export, reindex
 from app.dependencies import CollectionsCaller, InUse
-from app.http.body import check_limit
-from app.http.body_parameter import FILES, TEXTS, JsonBody, JsonOrForm
+from app.http.body import JsonBody, JsonOrForm, check_limit
 from app.http.concurrency import run_for_client
 from app.http.file_response import file_response
-from app.http.route_docs import responses
+from app.http.route_docs import FILES, TEXTS, responses
 from storage.blobs import KeyMissing
 from storage.collections.collection import Image
 from storage.collections.thumbnails import thumbnail_key

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from app.clip.batched_clip import Timings
-from app.clip.embed import check_labels, embed
+from app.clip.batched_clip import Timings, check_labels, embed
 from app.clip.registry import Clips
 from app.collections.requests import ClassifyCollectionRequest, QueryPart, SearchRequest
 from app.collections.responses import (

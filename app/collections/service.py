@@ -15,8 +15,7 @@ from app.clip.registry import Clips
 from app.collections.requests import COLLECTION_NAME, AddRequest, CollectionRequest, NewImage
 from app.collections.responses import Added, CollectionAnswer, ImageAnswer
 from app.collections.thumbnail_writer import make_thumbnails, save_thumbnails
-from app.dependencies import Resources
-from app.http.auth import Caller
+from app.dependencies import Caller, Resources
 from app.http.body import InvalidBody, Parts, check_limit
 from app.http.errors import Answer, Fault, HttpProblem
 from app.http.image_input import Source, file_of

@@ -14,8 +14,8 @@ from pydantic import BaseModel, Field
 from app.clip.registry import ModelNotFound
 from app.http.body import InvalidBody, LimitExceeded, Parts, fields_of, validate
 from app.http.errors import Answer, Fault, HttpProblem
-from app.http.fields import ImageData, RequestModel
-from app.http.image_input import ImageRefused, Source, decode, decode_alpha
+from app.http.fields import RequestModel
+from app.http.image_input import ImageData, ImageRefused, Source, decode, decode_alpha
 from app.jobs.schemas import JobRequest, Seed
 from app.settings import ApiSettings
 from jobs.record.record import Job, Output, Status

@@ -29,9 +29,8 @@ from app.compat.openai_images import (
     pictures_of,
     size_of,
 )
-from app.dependencies import InUse, JobsCaller, QueueUnavailable, Resources
-from app.http.auth import Caller
-from app.http.body_parameter import JsonBody, JsonOrForm
+from app.dependencies import Caller, InUse, JobsCaller, QueueUnavailable, Resources
+from app.http.body import JsonBody, JsonOrForm
 from app.http.concurrency import ClientGone, while_connected
 from app.http.errors import INTERNAL, answer_of, openai_error
 from app.http.fields import TEXT

@@ -16,13 +16,20 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from app.clip.batched_clip import BatchedClip, Text, Timings
 from app.clip.registry import Clips, ClipsInUse
-from app.clip.vector_response import json_answer
 from app.dependencies import ClipCaller, InUse, Resources
-from app.http.body import InvalidBody, Parts, check_limit, fields_of, parse_json
-from app.http.body_parameter import JsonBody, JsonOrForm
+from app.http.body import (
+    InvalidBody,
+    JsonBody,
+    JsonOrForm,
+    Parts,
+    check_limit,
+    fields_of,
+    json_answer,
+    parse_json,
+)
 from app.http.concurrency import both, run_for_client
-from app.http.fields import ImageData, RequestModel
-from app.http.image_input import Source, decode
+from app.http.fields import RequestModel
+from app.http.image_input import ImageData, Source, decode
 from app.http.route_docs import TIMEOUT, responses
 
 weaviate = APIRouter(tags=["Weaviate"])

@@ -1,17 +1,27 @@
-"""Request bodies: JSON or a form in, a checked model out, or every fault with its place."""
+"""Bodies: JSON or a form in, a checked model out, or every fault with its place; answers as JSON.
+
+    body: Annotated[ClassifyRequest, JsonOrForm(aliases={"image": "images"})]
+
+is how a route asks for its body. FastAPI passes the annotated model to such a parameter as its dependency; a
+`BodyReader` of the model takes its place.
+"""
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, Self, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType, NoneType
+from typing import Any, Self, TypeVar, get_args
 
-from fastapi import Request
+import orjson
+from fastapi import Request, Response, params
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import Headers
+from starlette.types import Scope
 
-from app.http.errors import INVALID, Answer, Fault, HttpProblem
+from app.http.errors import INVALID, Answer, Fault, HttpProblem, UnsupportedBody
 from app.http.multipart import FormSplitter, MalformedBody
+from app.settings import ApiSettings
 
 Model = TypeVar("Model", bound=BaseModel)
 Parts = Sequence[tuple[str, str | bytes]]  # of a form, in order: names and values; bytes are files
@@ -21,6 +31,8 @@ MULTIPART = "multipart/form-data"
 TAR = "application/x-tar"
 LINES = "application/x-ndjson"
 NPY = "application/x-npy"
+ITEM_PARTS = ("image", "text")
+"""Parts of a form that are the items of a list."""
 _MAX_FAULTS = 100
 _WORDS = {  # where pydantic's speak of Python
     "extra_forbidden": "this field is not known",
@@ -30,30 +42,6 @@ _WORDS = {  # where pydantic's speak of Python
     "list_type": "this must be a list",
     "string_unicode": "this is not Unicode text",
 }
-
-
-class MalformedHeader(HttpProblem):
-    """A header cannot be parsed."""
-
-    answer = Answer(400, "malformed_header", "Malformed header")
-
-
-class UnsupportedBody(HttpProblem):
-    """The content type or the encoding of the body is not supported."""
-
-    answer = Answer(415, "unsupported_media_type", "Unsupported media type")
-
-
-class BodyTooLarge(HttpProblem):
-    """The body has more bytes than are allowed."""
-
-    answer = Answer(413, "body_too_large", "The body is too large")
-
-
-class BodyTimeout(HttpProblem):
-    """The rest of the body did not arrive in time."""
-
-    answer = Answer(408, "body_timeout", "The body did not arrive in time", 1)
 
 
 class InvalidBody(HttpProblem):
@@ -85,6 +73,122 @@ def check_limit(pointer: str, count: int, limit: int, what: str) -> None:
     """Raises LimitExceeded if there are too many."""
     if count > limit:
         raise LimitExceeded(pointer, count, limit, what)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JsonBody(params.Depends):
+    """A body as JSON. Where several models are annotated, the field `type` of the body chooses one.
+
+    Args:
+        optional: an empty body stands for the model's defaults.
+        is_streamed: whether the route reads the body of a request itself; its parameter is None then.
+        streamed: the content types of such bodies, and their schemas.
+        max_streamed_bytes: how long such bodies may be.
+        check: called before another body is read; may raise an HttpProblem.
+        query: the query parameters that go with such bodies, as OpenAPI has them.
+    """
+
+    optional: bool = False
+    is_streamed: Callable[[Headers], bool] = lambda headers: False
+    streamed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    max_streamed_bytes: Callable[[ApiSettings], int] = lambda settings: settings.max_body_bytes
+    check: Callable[[Scope], None] = lambda scope: None
+    query: Sequence[Mapping[str, Any]] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dependency is not None and not isinstance(self.dependency, BodyReader):
+            object.__setattr__(self, "dependency", BodyReader(self.dependency, self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class JsonOrForm(JsonBody):
+    """A body as JSON, or as a form whose parts are the fields of the model.
+
+    A part may be repeated where its field is a list.
+
+    Args:
+        aliases: names of parts, and of their fields, where those differ.
+        items: the name of a list of texts and images: the parts `text` and `image`, in their order.
+        from_form: parts -> fields, in place of the rules above.
+        shown: what OpenAPI says of parts other than the model does; None: nothing.
+    """
+
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    items: str | None = None
+    from_form: Callable[[Parts], dict[str, Any]] | None = None
+    shown: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
+
+
+class BodyReader:
+    """Reads the body of a request into a model, and says in OpenAPI how the body looks."""
+
+    def __init__(self, annotation: Any, body: JsonBody) -> None:
+        kinds = get_args(annotation) or (annotation,)
+        self.models: tuple[type[BaseModel], ...] = tuple(kind for kind in kinds if kind is not NoneType)
+        self.body = body
+        self.form = body if isinstance(body, JsonOrForm) else None
+        names = {name: part for part, name in self.form.aliases.items()} if self.form else {}
+        self.parts = {names.get(name, name): (name, schema) for name, schema in model_fields(self.models[0])}
+        lists = (found for found in self.parts.items() if "items" in found[1][1])
+        self._lists = {part: name for part, (name, _) in lists if part != (self.form and self.form.items)}
+        taken = [JSON, *body.streamed, *([MULTIPART] if self.form else [])]
+        self._expected = " or ".join(dict.fromkeys(taken))
+
+    async def __call__(self, request: Request) -> BaseModel | None:
+        """The body of a request; None: the route reads it.
+
+        Raises:
+            app.http.errors.UnsupportedBody, app.http.body.MalformedBody, app.http.body.InvalidBody
+            app.http.errors.BodyTooLarge, app.http.errors.BodyTimeout: from the middleware.
+        """
+        if self.body.is_streamed(request.headers):
+            return None
+        if self.body.optional and not await request.body():
+            return self.models[0]()
+        if self.form and content_type(request.headers) == MULTIPART:
+            fields = self._fields_of(self.form, await read_form(request))
+            return validate(self.models[0], fields, strict=False)
+        values = await read_json(request, self._expected)
+        return validate(self._model_of(values), values, strict=True)
+
+    def _model_of(self, values: Any) -> type[BaseModel]:
+        kind = values.get("type") if isinstance(values, dict) else None
+        for model in self.models[1:]:
+            if kind in get_args(model.model_fields["type"].annotation):
+                return model
+        return self.models[0]
+
+    def _fields_of(self, form: JsonOrForm, parts: Parts) -> dict[str, Any]:
+        if form.from_form:
+            return form.from_form(parts)
+        if form.items is None:
+            return fields_of(parts, self._lists)
+        items = [{name: value} for name, value in parts if name in ITEM_PARTS]
+        fields = fields_of([part for part in parts if part[0] not in ITEM_PARTS], self._lists)
+        return fields | ({form.items: items} if items else {})
+
+
+def model_fields(model: type[BaseModel]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Names and JSON schemas of the fields of a model; of alternatives, the last that is not null."""
+    for name, schema in model.model_json_schema()["properties"].items():
+        while "anyOf" in schema:
+            schema = [choice for choice in schema["anyOf"] if choice.get("type") != "null"][-1]
+        yield name, schema
+
+
+def json_answer(answer: BaseModel, headers: Mapping[str, str]) -> Response:
+    """The answer as JSON. Its numbers may be NumPy's: a float32 is written with as few digits as identify it.
+
+    Fields that are None because they were not set are left out.
+    """
+    content = orjson.dumps(answer, _set_fields, orjson.OPT_SERIALIZE_NUMPY)
+    return Response(content, headers=dict(headers), media_type=JSON)
+
+
+def _set_fields(model: BaseModel) -> dict[str, Any]:
+    given = model.model_fields_set
+    return {name: value for name, value in model.__dict__.items() if value is not None or name in given}
 
 
 async def read_json(request: Request, expected: str) -> Any:

@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 
-from app.http.body import MalformedHeader
-from app.http.errors import CLIENT_GONE, Answer, HttpProblem
+from app.http.errors import CLIENT_GONE, Answer, HttpProblem, MalformedHeader
 from app.metrics import Metrics
 from app.settings import ApiSettings
 
@@ -106,7 +105,7 @@ async def run_for_client(
 
     Raises:
         ClientGone, DeadlineExceeded
-        app.http.body.MalformedHeader: of `X-Request-Timeout`.
+        app.http.errors.MalformedHeader: of `X-Request-Timeout`.
         TimeoutError: the work took longer than the setting `clip_timeout_s`.
     """
     return await while_connected(request, in_time(request, work, settings.clip_timeout_s))

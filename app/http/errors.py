@@ -80,6 +80,30 @@ class HttpProblem(Exception):
         self.faults = tuple(faults)
 
 
+class MalformedHeader(HttpProblem):
+    """A header cannot be parsed."""
+
+    answer = Answer(400, "malformed_header", "Malformed header")
+
+
+class UnsupportedBody(HttpProblem):
+    """The content type or the encoding of the body is not supported."""
+
+    answer = Answer(415, "unsupported_media_type", "Unsupported media type")
+
+
+class BodyTooLarge(HttpProblem):
+    """The body has more bytes than are allowed."""
+
+    answer = Answer(413, "body_too_large", "The body is too large")
+
+
+class BodyTimeout(HttpProblem):
+    """The rest of the body did not arrive in time."""
+
+    answer = Answer(408, "body_timeout", "The body did not arrive in time", 1)
+
+
 class Overloaded(HttpProblem):
     """The service has as much work as it accepts."""
 

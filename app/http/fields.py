@@ -7,19 +7,13 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    PlainValidator,
     WithJsonSchema,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+
+from app.http.image_input import IMAGE, ImageData
 
 TEXT = {"type": "string", "minLength": 1}
-IMAGE: dict[str, Any] = {
-    "type": "string",
-    "minLength": 1,
-    "description": "data:image/…;base64,… or bare base64 of a JPEG, PNG, WebP, GIF, BMP or TIFF file",
-    "examples": ["data:image/gif;base64,R0lGODdhAQABAIEAAP///wAAAAAAAAAAACwAAAAAAQABAAAIBAABBAQAOw=="],
-}
 ITEM: dict[str, Any] = {
     "description": "a text, or a text or a picture in an object",
     "anyOf": [
@@ -32,14 +26,6 @@ ITEM: dict[str, Any] = {
 }
 
 
-def _image_data(value: Any) -> str | bytes:
-    if isinstance(value, str | bytes):
-        return value
-    raise PydanticCustomError("image_type", "an image is a string in JSON, a file in a form")
-
-
-ImageData = Annotated[str | bytes, PlainValidator(_image_data), WithJsonSchema(IMAGE)]
-"""Base64 of a file, or, in a form, the file itself."""
 ModelName = Annotated[str, Field(min_length=1, max_length=200, description="a name of GET /v1/models")]
 Label = Annotated[str, Field(min_length=1)]
 Template = Annotated[str, Field(pattern=r"\{label\}", description="a text that holds {label}")]

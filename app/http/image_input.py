@@ -4,12 +4,32 @@ import base64
 import binascii
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated, Any
 
 from PIL import Image
+from pydantic import PlainValidator, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from app.http.errors import Answer, Fault, HttpProblem
 from jobs import images
 from jobs.images import ImageLimits
+
+IMAGE: dict[str, Any] = {
+    "type": "string",
+    "minLength": 1,
+    "description": "data:image/…;base64,… or bare base64 of a JPEG, PNG, WebP, GIF, BMP or TIFF file",
+    "examples": ["data:image/gif;base64,R0lGODdhAQABAIEAAP///wAAAAAAAAAAACwAAAAAAQABAAAIBAABBAQAOw=="],
+}
+
+
+def _image_data(value: Any) -> str | bytes:
+    if isinstance(value, str | bytes):
+        return value
+    raise PydanticCustomError("image_type", "an image is a string in JSON, a file in a form")
+
+
+ImageData = Annotated[str | bytes, PlainValidator(_image_data), WithJsonSchema(IMAGE)]
+"""Base64 of a file, or, in a form, the file itself."""
 
 
 class ImageRefused(HttpProblem):

@@ -10,9 +10,8 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.http.body import BodyTimeout, BodyTooLarge, UnsupportedBody
-from app.http.body_parameter import BodyReader
-from app.http.errors import HttpProblem, Overloaded, problem_of
+from app.http.body import BodyReader
+from app.http.errors import BodyTimeout, BodyTooLarge, HttpProblem, Overloaded, UnsupportedBody, problem_of
 from app.metrics import Metrics
 from app.settings import ApiSettings
 

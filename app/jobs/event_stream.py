@@ -11,7 +11,7 @@ import redis
 import structlog
 
 from app.dependencies import QueueUnavailable, Resources
-from app.http.body import MalformedHeader
+from app.http.errors import MalformedHeader
 from jobs.job_response import view, view_frame, view_output, view_progress
 from jobs.record.events import EVENT_ID, Event, follow
 from jobs.record.record import Frame, Job, JobMissing, Output, key, progress_from

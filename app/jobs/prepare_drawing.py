@@ -10,8 +10,7 @@ from typing import Any
 from PIL import Image
 from pydantic import ValidationError
 
-from app.dependencies import Resources
-from app.http.auth import Caller
+from app.dependencies import Caller, Resources
 from app.http.body import InvalidBody, check_limit, faults_of
 from app.http.errors import Answer, HttpProblem
 from app.http.image_input import Source, decode
@@ -60,7 +59,7 @@ def prepare(body: JobRequest, caller: Caller, settings: ApiSettings) -> Prepared
     Raises:
         app.http.body.InvalidBody, app.http.body.LimitExceeded, app.http.image_input.ImageRefused
         models.generators.UnknownGenerator
-        app.http.auth.Forbidden, app.jobs.submit.WebhooksOff
+        app.dependencies.Forbidden, app.jobs.submit.WebhooksOff
     """
     fields = in_common(body, caller, settings)
     if body.generator not in settings.generators:

@@ -9,8 +9,7 @@ from fastapi import Request
 from starlette.datastructures import Headers
 
 from app.collections.service import find
-from app.dependencies import Resources
-from app.http.auth import Caller
+from app.dependencies import Caller, Resources
 from app.http.body import TAR, InvalidBody, check_limit, content_type, validate
 from app.http.errors import Fault
 from app.http.multipart import MalformedBody
@@ -33,7 +32,7 @@ async def prepare_index(body: IndexJobRequest, caller: Caller, resources: Resour
     """Check a request whole, and give it an id.
 
     Raises:
-        app.http.auth.Forbidden, storage.collections.collection.CollectionMissing
+        app.dependencies.Forbidden, storage.collections.collection.CollectionMissing
         app.http.body.InvalidBody, app.http.body.LimitExceeded, app.jobs.submit.WebhooksOff
     """
     caller.require("collections")

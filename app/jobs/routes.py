@@ -9,13 +9,11 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from app.dependencies import InUse, JobsCaller, Resources
-from app.http.auth import Caller
-from app.http.body import TAR, InvalidBody
-from app.http.body_parameter import FILE, JsonBody, query_parameters
+from app.dependencies import Caller, InUse, JobsCaller, Resources
+from app.http.body import TAR, InvalidBody, JsonBody
 from app.http.concurrency import while_connected
 from app.http.file_response import file_response, is_known
-from app.http.route_docs import responses
+from app.http.route_docs import FILE, query_parameters, responses
 from app.jobs.event_stream import START, check_event_id, has_seen_the_end, stream, wait_for_end
 from app.jobs.prepare_drawing import (
     JOB_ID,

@@ -8,10 +8,9 @@ from typing import Annotated, Any
 import structlog
 from fastapi import Depends, Header, Response
 
-from app.dependencies import Resources
-from app.http.auth import Caller
-from app.http.body import InvalidBody, MalformedHeader, check_limit
-from app.http.errors import Answer, HttpProblem
+from app.dependencies import Caller, Resources
+from app.http.body import InvalidBody, check_limit
+from app.http.errors import Answer, HttpProblem, MalformedHeader
 from app.jobs.schemas import AnyJobRequest, WebhookRequest
 from app.settings import ApiSettings
 from jobs.job_response import view
@@ -66,7 +65,7 @@ def in_common(body: AnyJobRequest, caller: Caller, settings: ApiSettings) -> dic
     """The fields of a `NewJob` that requests of every type say.
 
     Raises:
-        app.http.auth.Forbidden: the priority is not this key's to ask for.
+        app.dependencies.Forbidden: the priority is not this key's to ask for.
         app.http.body.InvalidBody, app.http.body.LimitExceeded
         WebhooksOff: none are sent here.
     """

@@ -8,9 +8,8 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from app.http.body_parameter import body_readers
 from app.http.errors import Problem
-from app.http.route_docs import REF, responses
+from app.http.route_docs import REF, body_readers, document_body, responses
 from app.site.openapi_examples import give_examples
 
 
@@ -42,7 +41,7 @@ def _document_bodies(app: FastAPI, document: Mapping[str, Any]) -> list[type[Bas
     """Add the bodies of all routes; the result is their models."""
     models: dict[type[BaseModel], None] = {}
     for path, method, reader in body_readers(app):
-        reader.document(document["paths"][path][method.lower()])
+        document_body(reader, document["paths"][path][method.lower()])
         models |= dict.fromkeys(reader.models)
     return list(models)
 

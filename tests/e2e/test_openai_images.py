@@ -15,7 +15,7 @@ import openai
 import pytest
 from PIL import Image
 
-from app.http.auth import new_key
+from app.dependencies import new_key
 from tests.support.redis_server import RedisServer, private_redis
 from tests.support.service import Service
 

@@ -8,7 +8,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext
 
-from app.http.auth import new_key
+from app.dependencies import new_key
 from tests.page.conftest import CAT, DESKTOP, PHONE, Visit, wait_for_pixels
 from tests.support.redis_server import RedisServer
 from tests.support.service import Service

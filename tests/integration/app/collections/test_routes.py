@@ -19,7 +19,7 @@ from app.collections.responses import (
     ImageWithVector,
     SearchAnswer,
 )
-from app.http.auth import new_key
+from app.dependencies import new_key
 from tests.support.images import b64, plain, png
 from tests.support.live_api import LiveApi, StartApi, TinyClip, live_api, text_vector
 from tests.support.redis_server import RedisServer

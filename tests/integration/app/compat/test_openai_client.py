@@ -7,7 +7,7 @@ import numpy as np
 import openai
 import pytest
 
-from app.http.auth import new_key
+from app.dependencies import new_key
 from tests.support.live_api import LiveApi, StartApi
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.http.auth import new_key
+from app.dependencies import new_key
 from app.settings import ApiSettings
 from jobs.images import ImageLimits
 from tests.support.images import b64, plain

@@ -14,7 +14,7 @@ import pytest
 import redis
 from PIL import Image
 
-from app.http.auth import new_key
+from app.dependencies import new_key
 from app.jobs.schemas import GeneratorList, JobList
 from jobs.job_response import JobAnswer
 from jobs.record.lease import Lease

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.http.auth import new_key
+from app.dependencies import new_key
 from app.jobs.schemas import DeliveryList
 from jobs.record.outbox import Outbox, Outcome
 from jobs.record.record import key

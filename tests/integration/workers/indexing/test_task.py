@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from app.http.auth import new_key
+from app.dependencies import new_key
 from jobs.queue import JobQueue
 from storage.blobs import open_store
 from storage.redis import connect

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
 from app.clip.bulk_parsers import BulkItem, FormItems, LineSplitter, Splitter, TarSplitter, splitter_of
-from app.http.body import BodyTooLarge, InvalidBody
+from app.http.body import InvalidBody
+from app.http.errors import BodyTooLarge
 from app.http.multipart import MalformedBody
 
 FILES = {"a.png": b"A" * 700, "folder/" + "long" * 60 + ".png": b"", "ö.jpg": b"B" * 512, "c": b"C"}

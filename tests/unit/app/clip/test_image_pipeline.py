@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from app.clip.batcher import Batcher, Device
-from app.clip.cache import EmbeddingCache
-from app.clip.image_pipeline import ImagePipeline, Seen
+from app.clip.image_pipeline import EmbeddingCache, ImagePipeline, Seen
 from app.http.errors import Overloaded
 from app.http.image_input import ImageRefused, Source
 from jobs import images

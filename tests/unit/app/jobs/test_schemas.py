@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from app.http.auth import ANYBODY
+from app.dependencies import ANYBODY
 from app.http.body import InvalidBody, LimitExceeded, validate
 from app.http.errors import Fault
 from app.http.image_input import ImageRefused

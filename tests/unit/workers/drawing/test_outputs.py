@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.http.auth import ANYBODY
+from app.dependencies import ANYBODY
 from app.jobs.prepare_drawing import prepare
 from app.jobs.schemas import JobRequest
 from app.settings import ApiSettings

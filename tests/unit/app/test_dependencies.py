@@ -5,7 +5,7 @@ import json
 import pytest
 
 from app.__main__ import make_key
-from app.http.auth import ANYBODY, Forbidden, Keys, Unauthenticated, new_key
+from app.dependencies import ANYBODY, Forbidden, Keys, Unauthenticated, new_key
 from app.settings import ApiKey, ApiSettings
 
 
