@@ -35,11 +35,12 @@ test-chaos: $(READY) ## kill everything at random for two minutes; CHAOS="--seed
 fuzz: $(READY) ## ask the API thousands of things made out of its OpenAPI document; FUZZ="--seed 8" chooses others
 	@$(BIN)/python -m tests.fuzz $(FUZZ)
 
-check: $(READY) ## lint, format, types, imports, docs, container files
+check: $(READY) ## lint, format, types, imports, Lua, docs, container files
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/python -m tests.support.check_lua
 	@$(BIN)/python docs/generate.py --check
 	@$(BIN)/hadolint Dockerfile
 	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml docker/compose.gpu.yml

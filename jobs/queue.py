@@ -141,20 +141,17 @@ class JobQueue:
             fields["start_timeout_ms"] = round(new.start_timeout_s * 1000)
         if new.webhook is not None:
             fields["webhook"] = json.dumps(asdict(new.webhook))
-        known = idempotency or Idempotency("", "", "")
         outcome, *rest = call(
             self._redis,
             "create",
-            new.id,
-            new.tenant,
-            settings.max_queued,
-            settings.max_queued_per_key,
-            rank(new.type, new.priority),
-            known.key,
-            known.fingerprint,
-            known.answer,
-            round(settings.idempotency_ttl_s * 1000),
-            *(part for item in fields.items() for part in item),
+            id=new.id,
+            tenant=new.tenant,
+            fields={name: str(value) for name, value in fields.items()},
+            rank=rank(new.type, new.priority),
+            max_queued=settings.max_queued,
+            max_queued_of_tenant=settings.max_queued_per_key,
+            idempotency=idempotency
+            and {**asdict(idempotency), "ttl_ms": round(settings.idempotency_ttl_s * 1000)},
         )
         match outcome:
             case "replayed":
@@ -206,11 +203,11 @@ class JobQueue:
             keys = {f"{job_id}/{token}/{name}" for name in names}
             for unnamed in keys - named if keys & named else {f"{job_id}/{token}"}:
                 store.delete(unnamed)
-        call(self._redis, "tidied", job_id)
+        call(self._redis, "tidied", id=job_id)
 
     def untidy(self, age_s: float) -> list[str]:
         """Ids of jobs that have been final for so long and were not tidied."""
-        return list(call(self._redis, "untidy", round(age_s * 1000)))
+        return list(call(self._redis, "untidy", age_ms=round(age_s * 1000)))
 
     def get(self, job_id: str, tenant: str | None = None) -> Job:
         """The job as it stands; None is every tenant's.
@@ -248,7 +245,7 @@ class JobQueue:
         Raises:
             JobMissing: there is none of that id, or not of that tenant.
         """
-        outcome = str(call(self._redis, "cancel", job_id, tenant))
+        outcome = str(call(self._redis, "cancel", id=job_id, tenant=tenant))
         if outcome == "missing":
             raise JobMissing(job_id)
         return outcome
@@ -259,7 +256,7 @@ class JobQueue:
         Raises:
             JobMissing: there is none of that id, or not of that tenant. JobNotFinal: it waits or runs.
         """
-        match call(self._redis, "delete", job_id, tenant):
+        match call(self._redis, "delete", id=job_id, tenant=tenant):
             case "missing":
                 raise JobMissing(job_id)
             case "deleted":
@@ -302,7 +299,7 @@ class JobQueue:
         with self._redis.pipeline(transaction=True) as pipe:
             for job_id in ids:
                 pipe.hgetall(key("job", job_id))
-                call(pipe, "position", job_id)
+                call(pipe, "position", id=job_id)
             answers = pipe.execute()
         return [
             from_hash(fields, position)

@@ -115,7 +115,7 @@ class Janitor:
         # worker after it took it
         queues = [Queue(name, connection=self._rq) for name in queue_names(job_type)]
         lists = [part for queue in queues for part in (queue.key, queue.intermediate_queue_key)]
-        waiting = call(self._redis, "waiting", first_rank(job_type))
+        waiting = call(self._redis, "waiting", first_rank=first_rank(job_type))
         missing = waiting - sum(self._rq.llen(name) for name in lists)
         if missing <= 0:
             self._short_s.pop(job_type, None)
@@ -124,7 +124,7 @@ class Janitor:
         if now_s - self._short_s.setdefault(job_type, now_s) < SHORT_S:
             return
         log.warning("tickets are missing", missing=missing, type=job_type)
-        for job_id in call(self._redis, "first_waiting", first_rank(job_type), missing):
+        for job_id in call(self._redis, "first_waiting", first_rank=first_rank(job_type), count=missing):
             self._queue.dispatch(job_id, job_type)
         del self._short_s[job_type]
 
@@ -157,7 +157,7 @@ class Janitor:
         told = call(self._redis, "forgettable")
         for job_id, tenant in zip(told[::2], told[1::2], strict=True):
             self._store.delete(job_id)  # first the files: a record without them can be swept again
-            call(self._redis, "delete", job_id, tenant)
+            call(self._redis, "delete", id=job_id, tenant=tenant)
             log.info("job forgotten", job_id=job_id)
 
     def _delete_orphans(self) -> None:

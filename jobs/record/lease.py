@@ -32,7 +32,7 @@ class Lease:
     def start(connection: redis.Redis, job_id: str, worker: str, seconds: float) -> "Lease | str":
         """Take a job that waits or whose lease ran out; else why not: leased, missing or a final status."""
         token = secrets.token_hex(6)
-        outcome = call(connection, "start", job_id, token, worker, _ms(seconds))
+        outcome = call(connection, "start", id=job_id, token=token, worker=worker, lease_ms=_ms(seconds))
         if isinstance(outcome, str):
             return outcome
         return Lease(connection, job_id, token, int(outcome), seconds)
@@ -52,7 +52,7 @@ class Lease:
             accepts: looks at its id; where it says no, none is taken.
         """
         for _ in range(TRIES):
-            job_id = call(connection, "next", first_rank(job_type))
+            job_id = call(connection, "next", first_rank=first_rank(job_type))
             if job_id is None or not accepts(job_id):
                 return None
             lease = Lease.start(connection, job_id, worker, seconds)
@@ -78,17 +78,16 @@ class Lease:
         Raises:
             LeaseLost: nothing was written.
         """
-        preview = _json(progress.preview) if progress and previewed else ""
         outcome = call(
             self.connection,
             "report",
-            self.job_id,
-            self.token,
-            _ms(self.seconds),
-            _json(progress) if progress else "",
-            preview,
-            checkpoint,
-            _json(frame) if frame else "",
+            id=self.job_id,
+            token=self.token,
+            lease_ms=_ms(self.seconds),
+            progress=_json(progress) if progress else None,
+            preview=_json(progress.preview) if progress and previewed else None,
+            checkpoint=checkpoint or None,
+            frame=_json(frame) if frame else None,
         )
         if outcome == "lost":
             raise LeaseLost(self.job_id)
@@ -104,7 +103,13 @@ class Lease:
         """
         listed = json.dumps([asdict(output) for output in outputs])
         answer = call(
-            self.connection, "finish", self.job_id, self.token, status, listed, _json(error) if error else ""
+            self.connection,
+            "finish",
+            id=self.job_id,
+            token=self.token,
+            status=status,
+            outputs=listed,
+            error=_json(error) if error else "",
         )
         if not answer:
             raise LeaseLost(self.job_id)
@@ -115,7 +120,7 @@ class Lease:
         Raises:
             LeaseLost: nothing was written.
         """
-        if not call(self.connection, "give_up", self.job_id, self.token):
+        if not call(self.connection, "give_up", id=self.job_id, token=self.token):
             raise LeaseLost(self.job_id)
 
     def hand_back(self) -> None:
@@ -124,7 +129,7 @@ class Lease:
         Raises:
             LeaseLost: nothing was written.
         """
-        if not call(self.connection, "hand_back", self.job_id, self.token):
+        if not call(self.connection, "hand_back", id=self.job_id, token=self.token):
             raise LeaseLost(self.job_id)
 
 

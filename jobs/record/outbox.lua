@@ -1,5 +1,5 @@
--- The outbox of webhooks: a part of record.lua, so that a delivery is written with the change that it tells of.
-local PER_DESTINATION = 2 -- webhook requests that one receiver has to answer at once
+-- The outbox of webhooks: a delivery is written in the same call as the change that it reports. A receiver gets at
+-- most PER_DESTINATION requests at once.
 
 -- when a destination is next worth a look: its first delivery is due, or one that is under way ends
 local function plan(destination)
@@ -15,8 +15,8 @@ local function notify(id, event)
   local webhook = get(id, 'webhook')
   if not webhook then return end
   webhook = cjson.decode(webhook)
-  for _, asked in ipairs(webhook.events) do
-    if asked == event then
+  for _, wanted in ipairs(webhook.events) do
+    if wanted == event then
       local delivery = 'msg_' .. id:sub(5) .. '_' .. get(id, 'seq')
       redis.call('HSET', P .. 'delivery:' .. delivery, 'id', delivery, 'job', id, 'event', event,
         'destination', webhook.destination, 'state', 'pending', 'attempts', 0, 'created_ms', NOW, 'next_ms', NOW)
@@ -39,9 +39,10 @@ local function forget_deliveries(id)
   redis.call('DEL', P .. 'deliveries:' .. id)
 end
 
--- takes deliveries that are due, no more than count, from as many destinations as there are -> their ids
+-- takes deliveries that are due: token, count, visible_ms -> at most `count` ids, of as many destinations as there are
 -- Until visible_ms have passed nobody else gets them: then their sender is taken for dead.
-function api.claim(token, count, visible_ms)
+function api.claim(args)
+  local token, count, visible_ms = args.token, args.count, args.visible_ms
   local taken = redis.call('LRANGE', P .. 'claim:' .. token, 0, -1)
   if #taken > 0 then return taken end
   local until_ms = NOW + visible_ms
@@ -63,20 +64,22 @@ function api.claim(token, count, visible_ms)
   return taken
 end
 
--- how a claimed attempt ended: the delivery is 'delivered', 'failed' for good, or 'pending' for wait_ms -> 1, or 0 if
--- it is somebody else's by now: then nothing changes
-function api.settle(id, token, state, status, error, wait_ms)
+-- how a claimed attempt ended: id, token, state, status, error, wait_ms. The delivery is 'delivered', 'failed' for
+-- good, or 'pending' for wait_ms -> 1, or 0 if another sender has it by now: then nothing changes
+function api.settle(args)
+  local id, token, state = args.id, args.token, args.state
   local delivery = P .. 'delivery:' .. id
   local claim = redis.call('HMGET', delivery, 'claim', 'last_claim', 'destination')
   if claim[2] == token then return 1 end
   if claim[1] ~= token then return 0 end
   local outbox = P .. 'outbox:' .. claim[3]
-  redis.call('HSET', delivery, 'state', state, 'last_status', status, 'last_error', error, 'last_claim', token)
+  redis.call('HSET', delivery, 'state', state, 'last_status', args.status, 'last_error', args.error,
+    'last_claim', token)
   redis.call('HDEL', delivery, 'claim', 'next_ms')
   redis.call('ZREM', P .. 'sending:' .. claim[3], id)
   if state == 'pending' then
-    redis.call('HSET', delivery, 'next_ms', NOW + wait_ms)
-    redis.call('ZADD', outbox, NOW + wait_ms, id)
+    redis.call('HSET', delivery, 'next_ms', NOW + args.wait_ms)
+    redis.call('ZADD', outbox, NOW + args.wait_ms, id)
   else
     redis.call('ZREM', outbox, id)
   end
@@ -84,8 +87,10 @@ function api.settle(id, token, state, status, error, wait_ms)
   return 1
 end
 
--- sends a delivery once more, as if it were new; one that is under way is left alone -> 1, or 0 if the job has none such
-function api.redeliver(id, delivery, token)
+-- sends a delivery once more, as if it were new; one that is under way is left alone
+-- id, delivery, token -> 1, or 0 if the job has no such delivery
+function api.redeliver(args)
+  local id, delivery, token = args.id, args.delivery, args.token
   local key = P .. 'delivery:' .. delivery
   local known = redis.call('HMGET', key, 'job', 'destination', 'redelivery')
   if known[1] ~= id then return 0 end

@@ -77,7 +77,7 @@ class Outbox:
         """
         if self._redis.hget(key("job", job_id), "tenant") != tenant:
             raise JobMissing(job_id)
-        if not call(self._redis, "redeliver", job_id, delivery_id, secrets.token_hex(6)):
+        if not call(self._redis, "redeliver", id=job_id, delivery=delivery_id, token=secrets.token_hex(6)):
             raise DeliveryMissing("the job has no delivery of that id")
         return next(each for each in self.deliveries(job_id, tenant) if each.id == delivery_id)
 
@@ -89,7 +89,7 @@ class Outbox:
             visible_s: others may take those that are not settled by then.
         """
         token = secrets.token_hex(6)
-        ids = call(self._redis, "claim", token, count, _ms(visible_s))
+        ids = call(self._redis, "claim", token=token, count=count, visible_ms=_ms(visible_s))
         return [
             Claimed(_delivery(fields), token, record)
             for fields, record in zip(
@@ -104,12 +104,12 @@ class Outbox:
             call(
                 self._redis,
                 "settle",
-                claimed.delivery.id,
-                claimed.token,
-                outcome.state,
-                outcome.status or "",
-                outcome.error,
-                _ms(outcome.wait_s),
+                id=claimed.delivery.id,
+                token=claimed.token,
+                state=outcome.state,
+                status=outcome.status or "",
+                error=outcome.error,
+                wait_ms=_ms(outcome.wait_s),
             )
         )
 

@@ -1,21 +1,4 @@
--- Every change of a job's record; one call is one atomic change. ARGV: prefix, function, its arguments.
--- record.py puts outbox.lua and fairness.lua where they are named.
--- A call whose reply was lost is made again, so each of them does no more the second time, and answers as the first.
--- What the states and keys mean is said in record.py.
-local P = ARGV[1]
-local time = redis.call('TIME')
-local NOW = time[1] * 1000 + math.floor(time[2] / 1000)
-local api = {}
-local EVENTS_KEPT = 1000
-local EVENTS_KEPT_MS = 3600 * 1000 -- after the end
-
-local function job_key(id) return P .. 'job:' .. id end
-local function get(id, field) return redis.call('HGET', job_key(id), field) end
-local function set(id, ...) redis.call('HSET', job_key(id), ...) end
-
--- include outbox.lua
--- include fairness.lua
-
+-- The states of a job: each function is one change of its record.
 local function tell(id, event, data)
   redis.call('HINCRBY', job_key(id), 'seq', 1)
   redis.call('XADD', P .. 'events:' .. id, 'MAXLEN', '~', EVENTS_KEPT, '*', 'event', event, 'data', data)
@@ -35,11 +18,11 @@ end
 
 local function queue_up(id)
   enter(id, 'queued')
-  line_up(id)
+  enqueue(id)
 end
 
 local function leave_queue(id)
-  step_out(id)
+  dequeue(id)
   redis.call('ZREM', P .. 'start_by', id)
 end
 
@@ -103,37 +86,41 @@ local function recover(id)
   return 'queued'
 end
 
--- id, tenant, max_queued, max_queued_of_tenant, priority_rank, idempotency_key or '', fingerprint, answer, idempotency_ttl_ms, field, value …
+-- id, tenant, fields, rank, max_queued, max_queued_of_tenant;
+-- idempotency, if there is one: key, fingerprint, answer, ttl_ms
 -- -> {'created'} | {'replayed', answer} | {'conflict'} | {'full'} | {'tenant_full'}
-function api.create(id, tenant, max_queued, max_of_tenant, rank, idempotency, fingerprint, answer, ttl, ...)
+function api.create(args)
+  local id, tenant, idempotency = args.id, args.tenant, args.idempotency
   if get(id, 'status') then return {'created'} end
-  local remembered = P .. 'idempotency:' .. tenant .. ':' .. idempotency
-  if idempotency ~= '' then
+  local remembered = idempotency and P .. 'idempotency:' .. tenant .. ':' .. idempotency.key
+  if idempotency then
     local first = redis.call('HMGET', remembered, 'fingerprint', 'answer')
     if first[1] then
-      if first[1] == fingerprint then return {'replayed', first[2]} end
+      if first[1] == idempotency.fingerprint then return {'replayed', first[2]} end
       return {'conflict'}
     end
   end
-  if redis.call('ZCARD', P .. 'queued') >= tonumber(max_queued) then return {'full'} end
-  if redis.call('ZCARD', P .. 'jobs:' .. tenant .. ':queued') >= tonumber(max_of_tenant) then
+  if redis.call('ZCARD', P .. 'queued') >= args.max_queued then return {'full'} end
+  if redis.call('ZCARD', P .. 'jobs:' .. tenant .. ':queued') >= args.max_queued_of_tenant then
     return {'tenant_full'}
   end
-  set(id, 'id', id, 'tenant', tenant, 'seq', 0, 'attempt', 0, 'ran_ms', 0, 'queue_score', rank * 1e13 + NOW, ...)
+  set(id, 'id', id, 'tenant', tenant, 'seq', 0, 'attempt', 0, 'ran_ms', 0, 'queue_score', args.rank * 1e13 + NOW)
+  for field, value in pairs(args.fields) do set(id, field, value) end
   local patience = get(id, 'start_timeout_ms')
   if patience then redis.call('ZADD', P .. 'start_by', NOW + patience, id) end
   redis.call('ZADD', P .. 'jobs:' .. tenant, get(id, 'created_ms'), id)
   queue_up(id)
   tell_status(id)
-  if idempotency ~= '' then
-    redis.call('HSET', remembered, 'fingerprint', fingerprint, 'answer', answer)
-    redis.call('PEXPIRE', remembered, ttl)
+  if idempotency then
+    redis.call('HSET', remembered, 'fingerprint', idempotency.fingerprint, 'answer', idempotency.answer)
+    redis.call('PEXPIRE', remembered, idempotency.ttl_ms)
   end
   return {'created'}
 end
 
--- -> the attempt's number, or why there is none: 'missing' | 'leased' | a final status
-function api.start(id, token, worker, lease_ms)
+-- id, token, worker, lease_ms -> the attempt's number, or why there is none: 'missing' | 'leased' | a final status
+function api.start(args)
+  local id, token = args.id, args.token
   local status = get(id, 'status')
   if not status then return 'missing' end
   if status == 'running' then
@@ -146,51 +133,55 @@ function api.start(id, token, worker, lease_ms)
   elseif expire(id) then
     return 'expired'
   end
-  take_turn(id)
+  count_turn(id)
   leave_queue(id)
   local attempt = redis.call('HINCRBY', job_key(id), 'attempt', 1)
   enter(id, 'running')
-  set(id, 'lease', token, 'worker', worker, 'leased_ms', NOW, 'tokens', (get(id, 'tokens') or '') .. token .. ' ')
+  set(id, 'lease', token, 'worker', args.worker, 'leased_ms', NOW, 'tokens', (get(id, 'tokens') or '') .. token .. ' ')
   local is_first = redis.call('HSETNX', job_key(id), 'started_ms', NOW) == 1
-  redis.call('ZADD', P .. 'running', NOW + lease_ms, id)
+  redis.call('ZADD', P .. 'running', NOW + args.lease_ms, id)
   tell_status(id)
   if is_first then notify(id, 'job.started') end
   return attempt
 end
 
--- the holder lives; what is not '' is told -> 'held' | 'cancel' | 'lost'
-function api.report(id, token, lease_ms, progress, preview, checkpoint, frame)
-  if not holds(id, token) then return 'lost' end
-  redis.call('ZADD', P .. 'running', 'XX', NOW + lease_ms, id)
-  if checkpoint ~= '' then set(id, 'checkpoint', checkpoint) end
-  if progress ~= '' then
-    set(id, 'progress', progress)
-    tell(id, 'progress', progress)
+-- the holder lives: id, token, lease_ms; progress, preview, checkpoint, frame, where they are new
+-- -> 'held' | 'cancel' | 'lost'
+function api.report(args)
+  local id = args.id
+  if not holds(id, args.token) then return 'lost' end
+  redis.call('ZADD', P .. 'running', 'XX', NOW + args.lease_ms, id)
+  if args.checkpoint then set(id, 'checkpoint', args.checkpoint) end
+  if args.progress then
+    set(id, 'progress', args.progress)
+    tell(id, 'progress', args.progress)
   end
-  if preview ~= '' then tell(id, 'preview', preview) end
-  if frame ~= '' then tell(id, 'frame', frame) end
+  if args.preview then tell(id, 'preview', args.preview) end
+  if args.frame then tell(id, 'frame', args.frame) end
   if get(id, 'cancel_requested_ms') then return 'cancel' end
   return 'held'
 end
 
--- -> 1, or 0 if the lease was lost: then nothing changes
-function api.finish(id, token, status, outputs, error)
-  if had(id, token, status) then return 1 end
-  if not holds(id, token) then return 0 end
-  finish(id, status, outputs, error)
+-- id, token, status, outputs, error -> 1, or 0 if the lease was lost: then nothing changes
+function api.finish(args)
+  if had(args.id, args.token, args.status) then return 1 end
+  if not holds(args.id, args.token) then return 0 end
+  finish(args.id, args.status, args.outputs, args.error)
   return 1
 end
 
--- the holder cannot go on, and this attempt counts -> 1 | 0
-function api.give_up(id, token)
+-- the holder cannot go on, and this attempt counts: id, token -> 1 | 0
+function api.give_up(args)
+  local id, token = args.id, args.token
   if had(id, token, 'queued') or had(id, token, 'failed') or had(id, token, 'canceled') then return 1 end
   if not holds(id, token) then return 0 end
   recover(id)
   return 1
 end
 
--- the holder stops without an end; the attempt does not count -> 1 | 0
-function api.hand_back(id, token)
+-- the holder stops without an end; the attempt does not count: id, token -> 1 | 0
+function api.hand_back(args)
+  local id, token = args.id, args.token
   if had(id, token, 'queued') or had(id, token, 'canceled') then return 1 end
   if not holds(id, token) then return 0 end
   release(id)
@@ -204,8 +195,9 @@ function api.hand_back(id, token)
   return 1
 end
 
--- -> 'missing' | 'canceled' | 'requested' | a final status
-function api.cancel(id, tenant)
+-- id, tenant -> 'missing' | 'canceled' | 'requested' | a final status
+function api.cancel(args)
+  local id, tenant = args.id, args.tenant
   local status = get(id, 'status')
   if not status or get(id, 'tenant') ~= tenant then return 'missing' end
   if is_final(status) then return status end
@@ -218,8 +210,9 @@ function api.cancel(id, tenant)
   return 'requested'
 end
 
--- -> 'missing' | 'deleted' | the status of a job that is not final
-function api.delete(id, tenant)
+-- id, tenant -> 'missing' | 'deleted' | the status of a job that is not final
+function api.delete(args)
+  local id, tenant = args.id, args.tenant
   local status = get(id, 'status')
   if not status or get(id, 'tenant') ~= tenant then return 'missing' end
   if not is_final(status) then return status end
@@ -234,12 +227,12 @@ end
 
 -- takes back every lease that ran out -> {id, 'queued' | 'failed' | 'canceled', …}
 function api.recover_lost()
-  local told = {}
+  local recovered = {}
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'running', '-inf', NOW, 'LIMIT', 0, 100)) do
-    table.insert(told, id)
-    table.insert(told, recover(id))
+    table.insert(recovered, id)
+    table.insert(recovered, recover(id))
   end
-  return told
+  return recovered
 end
 
 -- ends the jobs that nobody started in time -> their ids
@@ -249,12 +242,12 @@ function api.expire_late()
   return late
 end
 
--- the store holds no more of a final job than its record names
-function api.tidied(id) return redis.call('ZREM', P .. 'untidy', id) end
+-- the store holds no more of the final job `id` than its record names
+function api.tidied(args) return redis.call('ZREM', P .. 'untidy', args.id) end
 
 -- ids of jobs that have been final for age_ms and may have left files behind
-function api.untidy(age_ms)
-  return redis.call('ZRANGEBYSCORE', P .. 'untidy', '-inf', NOW - age_ms, 'LIMIT', 0, 100)
+function api.untidy(args)
+  return redis.call('ZRANGEBYSCORE', P .. 'untidy', '-inf', NOW - args.age_ms, 'LIMIT', 0, 100)
 end
 
 -- {id, tenant, …} of final jobs whose time is up
@@ -267,16 +260,17 @@ function api.forgettable()
   return found
 end
 
--- a worker shows itself for ttl_ms; empty details: it leaves
-function api.worker(name, details, ttl_ms)
+-- a worker shows itself: name, details, ttl_ms; without details it leaves
+function api.worker(args)
+  local name = args.name
   redis.call('ZREMRANGEBYSCORE', P .. 'workers', '-inf', NOW)
-  if details == '' then
+  if not args.details then
     redis.call('ZREM', P .. 'workers', name)
     redis.call('DEL', P .. 'worker:' .. name)
   else
-    redis.call('ZADD', P .. 'workers', NOW + ttl_ms, name)
-    redis.call('SET', P .. 'worker:' .. name, details, 'PX', ttl_ms)
+    redis.call('ZADD', P .. 'workers', NOW + args.ttl_ms, name)
+    redis.call('SET', P .. 'worker:' .. name, args.details, 'PX', args.ttl_ms)
   end
 end
 
-return api[ARGV[2]](unpack(ARGV, 3))
+return api[ARGV[1]](cjson.decode(ARGV[2]))

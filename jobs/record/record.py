@@ -24,12 +24,16 @@ import redis
 
 from jobs.filenames import FRAMES, is_frame
 from jobs.index_request import IndexRequest
-from jobs.record.priorities import JobType
+from jobs.record.priorities import PRIORITIES, TYPES, JobType
 from models.requests.request import GenerationRequest
 
 Part = TypeVar("Part", bound="Output | Progress | Webhook | JobError")
 
 PREFIX = "clipcanvas:"
+PARTS = ("common", "outbox", "fairness", "record")  # of the script, in order
+EVENTS_KEPT = 1000  # of a job, the last
+EVENTS_KEPT_S = 3600.0  # after the end of the job
+DELIVERIES_AT_ONCE = 2  # webhook requests that one receiver has to answer at once
 # job:{id}                     hash, the record
 # events:{id}                  stream, what happened to it
 # jobs:{tenant}[:{status}]     sorted sets by time of creation, ids of a tenant's jobs, all or of one status
@@ -220,13 +224,17 @@ def progress_from(fields: dict[str, Any]) -> Progress:
     return _known(Progress, {**fields, "preview": _known(Output, preview) if preview else None})
 
 
-def call(connection: redis.Redis, name: str, *args: str | int | float) -> Any:
-    """Run one function of the script; the only way in which records change.
+def call(connection: redis.Redis, name: str, /, **args: Any) -> Any:
+    """Run one function of the script with named arguments; the only way in which records change.
+
+    Args:
+        args: as the comment above the function says; a text, a number or a mapping. None is not sent.
 
     Raises:
         redis.RedisError: nothing changed, or, if the connection was lost, perhaps all of it did.
     """
-    return connection.register_script(_source())(keys=[], args=[PREFIX, name, *args])
+    given = {name: value for name, value in args.items() if value is not None}
+    return connection.register_script(script())(keys=[], args=[name, json.dumps(given, ensure_ascii=False)])
 
 
 def key(*parts: str) -> str:
@@ -264,9 +272,17 @@ def _known(kind: type[Part], given: Mapping[str, Any]) -> Part:
 
 
 @cache
-def _source() -> str:
+def script() -> str:
+    """The script that changes records: constants, then its parts, each of which may use those before it."""
     folder = files("jobs.record")
-    source = folder.joinpath("record.lua").read_text()
-    for part in ("outbox.lua", "fairness.lua"):
-        source = source.replace(f"-- include {part}\n", folder.joinpath(part).read_text())
-    return source
+    constants = {
+        "PREFIX": f"'{PREFIX}'",
+        "PRIORITIES": len(PRIORITIES),
+        "RANKS": len(PRIORITIES) * len(TYPES),
+        "EVENTS_KEPT": EVENTS_KEPT,
+        "EVENTS_KEPT_MS": round(EVENTS_KEPT_S * 1000),
+        "PER_DESTINATION": DELIVERIES_AT_ONCE,
+    }
+    parts = [f"local {name} = {value}\n" for name, value in constants.items()]
+    parts += [folder.joinpath(f"{part}.lua").read_text(encoding="utf-8") for part in PARTS]
+    return "".join(parts)

@@ -249,7 +249,7 @@ class VectorSets:
         ]
 
     def _call(self, connection: Any, collection: Collection, name: str, *args: Any) -> Any:
-        script = self._redis.register_script(_source())
+        script = self._redis.register_script(vectors_script())
         return script(keys=_keys(collection), args=[name, collection.uid, *args], client=connection)
 
 
@@ -345,5 +345,6 @@ def _told() -> Iterator[None]:
 
 
 @cache
-def _source() -> str:
-    return (files(__package__) / "vectors.lua").read_text()
+def vectors_script() -> str:
+    """The script that changes vector sets."""
+    return (files(__package__) / "vectors.lua").read_text(encoding="utf-8")

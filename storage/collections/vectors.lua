@@ -11,8 +11,8 @@ function api.create(...)
   return redis.call('HGETALL', record)
 end
 
--- UNLINK frees a vector set before it returns, and holds everybody up; what is in a database that is flushed is freed on
--- a thread. So it goes into one that is empty, if there is one and it is.
+-- UNLINK frees a vector set before it returns, and holds everybody up; what is in a database that is flushed is freed
+-- on a thread. So it goes into one that is empty, if there is one and it is.
 function api.delete()
   redis.call('UNLINK', record, ids)
   local doomed = vectors .. ':' .. uid

@@ -80,7 +80,7 @@ class Pulse(threading.Thread):
             self._changed.wait(self._period_s)
             self._changed.clear()
         try:
-            call(self._connection, "worker", self._worker, "", 0)
+            call(self._connection, "worker", name=self._worker)
         except redis.RedisError:
             return  # it will be seen to be gone
 
@@ -88,7 +88,13 @@ class Pulse(threading.Thread):
         with self._lock:
             held = dict(self._held)
             details = {"state": self._state, "since": self._since, **self._details}
-        call(self._connection, "worker", self._worker, json.dumps(details), round(self._period_s * 5000))
+        call(
+            self._connection,
+            "worker",
+            name=self._worker,
+            details=json.dumps(details),
+            ttl_ms=round(self._period_s * 5000),
+        )
         for lease, signals in held.items():
             try:
                 if lease.report():

@@ -78,7 +78,7 @@ def test_a_reply_that_is_lost_changes_nothing(
     redis_server: RedisServer, connection: redis.Redis, settings: WorkerSettings, function: str
 ) -> None:
     """RPUSH is RQ's own."""
-    call(connection, "next", 0)  # the server knows the script from now on
+    call(connection, "next", first_rank=0)  # the server knows the script from now on
     proxy = CuttingProxy(redis_server.socket)
     far_settings = settings.model_copy(update={"redis_url": proxy.url})
     queue, far = JobQueue(far_settings), connect(proxy.url, patience_s=5)
@@ -109,7 +109,7 @@ def test_a_reply_that_is_lost_changes_nothing(
 def test_a_reply_to_a_cancel_that_is_lost_changes_nothing(
     redis_server: RedisServer, connection: redis.Redis, settings: WorkerSettings
 ) -> None:
-    call(connection, "next", 0)
+    call(connection, "next", first_rank=0)
     proxy = CuttingProxy(redis_server.socket)
     queue = JobQueue(settings.model_copy(update={"redis_url": proxy.url}))
     try:

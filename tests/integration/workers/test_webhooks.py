@@ -41,6 +41,12 @@ ALL = ("job.started", "job.succeeded", "job.failed", "job.canceled", "job.expire
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
+def settle(connection: Any, delivery: str, token: str) -> int:
+    """The receiver took it."""
+    ended = {"state": "delivered", "status": 200, "error": "", "wait_ms": 0}
+    return int(call(connection, "settle", id=delivery, token=token, **ended))
+
+
 @dataclass(frozen=True)
 class Request:
     """What a receiver was sent."""
@@ -280,23 +286,23 @@ def test_a_call_whose_reply_was_lost_writes_no_second_delivery(
     job_id = create(queue, receiver)
     connection = connect(settings.redis_url, patience_s=1)
     for _ in range(2):
-        assert call(connection, "start", job_id, "token", "w", 30_000) == 1
+        assert call(connection, "start", id=job_id, token="token", worker="w", lease_ms=30_000) == 1
     lease = Lease(connection, job_id, "token", 1, 30)
     for _ in range(2):
         lease.finish(Status.SUCCEEDED)
     began, ended = outbox.deliveries(job_id, "")
     assert (began.event, ended.event, began.id != ended.id) == ("job.started", "job.succeeded", True)
-    first = call(connection, "claim", "c", 10, 30_000)
-    assert first == call(connection, "claim", "c", 10, 30_000) == [began.id, ended.id]
+    first = call(connection, "claim", token="c", count=10, visible_ms=30_000)
+    assert first == call(connection, "claim", token="c", count=10, visible_ms=30_000) == [began.id, ended.id]
     assert [each.attempts for each in outbox.deliveries(job_id, "")] == [1, 1]
     for _ in range(2):
-        assert call(connection, "settle", began.id, "c", "delivered", 200, "", 0) == 1
-    assert call(connection, "settle", ended.id, "other", "delivered", 200, "", 0) == 0
+        assert settle(connection, began.id, "c") == 1
+    assert settle(connection, ended.id, "other") == 0
     for _ in range(2):
-        assert call(connection, "redeliver", job_id, began.id, "r") == 1
-    assert call(connection, "claim", "d", 10, 30_000) == [began.id]
-    assert call(connection, "settle", began.id, "d", "delivered", 200, "", 0) == 1
-    assert call(connection, "redeliver", job_id, began.id, "r") == 1
+        assert call(connection, "redeliver", id=job_id, delivery=began.id, token="r") == 1
+    assert call(connection, "claim", token="d", count=10, visible_ms=30_000) == [began.id]
+    assert settle(connection, began.id, "d") == 1
+    assert call(connection, "redeliver", id=job_id, delivery=began.id, token="r") == 1
     assert outbox.deliveries(job_id, "")[0].state == "delivered"
 
 

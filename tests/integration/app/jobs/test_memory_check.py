@@ -39,7 +39,8 @@ def settings(worker_settings: Callable[..., WorkerSettings]) -> WorkerSettings:
 def show_worker(redis: RedisServer, name: str, **details: Any) -> None:
     """Say what a worker's pulse says, for a minute."""
     connection = connect(redis.url, patience_s=1)
-    call(connection, "worker", name, json.dumps({"state": "idle", "since": 0, **details}), 60_000)
+    shown = json.dumps({"state": "idle", "since": 0, **details})
+    call(connection, "worker", name=name, details=shown, ttl_ms=60_000)
 
 
 def refusal(api: LiveApi, body: dict[str, Any]) -> str:

@@ -158,7 +158,7 @@ def test_a_call_whose_reply_was_lost_may_be_made_again(queue: JobQueue, settings
     queue.create(new)
     connection = connect(settings.redis_url, patience_s=1)
     for _ in range(2):
-        assert call(connection, "start", new.id, "token", "worker-1", 1000) == 1
+        assert call(connection, "start", id=new.id, token="token", worker="worker-1", lease_ms=1000) == 1
     queue.create(new)
     assert queue.get(new.id).status == Status.RUNNING
     lease = Lease(connection, new.id, "token", 1, 1)

@@ -236,7 +236,9 @@ class RecordMachine(RuleBasedStateMachine):
             assert self._start(job_id, token) == model.start(token)
 
     def _start(self, job_id: str, token: str) -> int | str:
-        answer: int | str = call(self.redis, "start", job_id, token, "worker-1", AGES_S * 1000)
+        answer: int | str = call(
+            self.redis, "start", id=job_id, token=token, worker="worker-1", lease_ms=AGES_S * 1000
+        )
         return answer
 
     @rule(
@@ -480,9 +482,9 @@ class RecordMachine(RuleBasedStateMachine):
             line = [job_id for job_id in found[0] if self.models[job_id].new.type == job_type]
             order = sorted(line, key=lambda job_id: self.queue.get(job_id).queue_position or 0)
             assert [self.queue.get(job_id).queue_position for job_id in order] == list(range(len(order)))
-            assert call(self.redis, "next", first_rank(job_type)) == (order[0] if order else None)
-            assert call(self.redis, "waiting", first_rank(job_type)) == len(line)
-            assert call(self.redis, "first_waiting", first_rank(job_type), 2) == line[:2]
+            assert call(self.redis, "next", first_rank=first_rank(job_type)) == (order[0] if order else None)
+            assert call(self.redis, "waiting", first_rank=first_rank(job_type)) == len(line)
+            assert call(self.redis, "first_waiting", first_rank=first_rank(job_type), count=2) == line[:2]
 
     @invariant()
     def webhooks_hear_of_each_change_once(self) -> None:
