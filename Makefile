@@ -9,7 +9,7 @@ READY := .venv/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-page test-recipes test-chaos fuzz check bench docs gallery train
+.PHONY: help demo serve test test-page test-recipes test-chaos fuzz check bench docs docs-site gallery train
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1	\2/' | expand -t 17
@@ -42,6 +42,7 @@ check: $(READY) ## lint, format, types, imports, Lua, docs, container files
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m tests.support.check_lua
 	@$(BIN)/python docs/generate.py --check
+	@$(MAKE) --no-print-directory docs-site
 	@$(BIN)/hadolint Dockerfile
 	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml docker/compose.gpu.yml
 
@@ -54,6 +55,9 @@ bench: $(READY) ## measure, and print tables
 
 docs: $(READY) ## write the generated pages anew
 	@$(BIN)/python docs/generate.py
+
+docs-site: $(READY) ## build the docs as a site in build/site; it needs no network
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 gallery: $(READY) ## draw the pictures of docs/generation.md that are missing; GALLERY=all draws every one anew
 	@$(BIN)/python docs/gallery/draw.py $(GALLERY)
