@@ -13,7 +13,7 @@ from models.networks.autoregressive import Choice, Sampler, Told, choose
 from models.networks.shared_networks import Networks
 from models.requests.network_names import NetworkNames
 from models.requests.prompts import parse
-from models.sampling.conditioning import condition_on_text
+from models.sampling.candidates import condition_on_text
 
 CHOICE = Choice(temperature=1, top_k=0, top_p=0.95)
 LENGTH = 144

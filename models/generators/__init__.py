@@ -7,9 +7,8 @@ its `Options` and starts without torch. May import all of models but models.cata
 import importlib
 import pkgutil
 import secrets
-from collections.abc import Mapping
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol, cast, get_args
+from typing import TYPE_CHECKING, Any, Protocol, Unpack, cast, get_args
 
 from pydantic import BaseModel
 
@@ -22,8 +21,8 @@ from models.requests.request import (
     GenerationRequest,
     InvalidRequest,
     Presets,
-    Prompt,
     Quality,
+    RequestFields,
     SaveOptions,
 )
 
@@ -83,30 +82,20 @@ def describe(name: str) -> str:
     return (module.__doc__ or "").partition("\n")[0]
 
 
-def complete(
-    names: NetworkNames,
-    *,
-    generator: str,
-    prompts: tuple[Prompt, ...],
-    presets: Presets = Presets(),
-    width: int | None = None,
-    height: int | None = None,
-    steps: int | None = None,
-    seed: int | None = None,
-    num_images: int = 1,
-    options: Mapping[str, Any] | None = None,
-    save: SaveOptions = SaveOptions(),
-) -> GenerationRequest:
-    """A complete request: defaults of the generator for all that is None, and a random seed.
+def complete(names: NetworkNames, **fields: Unpack[RequestFields]) -> GenerationRequest:
+    """A complete request: defaults of the generator for all that is None or missing, and a random seed.
 
     Raises:
         UnknownGenerator: no generator has that name.
         pydantic.ValidationError: an option or a value is out of range.
         InvalidRequest: the generator cannot draw the request.
     """
+    if unknown := fields.keys() - RequestFields.__annotations__.keys():
+        raise TypeError(f"a request has no {', '.join(sorted(unknown))}")
+    generator, prompts, seed = fields["generator"], fields["prompts"], fields.get("seed")
     module = find(generator)
-    profile = module.profile(names, presets)
-    width, height = width or profile.width, height or profile.height
+    profile = module.profile(names, fields.get("presets", Presets()))
+    width, height = fields.get("width") or profile.width, fields.get("height") or profile.height
     multiple = profile.size_multiple
     if width % multiple or height % multiple:
         raise InvalidRequest(
@@ -114,9 +103,9 @@ def complete(
             "invalid_size",
             f"{generator} draws sizes that are multiples of {multiple}, not {width}x{height}",
         )
-    filled = module.Options.model_validate({**profile.options.model_dump(), **(options or {})})
-    if steps is None:
-        steps = profile.steps if profile.steps_of is None else profile.steps_of(filled, prompts)
+    options = module.Options.model_validate(profile.options.model_dump() | dict(fields.get("options") or {}))
+    if (steps := fields.get("steps")) is None:
+        steps = profile.steps if profile.steps_of is None else profile.steps_of(options, prompts)
     request = GenerationRequest(
         generator=generator,
         prompts=prompts,
@@ -124,11 +113,11 @@ def complete(
         height=height,
         steps=steps,
         seed=secrets.randbelow(MAX_SEED + 1) if seed is None else seed,
-        num_images=num_images,
-        options=filled.model_dump(mode="json"),
-        save=save,
+        num_images=fields.get("num_images", 1),
+        options=options.model_dump(mode="json"),
+        save=fields.get("save", SaveOptions()),
     )
-    module.check(request, filled, names)
+    module.check(request, options, names)
     return request
 
 

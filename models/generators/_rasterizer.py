@@ -1,4 +1,4 @@
-"""Strokes: lines, curves and filled shapes, drawn softly so that they can learn, and written as SVG."""
+"""Strokes: lines, curves and filled shapes, rendered differentiably, and written as SVG."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,24 +16,24 @@ POINTS: dict[StrokeKind, int] = {"line": 2, "curve": 4, "shape": 6}
 """Control points of a stroke: a line's ends; a cubic Bezier curve's; a closed quadratic B-spline's."""
 
 _AT_ONCE = 2**19
-"""Pixels that lie in memory together while strokes are drawn, counted once for each stroke."""
+"""Pixels in memory at once while strokes are rendered, counted once for each stroke."""
 
 _AT_LEAST = 8
-"""Strokes from one picture that is kept to the next."""
+"""Strokes between two images that are kept for the backward pass."""
 
 _REACH = 1.0
-"""Pixels from its edge at which a stroke still learns, the scale of a sigmoid; it is drawn sharper."""
+"""Scale in pixels of the sigmoid that gives an edge its gradient; the rendered edge is sharper."""
 
 _INSIDE = 128
 
 
 @dataclass(frozen=True)
 class Strokes:
-    """What is drawn on a sheet of paper, the lowest first.
+    """Strokes on paper, the lowest first.
 
     Attributes:
-        points: (S, K, 2) in [-1, 1] where they are in the picture, to the right and downwards.
-        widths: (S,) of the pen, in shorter sides of the picture; shapes are filled and drawn around.
+        points: (S, K, 2) right and down; the image spans [-1, 1].
+        widths: (S,) of the pen, in shorter sides of the image; shapes are filled and have an outline.
         colors: (S, 3) in [0, 1]
         opacities: (S,) in [0, 1]
     """
@@ -46,13 +46,13 @@ class Strokes:
 
 
 def rasterize(strokes: Strokes, paper: Tensor, size: tuple[int, int]) -> Tensor:
-    """The picture of strokes on paper, differentiable in all they have.
+    """The image of strokes on paper, differentiable in all their tensors.
 
     A pixel's color comes from how far its center is from each stroke, as in the differentiable rasterizers
     of Li et al., Differentiable Vector Graphics Rasterization, SIGGRAPH Asia 2020, and Mihai and Hare,
     Differentiable Drawing and Sketching, arXiv:2103.16194. Which piece of a stroke is nearest is found
     without gradients: where it changes, the distance does not. A few strokes are in memory at once, and
-    drawn again on the way back.
+    rendered again in the backward pass.
 
     Args:
         paper: (3,) in [0, 1]
@@ -65,12 +65,12 @@ def rasterize(strokes: Strokes, paper: Tensor, size: tuple[int, int]) -> Tensor:
     scale = strokes.points.new_tensor([width / 2, height / 2])
     paths = _basis(strokes.kind).to(strokes.points) @ ((strokes.points + 1) * scale)  # (S, M, 2) in pixels
     radii = strokes.widths * (min(size) / 2)
-    image: Tensor = _Layers.apply(paper, paths, radii, strokes.colors, strokes.opacities, strokes.kind, size)
+    image: Tensor = _Layers.apply(strokes.kind, size, paper, paths, radii, strokes.colors, strokes.opacities)
     return image
 
 
 def svg_of(strokes: Strokes, paper: str, size: tuple[int, int]) -> str:
-    """The same picture as an SVG document.
+    """The same image as an SVG document.
 
     Args:
         paper: #rrggbb
@@ -108,22 +108,14 @@ def svg_of(strokes: Strokes, paper: str, size: tuple[int, int]) -> str:
 class _Layers(torch.autograd.Function):
     """Layers of a few strokes, one on top of the other, as checkpoints do it (Chen et al., arXiv:1604.06174).
 
-    What is kept lies in two blocks, made before all else: between blocks of many sizes a C library's heap
-    grows to many times of what is in use.
+    The kept tensors lie in two blocks that are allocated first: many blocks of different sizes fragment the
+    heap to many times the memory in use.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        paper: Tensor,
-        paths: Tensor,
-        radii: Tensor,
-        colors: Tensor,
-        opacities: Tensor,
-        kind: StrokeKind,
-        size: tuple[int, int],
-    ) -> Tensor:
-        """(3,), (S, M, 2), (S,), (S, 3) and (S,) -> (1, 3, H, W)"""
+    def forward(ctx: Any, kind: StrokeKind, size: tuple[int, int], paper: Tensor, *parts: Tensor) -> Tensor:
+        """Paper (3,), paths (S, M, 2), radii (S,), colors (S, 3) and opacities (S,) -> (1, 3, H, W)"""
+        paths = parts[0]
         at_once = max(_AT_LEAST, _AT_ONCE // (size[0] * size[1]))
         ctx.layers = [slice(first, first + at_once) for first in range(0, len(paths), at_once)]
         ctx.is_filled = kind == "shape"
@@ -132,9 +124,9 @@ class _Layers(torch.autograd.Function):
         images[0] = paper[:, None, None]
         for index, some in enumerate(ctx.layers):
             nearest[some] = _nearest(paths[some], size, is_filled=ctx.is_filled)
-            parts = (part[some] for part in (paths, radii, colors, opacities))
-            images[index + 1] = _layer(images[index], nearest[some], *parts, is_filled=ctx.is_filled)
-        ctx.save_for_backward(images, nearest, paths, radii, colors, opacities)
+            layer = (part[some] for part in parts)
+            images[index + 1] = _layer(images[index], nearest[some], *layer, is_filled=ctx.is_filled)
+        ctx.save_for_backward(images, nearest, *parts)
         return images[-1:].clone()
 
     @staticmethod
@@ -150,7 +142,7 @@ class _Layers(torch.autograd.Function):
             grad, *grads = torch.autograd.grad(layer, inputs, grad)
             for total, part in zip(sums, grads, strict=True):
                 total[some] = part
-        return grad.sum((1, 2)), *sums, None, None
+        return None, None, grad.sum((1, 2)), *sums
 
 
 def _layer(
@@ -163,7 +155,7 @@ def _layer(
     *,
     is_filled: bool,
 ) -> Tensor:
-    """A picture with some strokes on top: (3, H, W) -> (3, H, W)"""
+    """An image with some strokes on top: (3, H, W) -> (3, H, W)"""
     down, right = _centers(image.shape[1:], paths)
     piece = (nearest % _INSIDE).long().flatten(1)  # (S, H * W)
 
@@ -186,7 +178,7 @@ def _layer(
 
 
 def _nearest(paths: Tensor, size: tuple[int, int], *, is_filled: bool) -> Tensor:
-    """Which piece of each path is nearest to each pixel, and 128 more inside of a closed one.
+    """Index of the piece of each path that is nearest to each pixel, plus 128 inside a closed one.
 
     Args:
         paths: (S, M, 2) in pixels, of M - 1 < 128 straight pieces.
@@ -215,14 +207,14 @@ def _nearest(paths: Tensor, size: tuple[int, int], *, is_filled: bool) -> Tensor
 
 
 def _centers(size: Sequence[int], like: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the pixels: how far down (H, 1), how far to the right (1, W)"""
+    """Centers of the pixels: down (H, 1), right (1, W)"""
     height, width = (torch.arange(side, dtype=like.dtype, device=like.device) + 0.5 for side in size)
     return height[:, None], width[None]
 
 
 @lru_cache
 def _basis(kind: StrokeKind) -> Tensor:
-    """What makes a path of a stroke's control points: (M, K)"""
+    """The matrix from a stroke's control points to its path: (M, K)"""
     if kind == "line":
         return torch.eye(2)
     if kind == "curve":
@@ -239,7 +231,7 @@ def _basis(kind: StrokeKind) -> Tensor:
 
 
 def _path(kind: StrokeKind, points: list[list[float]]) -> str:
-    """A stroke's outline in SVG's terms, from its points in pixels."""
+    """The SVG path of a stroke, from its points in pixels."""
 
     def at(x: float, y: float) -> str:
         return f"{x:.3f} {y:.3f}"

@@ -62,8 +62,7 @@ def load(networks: "Networks") -> Generate:
 
 def generate(networks: "Networks", drawing: Drawing) -> Iterator[Step]:
     """Sample codes by the texts: see `models.requests.generator.Generate`."""
-    from models.sampling.candidates import Candidates
-    from models.sampling.conditioning import condition_on_text
+    from models.sampling.candidates import Candidates, condition_on_text
 
     options = Options.model_validate(drawing.request.options)
     told = condition_on_text(drawing.request, options.guidance, networks)

@@ -185,8 +185,7 @@ def _from_prior(
 def _sampled(networks: "Networks", drawing: Drawing, options: Options) -> "Tensor":
     """Latents of the best candidate that the generator dalle samples, at its own size: (1, D, h, w)"""
     from models.generators import dalle
-    from models.sampling.candidates import Candidates
-    from models.sampling.conditioning import condition_on_text
+    from models.sampling.candidates import Candidates, condition_on_text
 
     vqgan, config = networks.vqgan(), read_card(networks.names.vqgan, networks.names.weights).config
     side = config.ddconfig.resolution

@@ -64,8 +64,7 @@ def load(networks: "Networks") -> Generate:
 def generate(networks: "Networks", drawing: Drawing) -> Iterator[Step]:
     """Sample codes by the class: see `models.requests.generator.Generate`."""
     from models.networks.autoregressive import told_class
-    from models.sampling.candidates import Candidates
-    from models.sampling.conditioning import unconditioned
+    from models.sampling.candidates import Candidates, unconditioned
 
     options = Options.model_validate(drawing.request.options)
     transformer = networks.transformer()

@@ -1,7 +1,8 @@
 """Requests for drawings: what is asked for, as pydantic models; nothing else decides a picture."""
 
 import hashlib
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Required, Self, TypedDict
 
 from pydantic import (
     BaseModel,
@@ -156,6 +157,21 @@ class GenerationRequest(BaseModel, frozen=True, extra="forbid"):
         The Art of Computer Programming 3, 6.4).
         """
         return (self.seed + image * 0x9E3779B1) % (MAX_SEED + 1)
+
+
+class RequestFields(TypedDict, total=False):
+    """What a caller sets of a `GenerationRequest`. None: the generator's default."""
+
+    generator: Required[str]
+    prompts: Required[tuple[Prompt, ...]]
+    presets: Presets
+    width: int | None
+    height: int | None
+    steps: int | None
+    seed: int | None
+    num_images: int
+    options: Mapping[str, Any] | None
+    save: SaveOptions
 
 
 def seed_of_word(word: str) -> int:

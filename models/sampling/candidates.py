@@ -8,8 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.networks.autoregressive import Choice, Sampler, Told
+from models.clip import TextTooLong
+from models.networks.autoregressive import Choice, Conditions, Sampler, Told, guided
 from models.networks.shared_networks import Networks
+from models.networks.vqgan import read_card
 from models.networks.vqgan.vqgan_model import EncoderMissing, Vqgan
 from models.optimize.clip_loss import guides_of, held_out_of, scores
 from models.optimize.loop import to_pixels
@@ -17,6 +19,7 @@ from models.optimize.prompt_targets import to_tensor
 from models.requests import checkpoint
 from models.requests.generator import Drawing, GenerationError, Step
 from models.requests.options import CompletingOptions, SamplingOptions
+from models.requests.request import GenerationRequest
 from models.sampling.profile import AT_ONCE
 
 _UNDRAWN = 0.9
@@ -145,3 +148,56 @@ class Candidates:
         step, arrays = checkpoint.unpack(state, request=self._drawing.request, seed=self._drawing.seed)
         codes = checkpoint.take_tensor(arrays, "codes", torch.zeros(rows, step, dtype=torch.int32))
         return codes.long().to(self._networks.device)
+
+
+def condition_on_text(request: GenerationRequest, guidance: float, networks: Networks) -> Told:
+    """The conditioning of the VQGAN's dalle on the texts of a request.
+
+    Args:
+        request: one of its texts has a weight above 0.
+        guidance: as of `models.networks.autoregressive.guided`.
+
+    Raises:
+        GenerationError: a text is too long, or the VQGAN has no dalle or no prior.
+    """
+    dalle, prior, card = (
+        networks.dalle(),
+        networks.prior(),
+        read_card(networks.names.vqgan, networks.names.weights).dalle,
+    )
+    if dalle is None or prior is None or card is None:
+        raise GenerationError("this VQGAN has no dalle, or no prior for it")
+    clip = networks.clip(card.clip)
+    prompts = [prompt for prompt in request.prompts if prompt.text is not None and prompt.weight_at(0)]
+    weights = torch.tensor([prompt.weight_at(0) for prompt in prompts], device=networks.device)
+    try:
+        with torch.no_grad():
+            embeddings = clip.encode_text([prompt.text or "" for prompt in prompts])
+            words = clip.word_vectors([prompt.text or "" for prompt in prompts])
+            told = dalle.conditions(words, embeddings, prior.logits(embeddings))
+    except TextTooLong as error:
+        raise GenerationError(f"the prompt is too long for {clip.name}: {error}") from error
+    nothing = unconditioned(networks).conditions
+    mix = guided(weights, guidance)
+    counted = mix.nonzero()[:, 0]  # a guidance of 1 leaves out the row without a text
+    both = (torch.cat([getattr(nothing, part), getattr(told, part)]) for part in ("before", "beside", "bias"))
+    return Told(dalle.transformer, Conditions(*(part[counted] for part in both)), mix[counted])
+
+
+def unconditioned(networks: Networks) -> Told:
+    """No conditioning: any image that the transformer knows.
+
+    Raises:
+        GenerationError: the VQGAN has no dalle.
+    """
+    dalle = networks.dalle()
+    if dalle is None:
+        raise GenerationError("this VQGAN has no dalle")
+    device, codes = networks.device, len(dalle.transformer.tokens.weight)
+    with torch.no_grad():
+        known = dalle.conditions(
+            [torch.empty(0, dalle.word.in_features, device=device)],
+            torch.zeros(1, dalle.whole.in_features, device=device),
+            torch.zeros(1, codes, dalle.side, dalle.side, device=device),
+        )
+    return Told(dalle.transformer, known, torch.ones(1, device=device))

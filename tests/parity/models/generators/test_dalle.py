@@ -15,8 +15,7 @@ from models.requests.generator import Drawing, GenerationError
 from models.requests.network_names import NetworkNames
 from models.requests.prompts import parse
 from models.requests.request import InvalidRequest, Presets, Prompt
-from models.sampling.candidates import Candidates
-from models.sampling.conditioning import condition_on_text, unconditioned
+from models.sampling.candidates import Candidates, condition_on_text, unconditioned
 
 NAMES = NetworkNames()
 FEW = {"candidates": 3}
