@@ -198,7 +198,7 @@ class JobSettings(BaseSettings):
         return NetworkNames(
             vqgan=self.vqgan,
             clips=self.guides,
-            judge=self.judge,
+            held_out=self.judge,
             min_dalle=self.min_dalle,
             unclip=self.unclip,
             generators=self.generators,

@@ -185,7 +185,7 @@ def _load(settings: WorkerSettings) -> dict[str, Generate]:
     )
     started_s = time.monotonic()
     loaded = {name: generators.find(name).load(networks) for name in settings.generators}
-    networks.judge()
+    networks.held_out()
     log.info("models loaded", generators=list(loaded), seconds=round(time.monotonic() - started_s, 1))
     if settings.compile_sizes:
         from workers.drawing.precompile import compile_steps

@@ -238,7 +238,7 @@ class _Given:
         precision = pick_precision(names.dtype, self.device)
         clip = ClipNetwork("random", *_random_clip(), self.device, precision)
         self.vqgan, self.guides = lambda: network, lambda: [clip]
-        self.prior = self.judge = lambda: None
+        self.prior = self.held_out = lambda: None
         self.company = Alternating()
 
 

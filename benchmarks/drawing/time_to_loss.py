@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--loss", type=float, default=LOSS, help="of the whole picture, to be reached")
     chosen = parser.parse_args()
-    networks = Networks(NetworkNames(judge="demo-photo"))
+    networks = Networks(NetworkNames(held_out="demo-photo"))
     known: dict[str, Curve] = {}  # the defaults are a row of every table, and drawn once
     for table in chosen.tables:
         print(f"\n{table}\n\n| {table} | reached | steps | seconds | s per step | last loss | judge |")
@@ -143,8 +143,8 @@ def main() -> None:
 def draw(networks: Networks, request: GenerationRequest, prompt: str) -> Curve:
     """Draw a prompt, and look at it as it becomes."""
     generator = find(request.generator).load(networks)
-    judge = networks.judge()
-    assert judge is not None
+    held_out = networks.held_out()
+    assert held_out is not None
     # on a CPU the time of this process alone: other processes then lengthen nothing
     clock = time.process_time if networks.device.type == "cpu" else time.perf_counter
     seconds, started = 0.0, clock()
@@ -154,7 +154,7 @@ def draw(networks: Networks, request: GenerationRequest, prompt: str) -> Curve:
             continue
         pixels = step.render()  # waits for the device
         seconds += clock() - started
-        own, others = (distance(clip, pixels, prompt) for clip in (networks.guides()[0], judge))
+        own, others = (distance(clip, pixels, prompt) for clip in (networks.guides()[0], held_out))
         looks.append((step.index, seconds, own, others))
         started = clock()
     steps, times, losses, distances = (list(values) for values in zip(*looks, strict=True))

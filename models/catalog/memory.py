@@ -49,8 +49,8 @@ def predict(request: GenerationRequest, names: "NetworkNames", *, low_memory: bo
     weights = vqgan_weights(vqgan) + share * sum(weight for weight, _, _ in guides)
     loaded = {request.generator, *names.generators}
     weights += sum(find(name).profile(names).weight_bytes for name in loaded)
-    if names.judge is not None:
-        weights += share * guide_memory(find_card(names.judge, names.weights), names.weights)[0]
+    if names.held_out is not None:
+        weights += share * guide_memory(find_card(names.held_out, names.weights), names.weights)[0]
     picture, sampling = step, 0
     if getattr(options, "start", "dalle") == "dalle":
         # a sequence for each prompt, and one without

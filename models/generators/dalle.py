@@ -1,4 +1,4 @@
-"""A small DALL-E: a transformer goes on from a text with a picture's codes, and CLIP picks the best."""
+"""A small DALL-E: a transformer goes on from a text with a image's codes, and CLIP picks the best."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -27,12 +27,12 @@ class Options(CompletingOptions, frozen=True, extra="forbid"):
         3,
         ge=0,
         le=20,
-        description="how far to go beyond what is likely without the text: 0: no text, 1: as it was trained",
+        description="how far to go beyond what is likely without the text: 0: no text; 1: as trained",
     )
 
 
 def profile(names: NetworkNames, presets: Presets = Presets()) -> Profile:
-    """One size, that of the pictures it was trained on, and a step for each of their codes."""
+    """The one size that it was trained on, and a step for each code."""
     card = read_card(names.vqgan, names.weights)
     options = Options(templates=card.drawing.get("templates", ("{prompt}",)))
     weights = sequence = 0
@@ -55,7 +55,7 @@ def check(request: GenerationRequest, options: Options, names: NetworkNames) -> 
 
 
 def load(networks: "Networks") -> Generate:
-    """Load the transformer, what it stands on, and the CLIPs that rank."""
+    """Load the VQGAN, its prior and dalle, and the CLIPs that rank."""
     networks.vqgan(), networks.prior(), networks.dalle(), networks.guides()
     return partial(generate, networks)
 

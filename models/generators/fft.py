@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from models.optimize.motion import Motion
 
 _COLORS = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
-"""Square root of the covariance of natural pictures' colors, by columns: lightness, then two hues.
+"""Square root of the covariance of natural images' colors, by columns: lightness, then two hues.
 
 Of ImageNet, as published with Lucid, https://github.com/tensorflow/lucid.
 """
 
 _BYTES_PER_PIXEL = 180.0
-"""Of memory that a step takes, at its highest."""
+"""Peak memory of a step."""
 
 _DARKEST = 1 / 512
-"""What an absorbed picture's values are held away from 0 and 1, where the sigmoid has no inverse."""
+"""Distance that an initial image's values keep from 0 and 1, where the sigmoid has no inverse."""
 
 
 class Options(DrawingOptions, frozen=True, extra="forbid"):
@@ -70,10 +70,10 @@ def load(networks: "Networks") -> Generate:
 
 
 class Waves:
-    """A drawer of complex amplitudes, as pairs: (1, 3, H, W // 2 + 1, 2).
+    """Complex amplitudes as pairs, as a drawer: (1, 3, H, W // 2 + 1, 2).
 
-    The picture is the sigmoid of their inverse Fourier transform, mixed into correlated colors. Amplitudes
-    are scaled by a power of 1/f, so that what a step moves is coarse rather than fine, as in pictures (Olah,
+    The image is the sigmoid of their inverse Fourier transform, mixed into correlated colors. Amplitudes
+    are scaled by a power of 1/f: a step changes coarse structure more than fine, as in images (Olah,
     Mordvintsev and Schubert, Feature Visualization, Distill 2017; Mordvintsev et al., Differentiable Image
     Parameterizations, Distill 2018). A wave's amplitude means the same at every resolution.
     """
@@ -83,7 +83,7 @@ class Waves:
 
         self._size, self._share = init.size, 1.0
         colors = torch.tensor(_COLORS)
-        # a unit of the first column moves lightness by as much as before the sigmoid's slope of 1/4
+        # scaled so that the first column has unit length: the sigmoid's slope is 1/4
         self._colors = (colors / colors.norm(dim=0).max()).to(init.device)
         self._unmix = torch.linalg.inv(self._colors.cpu()).to(init.device)
         self._scale = _inverse_frequencies(init.size, options.decay).to(init.device)
@@ -132,7 +132,7 @@ class Waves:
 
 
 def _inverse_frequencies(size: tuple[int, int], decay: float) -> "Tensor":
-    """What each wave's amplitude is multiplied by: (H, W // 2 + 1), 1 for a wave as long as the picture"""
+    """The factor of each wave's amplitude: (H, W // 2 + 1), 1 for a wave as long as the image"""
     import torch
 
     height, width = size
@@ -144,7 +144,7 @@ def _inverse_frequencies(size: tuple[int, int], decay: float) -> "Tensor":
 
 
 def _lowest(spectrum: "Tensor", size: list[int]) -> "Tensor":
-    """The waves that a smaller picture can hold: (..., H, W // 2 + 1) -> (..., h, w // 2 + 1)"""
+    """The waves that a smaller image can hold: (..., H, W // 2 + 1) -> (..., h, w // 2 + 1)"""
     import torch
 
     height, width = size

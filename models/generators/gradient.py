@@ -1,6 +1,6 @@
 """A color gradient from the seed alone: it reads no prompt and needs no weights, to try the service out.
 
-Each step moves the picture from gray a little nearer to the gradient.
+Each step blends the image from gray a little more to the gradient.
 """
 
 import time
@@ -70,5 +70,5 @@ def _render(corners: NDArray[np.float64], request: GenerationRequest, share: flo
     down, right = (np.linspace(0, 1, size)[:, None] for size in (request.height, request.width))
     rows = corners[0] * (1 - down[:, :, None]) + corners[1] * down[:, :, None]  # (H, 2, 3)
     colors = rows[:, :1] * (1 - right) + rows[:, 1:] * right  # (H, W, 3)
-    picture: NDArray[np.uint8] = np.rint(255 * (0.5 + (colors - 0.5) * share)).astype(np.uint8)
-    return picture
+    image: NDArray[np.uint8] = np.rint(255 * (0.5 + (colors - 0.5) * share)).astype(np.uint8)
+    return image

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from models.optimize.motion import Motion
 
 _BYTES_PER_PIXEL = 2400.0
-"""Of memory that a step takes at its highest, with as many strokes as there can be."""
+"""Peak memory of a step, with the largest number of strokes."""
 
 _REACH = 1.2
-"""How far points may lie from the middle, in half pictures: strokes that are out of sight learn nothing."""
+"""Largest distance of a point from the middle, in half images: strokes outside have no gradient."""
 
 _FIT_STEPS = 50
 _FIT_SIDE = 64
@@ -39,7 +39,7 @@ class Options(DrawingOptions, frozen=True, extra="forbid"):
     )
     strokes: int = Field(48, ge=1, le=512, description="how many there are")
     stroke_width: float = Field(
-        0.03, gt=0, le=0.5, description="of the pen at first, in shorter sides of the picture"
+        0.03, gt=0, le=0.5, description="of the pen at first, in shorter sides of the image"
     )
     paper: Color = Field("#ffffff", description="color of the paper")
 
@@ -72,7 +72,7 @@ def load(networks: "Networks") -> Generate:
 
 
 class StrokeDrawer:
-    """A drawer of strokes: points (S, K, 2), widths (S), colors (S, 3), opacities (S) as in `Strokes`."""
+    """Strokes, as a drawer: points (S, K, 2), widths (S), colors (S, 3), opacities (S) as in `Strokes`."""
 
     def __init__(self, options: Options, init: "DrawerInit") -> None:
         import torch
@@ -93,7 +93,7 @@ class StrokeDrawer:
             offsets = 0.25 * torch.stack([angles.cos(), angles.sin()], -1)
         else:
             offsets = 0.2 * torch.randn(number, corners, 2, generator=init.rng).cumsum(1)
-        # as long to the right as downwards
+        # equal lengths in pixels, to the right and downwards
         narrow = torch.tensor([min(init.size) / init.size[1], min(init.size) / init.size[0]])
         self._hold(
             points=(middles + offsets * narrow).to(init.device),
@@ -124,7 +124,7 @@ class StrokeDrawer:
         self.latents["opacities"].clamp_(0, 1)
 
     def init_from(self, image: "Tensor") -> None:
-        """Strokes take the colors under them; then all they have moves until they look like a small copy."""
+        """Strokes take the colors under them; then an optimizer fits all their tensors to a small copy."""
         import torch
         from torch.nn.functional import grid_sample, interpolate
 
@@ -154,7 +154,7 @@ class StrokeDrawer:
 
         matrix = motion.matrix(self._size[1] / self._size[0]).to(self._paper)  # (2, 3)
         points = self.latents["points"].detach() @ matrix[:, :2].T + matrix[:, 2]
-        # what leaves the picture comes back, as if in a mirror at its edge
+        # strokes that leave the image are reflected at its edge
         middles = points.mean(1, keepdim=True)
         points = torch.where(middles.abs() > 1, 2 * middles.sign() - points, points)
         widths = self.latents["widths"].detach() * motion.zoom

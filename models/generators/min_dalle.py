@@ -1,4 +1,4 @@
-"""DALL-E mini or mega by Dayma et al., not OpenAI's DALL-E: a text becomes codes, CLIP picks the best."""
+"""DALL-E mini or mega by Dayma et al., not OpenAI's DALL-E: a text becomes codes, CLIP selects the best."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -33,7 +33,7 @@ class Options(SamplingOptions, frozen=True, extra="forbid"):
 
 
 def profile(names: NetworkNames, presets: Presets = Presets()) -> Profile:
-    """One size, that of the pictures it was trained on, and a step for each of their codes."""
+    """The one size that it was trained on, and a step for each code."""
     card = read_card(names.min_dalle, names.weights)
     return sampled.profile_of(
         card.config,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 _BYTES_PER_PIXEL = 120.0
-"""Of memory that a step takes, at its highest."""
+"""Peak memory of a step."""
 
 _FINE = 0.2
 """Learning rate of single cells, as a share of the washes'."""
@@ -77,10 +77,10 @@ def load(networks: "Networks") -> Generate:
 
 
 class Grid:
-    """A drawer of cells, each of one color: the sum of its own (cells, 3) and of some smooth washes.
+    """Cells of one color each, as a drawer: the sum of their own (cells, 3) and of some smooth washes.
 
-    The washes are coarse grids, interpolated: a step moves large areas and single cells alike, as with the
-    pyramids of Lucid, https://github.com/tensorflow/lucid. Without them CLIP is soon pleased with noise.
+    The washes are coarse grids, interpolated: a step changes large areas and single cells alike, as with the
+    pyramids of Lucid, https://github.com/tensorflow/lucid. Without washes the result is noise.
     """
 
     def __init__(self, options: Options, init: "DrawerInit") -> None:
@@ -108,7 +108,7 @@ class Grid:
 
         from models.runtime.autograd import clamp_to_range
 
-        # a look-up whose gradients are summed in a fixed order on all devices
+        # embedding sums its gradients in a fixed order on all devices
         colored = embedding(self._cells[self._share], clamp_to_range(self._colors()))  # (H, W, 3)
         return colored.permute(2, 0, 1)[None]
 
@@ -148,10 +148,10 @@ class Grid:
         places = torch.stack(torch.meshgrid(right, down, indexing="xy"), -1)  # (H, W, 2)
         return (self._sums(places) / self._pixels)[None, None]
 
-    def _sums(self, picture: "Tensor") -> "Tensor":
+    def _sums(self, image: "Tensor") -> "Tensor":
         """Sums over each cell: (H, W, C) -> (cells, C)"""
-        sums = picture.new_zeros(self._number, picture.shape[2])
-        return sums.index_add_(0, self._cells[1.0].flatten(), picture.flatten(0, 1))
+        sums = image.new_zeros(self._number, image.shape[2])
+        return sums.index_add_(0, self._cells[1.0].flatten(), image.flatten(0, 1))
 
     def _hold(self, colors: "Tensor") -> None:
         self.latents = {"colors": colors.detach().contiguous().requires_grad_(True)}
@@ -179,7 +179,7 @@ def cells_of(
 
     Args:
         cells: rows and columns; half hexagons at the edges come on top of them.
-        size: (H, W) of the picture.
+        size: (H, W) of the image.
         share: of that size, at which the same cells are shown.
 
     Returns:

@@ -1,4 +1,4 @@
-"""unCLIP, the recipe of DALL-E 2, as in Karlo by Kakao Brain: not OpenAI's. Noise becomes a picture."""
+"""unCLIP, the recipe of DALL-E 2, as in Karlo by Kakao Brain: not OpenAI's. Noise becomes an image."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from models.networks.shared_networks import Networks
 
 TIMES = 1000
-"""Of the noise in training: no more steps than these can differ."""
+"""Noise levels in training: the largest number of different steps."""
 
 
 class Options(BaseModel, frozen=True, extra="forbid"):
     """How many steps each part takes, and how closely they follow the prompt."""
 
     prior_steps: int = Field(
-        25, ge=2, le=TIMES, description="steps from the text to a picture's embedding; none with a picture"
+        25, ge=2, le=TIMES, description="steps from the text to a image's embedding; none with an image"
     )
     decoder_steps: int = Field(
-        25, ge=2, le=TIMES, description="steps from the embedding to a picture of a quarter of the size"
+        25, ge=2, le=TIMES, description="steps from the embedding to an image of a quarter of the size"
     )
     upscaling_steps: int = Field(7, ge=2, le=TIMES, description="steps to the whole size")
     prior_guidance: float = Field(
@@ -36,11 +36,11 @@ class Options(BaseModel, frozen=True, extra="forbid"):
         description="how far the embedding goes beyond what is likely without the text: 1: as it was "
         "trained; higher: closer to the text, with less variety",
     )
-    decoder_guidance: float = Field(8, ge=1, le=20, description="likewise, of the picture and its embedding")
+    decoder_guidance: float = Field(8, ge=1, le=20, description="likewise, of the image and its embedding")
 
 
 def profile(names: NetworkNames, presets: Presets = Presets()) -> Profile:
-    """One size, that of the pictures it was trained on, and the steps of the pipelines in diffusers."""
+    """The one size that it was trained on, and the steps of the pipelines in diffusers."""
     refuse_shapes(presets)
     parts = read_parts(names.unclip, names.weights)
     plain, effort = Options(), EFFORTS[presets.quality].steps
@@ -63,14 +63,14 @@ def profile(names: NetworkNames, presets: Presets = Presets()) -> Profile:
 
 
 def check(request: GenerationRequest, options: Options, names: NetworkNames) -> None:
-    """There is one text or one picture, whichever the models read, and the size and the steps fit."""
+    """There is one prompt, a text or an image that the models read, and the size and the steps fit."""
     parts = read_parts(names.unclip, names.weights)
     if len(request.prompts) != 1:
         raise InvalidRequest(
             "/prompts",
             "one_prompt",
-            f"unclip draws one text, or variations of one picture, not {len(request.prompts)} prompts: "
-            "a text and a picture cannot be mixed",
+            f"unclip draws one text, or variations of one image, not {len(request.prompts)} prompts: "
+            "a text and an image cannot be mixed",
         )
     [prompt] = request.prompts
     kind = next(
@@ -83,7 +83,7 @@ def check(request: GenerationRequest, options: Options, names: NetworkNames) -> 
             f"/prompts/0/{kind}", "no_weight", "unclip's one prompt has no weight, stop, begin, end or fade"
         )
     if not (parts.reads_texts if kind == "text" else parts.reads_pictures):
-        what, lacks = ("texts", "prior") if kind == "text" else ("pictures", "image encoder")
+        what, lacks = ("texts", "prior") if kind == "text" else ("images", "image encoder")
         raise InvalidRequest(
             f"/prompts/0/{kind}", "not_read", f"{' and '.join(names.unclip)} cannot read {what}: no {lacks}"
         )

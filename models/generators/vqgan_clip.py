@@ -1,4 +1,4 @@
-"""VQGAN+CLIP: a VQGAN's latents, moved until CLIP finds the prompts in the picture they decode to."""
+"""VQGAN+CLIP: a VQGAN's latents, optimized until CLIP finds the prompts in the decoded image."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -32,16 +32,16 @@ _NO_ENCODER = (
 
 
 class Options(DrawingOptions, frozen=True, extra="forbid"):
-    """Where the latents start, and what holds them."""
+    """Where the latents start, and the losses on them."""
 
     start: Literal["random", "pixels", "gradient", "perlin", "prior", "dalle"] = Field(  # type: ignore[assignment]  # one more
         "random",
         description="where the drawing starts: random: random codes; pixels: uniform noise; gradient: a "
-        "random ramp in each color; perlin: soft noise of three sizes; prior: what it makes of the texts; "
+        "random ramp in each color; perlin: soft noise of three sizes; prior: what it expects of the texts; "
         "dalle: the best of what that generator samples for them",
     )
     candidates: int = Field(
-        16, ge=1, le=64, description="of start=dalle: pictures sampled, of which one is taken"
+        16, ge=1, le=64, description="of start=dalle: images sampled, of which one is taken"
     )
     prior_temperature: float = Field(
         0.7, gt=0, le=10, description="of the prior's code probabilities; higher is softer"
@@ -59,7 +59,7 @@ class Options(DrawingOptions, frozen=True, extra="forbid"):
         "angle to them; gray: pull to zero, which is gray and not the start, ever less (compat=nerdyrodent)",
     )
     latent_decay: Weight = Field(
-        0, description="weight of the latents' mean square, in the first steps: it draws calmer pictures"
+        0, description="weight of the latents' mean square, in the first steps: it draws calmer images"
     )
     latent_decay_drop: Weight = Field(
         0.3, description="by how much latent_decay falls each time, and the optimizer starts anew"

@@ -1,4 +1,4 @@
-"""A VQGAN's own transformer: draws a class, or anything it knows, or the lower part of a picture of yours."""
+"""A VQGAN's own transformer: draws a class, anything it knows, or the lower part of a given image."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Options(CompletingOptions, frozen=True, extra="forbid"):
-    """Which class is drawn; the prompts only say which of the candidates is kept."""
+    """Which class is drawn; the prompts only select among the candidates."""
 
     label: int = Field(
         0, ge=0, le=65_535, description="number of the class to draw, where the transformer knows classes"
@@ -27,7 +27,7 @@ class Options(CompletingOptions, frozen=True, extra="forbid"):
 
 
 def profile(names: NetworkNames, presets: Presets = Presets()) -> Profile:
-    """One size, that of the pictures it was trained on, and a step for each of their codes."""
+    """The one size that it was trained on, and a step for each code."""
     card = read_card(names.vqgan, names.weights)
     options = Options(templates=card.drawing.get("templates", ("{prompt}",)))
     file = card.transformer or card.dalle  # without one, nothing can be drawn

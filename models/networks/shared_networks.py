@@ -74,9 +74,9 @@ class Networks:
         """The CLIPs that guide drawing."""
         return [self.clip(name) for name in self.names.clips]
 
-    def judge(self) -> "ClipNetwork | None":
+    def held_out(self) -> "ClipNetwork | None":
         """The CLIP that scores drawings and guides none; none: there is none."""
-        return None if self.names.judge is None else self.clip(self.names.judge)
+        return None if self.names.held_out is None else self.clip(self.names.held_out)
 
     def vqgan(self) -> "Vqgan":
         """The VQGAN.

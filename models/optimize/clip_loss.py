@@ -63,7 +63,7 @@ def held_out_of(drawing: Drawing, networks: Networks) -> Guide | None:
     Raises:
         GenerationError: an image is not there.
     """
-    clip = networks.judge()
+    clip = networks.held_out()
     return None if clip is None else scorer_of(clip, drawing, networks)
 
 

@@ -8,11 +8,11 @@ from models.weights_io.card import WEIGHTS
 
 @dataclass(frozen=True)
 class NetworkNames:
-    """Which networks to draw with, and where and how to run them."""
+    """The networks to draw with, their device and their precision."""
 
     vqgan: str = "demo"
     clips: tuple[str, ...] = ("demo-icons",)
-    judge: str | None = None  # a CLIP that scores drawings and guides none
+    held_out: str | None = None  # a CLIP that scores drawings and guides none
     min_dalle: str = "min-dalle-mini"
     unclip: tuple[str, ...] = ("karlo-v1-alpha",)  # models whose parts go together
     generators: tuple[str, ...] = ()  # those that are loaded, if known: what they hold takes memory for all

@@ -13,27 +13,27 @@ Weight = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 
 
 class GuideOptions(BaseModel, frozen=True, extra="forbid"):
-    """What CLIP is asked."""
+    """The texts that CLIP compares an image with, and the weights of the CLIPs."""
 
     templates: tuple[Annotated[str, Field(max_length=200)], ...] = Field(
         ("{prompt}",),
         min_length=1,
         max_length=32,
-        description="texts that a prompt is put into; their embeddings are averaged",
+        description="texts with {prompt} in place of the prompt; their embeddings are averaged",
     )
     guide_weights: dict[str, Annotated[float, Field(ge=0, le=10)]] = Field(
-        {}, description="how much each guiding CLIP counts, by its name; 1 where none is said; 0: not used"
+        {}, description="weight of each guiding CLIP, by its name; 1 by default; 0: not used"
     )
 
 
 class SamplingOptions(GuideOptions, frozen=True, extra="forbid"):
-    """How pictures are sampled code by code, and which of them is kept."""
+    """How images are sampled code by code, and which one is selected."""
 
     candidates: int = Field(
         16,
         ge=1,
         le=64,
-        description="pictures sampled side by side; the one that CLIP finds nearest to the prompts is kept",
+        description="images sampled at once; CLIP selects the one nearest to the prompts",
     )
     temperature: float = Field(
         1,
@@ -48,16 +48,16 @@ class SamplingOptions(GuideOptions, frozen=True, extra="forbid"):
 
 
 class CompletingOptions(SamplingOptions, frozen=True, extra="forbid"):
-    """Which part of a picture of one's own is kept, where the VQGAN has an encoder."""
+    """Which part of a given image is kept; the VQGAN needs an encoder."""
 
     init_image: PictureName | None = Field(
-        None, description="a picture whose upper part is kept and gone on from"
+        None, description="an image whose upper part is kept and continued"
     )
     keep: float = Field(0.5, ge=0, lt=1, description="share of the rows of init_image that is kept")
 
 
 class DrawingOptions(GuideOptions, frozen=True, extra="forbid"):
-    """What guides a drawing, how it starts, what is kept of it, how it moves and how fast it learns."""
+    """What guides a drawing, how it starts, what it keeps, how it moves and how fast it learns."""
 
     # what CLIP sees
     cutouts: int = Field(16, ge=1, le=256, description="views that each CLIP sees at each step")
@@ -74,9 +74,9 @@ class DrawingOptions(GuideOptions, frozen=True, extra="forbid"):
         "the whole from further away",
     )
     cut_power: float = Field(1, gt=0, le=10, description="of original and updated: above 1, more are small")
-    whole: float = Field(0.75, ge=0, le=1, description="of views: share that shows the whole picture")
+    whole: float = Field(0.75, ge=0, le=1, description="of views: share that shows the whole image")
 
-    # what else the picture should be
+    # other losses
     contrast: Weight = Field(
         0, description="weight of telling the prompts from other colors and other things"
     )
@@ -98,21 +98,21 @@ class DrawingOptions(GuideOptions, frozen=True, extra="forbid"):
     edge_color: Color = Field("#ffffff", description="color of the margins")
     style: Weight = Field(0, description="weight of looking as if made like `style_image`")
     style_image: PictureName | None = Field(
-        None, description="a picture whose colors and textures to take; it is cut to the drawing's shape"
+        None, description="an image whose colors and textures to take; it is cut to the drawing's shape"
     )
     background: Weight = Field(
-        0, description="how strongly the picture is held to white where its start is white, unless it moves"
+        0, description="how strongly the image is held to white where its start is white, unless it moves"
     )
-    tile: bool = Field(False, description="make the picture's edges meet, so that it tiles without seams")
+    tile: bool = Field(False, description="make the image's edges meet, so that it tiles without seams")
 
-    # where it starts, and what is kept
+    # the start, and what is kept
     start: Literal["random", "pixels", "gradient", "perlin"] = Field(
         "random",
         description="where the drawing starts: random: the generator's own random latents; pixels: uniform "
         "noise; gradient: a random ramp in each color; perlin: soft noise of three sizes",
     )
     init_image: PictureName | None = Field(
-        None, description="a picture to start from in place of `start`; it is stretched to the drawing's size"
+        None, description="an image to start from in place of `start`; it is stretched to the drawing's size"
     )
     init_weight: float = Field(
         0,
@@ -130,7 +130,7 @@ class DrawingOptions(GuideOptions, frozen=True, extra="forbid"):
         0, ge=0, le=256, description="pixels inside the mask's border over which old and new mix"
     )
     overlay_image: PictureName | None = Field(
-        None, description="a picture laid over the drawing at times; it is stretched to its size"
+        None, description="an image laid over the drawing at times; it is stretched to its size"
     )
     overlay_every: int = Field(10, ge=1, le=10_000, description="steps from one overlay to the next")
     overlay_opacity: float = Field(0.3, gt=0, le=1, description="of the overlay")
@@ -166,7 +166,7 @@ class DrawingOptions(GuideOptions, frozen=True, extra="forbid"):
     )
 
     @model_validator(mode="after")
-    def _what_needs_something_else(self) -> Self:
+    def _check_requirements(self) -> Self:
         if self.mask is not None and self.init_image is None:
             raise ValueError("a mask needs an init_image: the pixels to keep")
         if self.style > 0 and self.style_image is None:
@@ -178,11 +178,11 @@ class DrawingOptions(GuideOptions, frozen=True, extra="forbid"):
         return self
 
     def cutouts_at(self, done: float) -> int:
-        """How many views each CLIP sees when this share of the steps is done, the one at hand included."""
+        """How many views each CLIP sees in the step that completes this share of the steps."""
         share = 1 - (1 - self.cutouts_end) * max(0.0, 2 * done - 1)
         return max(1, round(self.cutouts * share))
 
     @property
     def moves(self) -> bool:
-        """Whether the drawing is zoomed, shifted or turned as it goes."""
+        """Whether the drawing is zoomed, shifted or rotated between steps."""
         return (self.zoom, self.pan_x, self.pan_y, self.rotate) != (1, 0, 0, 0)

@@ -1,4 +1,4 @@
-"""Presets: names for sets of a generator's defaults; each is worked out from the generator's own profile."""
+"""Presets: names of sets of defaults, each computed from the profile of a generator."""
 
 import math
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ RATIOS: Mapping[Aspect, float] = {"square": 1, "portrait": 4 / 5, "widescreen": 
 """Width over height."""
 
 SKETCH: Mapping[str, Any] = {
-    "edge": 1,  # something whole on white, rather than a piece of it
+    "edge": 1,  # a whole thing on white, not a part of it
     "learning_rate_hold": 0.5,
     "learning_rate_end": 0.1,
     "beta2": 0.99,
@@ -24,7 +24,7 @@ SKETCH: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class Effort:
-    """What a quality takes, as shares of what `normal` takes."""
+    """The cost of a quality, as shares of that of `normal`."""
 
     steps: float
     cutouts: float
@@ -40,10 +40,10 @@ EFFORTS: Mapping[Quality, Effort] = {
 
 @dataclass(frozen=True)
 class Program:
-    """The defaults of a program of the field, as far as they are the drawing's and not the networks'.
+    """The defaults of another VQGAN+CLIP program, without its networks.
 
     Attributes:
-        sides: of a square that has the area of the program's pictures, in pixels.
+        sides: of a square with the area of the program's images, in pixels.
         options: those that differ from the defaults of the generator's `Options`.
     """
 
@@ -93,7 +93,7 @@ PROGRAMS: Mapping[Compat, Program] = {
             "draft": Effort(0.8, 0.8),
             "normal": Effort(1, 1),
             "better": Effort(1.2, 1.2),
-            "best": Effort(1.4, 0.8),  # its larger CLIPs see fewer
+            "best": Effort(1.4, 0.8),  # its larger CLIPs see fewer views
         },
     ),
 }
@@ -110,12 +110,11 @@ def apply(
 
     Args:
         profile: the defaults at normal quality, in its own shape.
-        sides: of the squares that suit the networks, in pixels; none: the profile's area suits them best, and
-            all sizes keep about that area.
-        programs: those whose defaults the generator has.
+        sides: of the squares that suit the networks, in pixels; None: the profile's area is kept.
+        programs: the ones whose defaults the generator has.
 
     Raises:
-        InvalidRequest: `compat` names a program that the generator does not stand in for.
+        InvalidRequest: the generator does not have the defaults of that program.
     """
     quality = presets.quality
     ratio, side = profile.width / profile.height, math.sqrt(profile.width * profile.height)
@@ -158,7 +157,7 @@ def shape(multiple: int, side: float, ratio: float) -> tuple[int, int]:
 
 
 def refuse_shapes(presets: Presets) -> None:
-    """For generators of one size, which is a square, that stand in for no program.
+    """Refuse presets that a generator of one square size does not have.
 
     Raises:
         InvalidRequest: the presets ask for another shape, or for a program.

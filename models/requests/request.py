@@ -1,4 +1,4 @@
-"""Requests for drawings: what is asked for, as pydantic models; nothing else decides a picture."""
+"""Requests for drawings, as pydantic models: all that decides an image."""
 
 import hashlib
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ MAX_SEED = 2**32 - 1
 MAX_SIDE = 4096
 
 PictureName = Annotated[str, Field(json_schema_extra={"format": "image"})]
-"""A picture among a request's inputs. Over HTTP a client sends the picture itself in this place."""
+"""The name of an image among a request's inputs. Over HTTP a client sends the image itself."""
 
 Quality = Literal["draft", "normal", "better", "best"]
 Aspect = Literal["square", "portrait", "widescreen"]
@@ -33,11 +33,11 @@ _KINDS = ("text", "image", "target", "vector", "noise")
 
 
 class InvalidRequest(ValueError):
-    """A request that cannot be drawn, and the place in it that is to blame.
+    """A request that cannot be drawn, and the field at fault.
 
     Attributes:
         pointer: a JSON pointer such as /options/mask.
-        code: a stable word for programs.
+        code: a stable name of the error, for programs.
     """
 
     def __init__(self, pointer: str, code: str, detail: str) -> None:
@@ -47,14 +47,14 @@ class InvalidRequest(ValueError):
 
 
 class Prompt(BaseModel, frozen=True, extra="forbid"):
-    """One thing to draw towards; a negative weight draws away from it. It is of exactly one kind."""
+    """One thing to draw towards, of exactly one kind; a negative weight draws away from it."""
 
     text: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
     image: PictureName | None = Field(
-        None, description="a picture, cut at each step as the drawing is: likeness in style and in place"
+        None, description="an image, cut at each step as the drawing is: likeness in style and layout"
     )
     target: PictureName | None = Field(
-        None, description="a picture, embedded once and whole: likeness in what it shows"
+        None, description="an image, embedded once and whole: likeness in what it shows"
     )
     vector: (
         Annotated[
@@ -64,7 +64,8 @@ class Prompt(BaseModel, frozen=True, extra="forbid"):
         ]
         | None
     ) = Field(
-        None, description="an embedding of the first guide, as /v1/embeddings gives them; of any length"
+        None,
+        description="an embedding by the first guide, as from /v1/embeddings; its length does not matter",
     )
     noise: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = Field(
         None, description="the seed of a random direction, for variety"
@@ -92,7 +93,7 @@ class Prompt(BaseModel, frozen=True, extra="forbid"):
         return self
 
     @model_serializer(mode="wrap")
-    def _without_what_is_not_said(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields: dict[str, Any] = handler(self)
         return {
             name: value
@@ -101,7 +102,7 @@ class Prompt(BaseModel, frozen=True, extra="forbid"):
         }
 
     def weight_at(self, share: float) -> float:
-        """Its weight when that share of the steps is done."""
+        """The weight after this share of the steps."""
         if self.begin == 0 and self.end == 1:
             return self.weight
         if self.fade == 0:
@@ -112,7 +113,7 @@ class Prompt(BaseModel, frozen=True, extra="forbid"):
 
 
 class Presets(BaseModel, frozen=True, extra="forbid"):
-    """Names for sets of defaults. What a request says itself goes before them."""
+    """Names of sets of defaults. The request's own values override them."""
 
     quality: Quality = "normal"
     aspect: Aspect | None = None  # none: the generator's own size
@@ -120,16 +121,16 @@ class Presets(BaseModel, frozen=True, extra="forbid"):
 
 
 class SaveOptions(BaseModel, frozen=True, extra="forbid"):
-    """What is kept of a drawing, beside the picture itself."""
+    """Which files a drawing keeps, and their format."""
 
-    format: Literal["png", "jpeg", "webp"] = Field("png", description="of the pictures; png is exact")
+    format: Literal["png", "jpeg", "webp"] = Field("png", description="of the images; png is exact")
     quality: int = Field(90, ge=1, le=100, description="of jpeg and webp; webp is exact at 100")
     metadata: bool = Field(
         True,
-        description="write request, seed and versions into each picture, and into a JSON file beside it",
+        description="write request, seed and versions into each image, and into a JSON file beside it",
     )
     thumbnail: int = Field(0, ge=0, le=1024, description="longest side of a small copy in pixels; 0: none")
-    contact_sheet: bool = Field(False, description="one more picture, with all of the job side by side")
+    contact_sheet: bool = Field(False, description="one more image, with all of the job side by side")
     video: Literal["none", "mp4", "webp", "frames"] = Field(
         "none", description="film the drawing: as MP4, as animated WebP, or as a ZIP of PNG frames"
     )
@@ -138,7 +139,7 @@ class SaveOptions(BaseModel, frozen=True, extra="forbid"):
 
 
 class GenerationRequest(BaseModel, frozen=True, extra="forbid"):
-    """All that decides a picture: the same request gives the same bytes on the same machine and versions."""
+    """All that decides an image: equal requests give equal bytes on the same machine and versions."""
 
     generator: str
     prompts: Annotated[tuple[Prompt, ...], Field(min_length=1, max_length=MAX_PROMPTS)]
@@ -151,10 +152,10 @@ class GenerationRequest(BaseModel, frozen=True, extra="forbid"):
     save: SaveOptions = SaveOptions()
 
     def seed_of(self, image: int) -> int:
-        """The seed of one picture of several; picture 0 has the request's own.
+        """The seed of one image of several; image 0 has the request's own.
 
-        They are a golden ratio of 2**32 apart, so that those of neighboring requests do not meet (Knuth,
-        The Art of Computer Programming 3, 6.4).
+        Seeds are 2**32 divided by the golden ratio apart: those of neighboring requests differ (Knuth, The
+        Art of Computer Programming 3, 6.4).
         """
         return (self.seed + image * 0x9E3779B1) % (MAX_SEED + 1)
 
@@ -175,7 +176,7 @@ class RequestFields(TypedDict, total=False):
 
 
 def seed_of_word(word: str) -> int:
-    """The seed that a word stands for: the number that it writes, or else 32 bits of its SHA-256.
+    """The seed of a word: its value if it is a number, else 32 bits of its SHA-256.
 
     Raises:
         ValueError: it is empty.

@@ -23,7 +23,7 @@ FEW = {"candidates": 3}
 
 @pytest.fixture(scope="module")
 def networks():
-    return Networks(NetworkNames(device="cpu", judge="demo-photo"))
+    return Networks(NetworkNames(device="cpu", held_out="demo-photo"))
 
 
 @pytest.fixture(scope="module")

@@ -68,8 +68,8 @@ class LinearClips:
 
     device, company = CPU, Alternating()
 
-    def __init__(self, *clips, judge=None):
-        self.guides, self.judge = lambda: list(clips), lambda: judge
+    def __init__(self, *clips, held_out=None):
+        self.guides, self.held_out = lambda: list(clips), lambda: held_out
 
 
 def picture(seed=0, size=SIZE):
@@ -354,15 +354,17 @@ def test_the_score_is_the_cosine_of_the_whole_picture_and_what_pulls_by_weight()
     assert guidance.score(picture(), 1).item() == pytest.approx((cosines[0] + 3 * cosines[1]).item() / 4)
 
 
-def test_the_judge_scores_texts_and_pictures_whole_and_only_what_pulls():
-    judge = LinearClip("judge", 6, 7)
+def test_the_held_out_clip_scores_texts_and_pictures_whole_and_only_what_pulls():
+    held_out = LinearClip("held_out", 6, 7)
     request = request_of(Prompt(text="a cat"), Prompt(image="photo"), Prompt(noise=1), Prompt(vector=(1.0,)))
-    guide = held_out_of(drawing_of(request), LinearClips(judge=judge))
-    judge.shown.clear()
+    guide = held_out_of(drawing_of(request), LinearClips(held_out=held_out))
+    held_out.shown.clear()
     seen = scores(picture(), [guide], 1).item()
-    assert judge.shown == [1]  # the photo was looked at before
+    assert held_out.shown == [1]  # the photo was looked at before
     alone = [
-        scores(picture(), [held_out_of(drawing_of(request_of(prompt)), LinearClips(judge=judge))], 1).item()
+        scores(
+            picture(), [held_out_of(drawing_of(request_of(prompt)), LinearClips(held_out=held_out))], 1
+        ).item()
         for prompt in request.prompts[:2]
     ]
     assert seen == pytest.approx(sum(alone) / 2)
@@ -373,24 +375,24 @@ def test_the_judge_scores_texts_and_pictures_whole_and_only_what_pulls():
     [[Prompt(text="longer than it can read")], [Prompt(noise=1), Prompt(vector=(1.0, 2.0))]],
     ids=["too long", "not for it"],
 )
-def test_a_judge_that_cannot_tell_says_nothing(prompts):
-    assert held_out_of(drawing_of(request_of(*prompts)), LinearClips(judge=LinearClip("judge"))) is None
+def test_a_held_out_clip_that_cannot_tell_says_nothing(prompts):
+    assert held_out_of(drawing_of(request_of(*prompts)), LinearClips(held_out=LinearClip("held_out"))) is None
 
 
-def test_without_a_judge_there_is_no_held_out_score():
+def test_without_a_held_out_clip_there_is_no_held_out_score():
     assert held_out_of(drawing_of(request_of(Prompt(text="a cat"))), LinearClips()) is None
 
 
-def test_the_judge_that_is_named_is_loaded_once_and_guides_nothing():
-    networks = Networks(NetworkNames(judge="demo-photo"))
-    judge = networks.judge()
-    assert (judge.name, *(guide.name for guide in networks.guides())) == ("demo-photo", "demo-icons")
-    assert networks.judge() is judge
+def test_the_held_out_clip_that_is_named_is_loaded_once_and_guides_nothing():
+    networks = Networks(NetworkNames(held_out="demo-photo"))
+    held_out = networks.held_out()
+    assert (held_out.name, *(guide.name for guide in networks.guides())) == ("demo-photo", "demo-icons")
+    assert networks.held_out() is held_out
     guide = held_out_of(drawing_of(request_of(Prompt(text="a goldfish"))), networks)
     assert -1 <= scores(picture(size=(40, 30)), [guide], 1).item() <= 1
     too_long = request_of(Prompt(text="goldfish " * 40))
     assert held_out_of(drawing_of(too_long), networks) is None
-    assert Networks(NetworkNames()).judge() is None
+    assert Networks(NetworkNames()).held_out() is None
 
 
 DRAWN = {
@@ -411,8 +413,8 @@ def steps_of(networks, checkpoint=None):
     return generator(Drawing(request, seed=4, images={"photo": photo()}, resume_from=checkpoint))
 
 
-def clips_with(judge=None):
-    return LinearClips(LinearClip("first", 8, 5), LinearClip("second", 6, 7), judge=judge)
+def clips_with(held_out=None):
+    return LinearClips(LinearClip("first", 8, 5), LinearClip("second", 6, 7), held_out=held_out)
 
 
 def test_a_drawing_in_phases_by_several_clips_goes_on_byte_for_byte_where_it_was_interrupted():
@@ -427,10 +429,10 @@ def test_a_drawing_in_phases_by_several_clips_goes_on_byte_for_byte_where_it_was
         assert np.array_equal(whole, last[1])
 
 
-def test_the_judge_scores_a_drawing_and_has_no_part_in_it():
+def test_the_held_out_clip_scores_a_drawing_and_has_no_part_in_it():
     without, judged = (
         [(step.loss(), step.score(), step.held_out_score()) for step in islice(steps_of(clips), 3)]
-        for clips in (clips_with(), clips_with(LinearClip("judge", 10, 4)))
+        for clips in (clips_with(), clips_with(LinearClip("held_out", 10, 4)))
     )
     assert [step[:2] for step in without] == [step[:2] for step in judged]
     assert [step[2] for step in without] == [None] * 3

@@ -49,7 +49,7 @@ class Given:
 
     def __init__(self, vqgan: Vqgan, clip) -> None:
         self.vqgan, self.guides = lambda: vqgan, lambda: [clip]
-        self.prior = self.judge = lambda: None
+        self.prior = self.held_out = lambda: None
 
 
 def losses_of_both(

@@ -165,7 +165,7 @@ def test_a_loss_that_is_not_finite_ends_the_drawing(networks):
         def guides(self):
             return [Blind()]
 
-        def judge(self):
+        def held_out(self):
             return None
 
     generator = find("pixels").load(Blinded())

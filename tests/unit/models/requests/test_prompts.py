@@ -187,6 +187,6 @@ def test_weights_are_for_guides_and_leave_one():
 
 
 def test_a_judge_is_no_guide():
-    assert JobSettings(judge="demo-photo").network_names.judge == "demo-photo"
+    assert JobSettings(judge="demo-photo").network_names.held_out == "demo-photo"
     with pytest.raises(ValidationError, match="judge must not be a guide"):
         JobSettings(guides=("demo-icons", "demo-photo"), judge="demo-photo")

@@ -48,7 +48,7 @@ def model(weights: Path) -> Unclip:
 
 @pytest.fixture(scope="module")
 def networks(weights: Path) -> Networks:
-    return Networks(NetworkNames(unclip=BOTH, weights=weights, device="cpu", judge="demo-photo"))
+    return Networks(NetworkNames(unclip=BOTH, weights=weights, device="cpu", held_out="demo-photo"))
 
 
 @pytest.fixture(scope="module")
