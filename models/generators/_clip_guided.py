@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models.networks.shared_networks import Networks
-from models.optimize.loop import Drawer
+from models.optimize.drawer import Drawer
 from models.optimize.objective import draw, init_image
 from models.requests.generator import Drawing, Generate, Step
 from models.requests.options import DrawingOptions

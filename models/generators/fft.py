@@ -1,24 +1,23 @@
 """A spectrum of waves in three colors, moved until CLIP finds the prompt in their sum; needs no VQGAN."""
 
 import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from models.optimize.drawer import Drawer
 from models.requests import presets as known
 from models.requests.generator import Generate, Profile
 from models.requests.network_names import NetworkNames
 from models.requests.options import DrawingOptions
 from models.requests.prompts import check_prompts
-from models.requests.request import GenerationRequest, Presets
+from models.requests.request import Presets
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from models.generators._clip_guided import DrawerInit
     from models.networks.shared_networks import Networks
-    from models.optimize.motion import Motion
 
 _COLORS = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
 """Square root of the covariance of natural images' colors, by columns: lightness, then two hues.
@@ -57,9 +56,7 @@ def profile(names: NetworkNames, presets: Presets = Presets()) -> Profile:
     return known.apply(plain, presets)
 
 
-def check(request: GenerationRequest, options: Options, names: NetworkNames) -> None:
-    """The guides can read the prompts."""
-    check_prompts(request, options, names)
+check = check_prompts
 
 
 def load(networks: "Networks") -> Generate:
@@ -69,7 +66,7 @@ def load(networks: "Networks") -> Generate:
     return _clip_guided.load(networks, Options, Waves)
 
 
-class Waves:
+class Waves(Drawer):
     """Complex amplitudes as pairs, as a drawer: (1, 3, H, W // 2 + 1, 2).
 
     The image is the sigmoid of their inverse Fourier transform, mixed into correlated colors. Amplitudes
@@ -81,54 +78,39 @@ class Waves:
     def __init__(self, options: Options, init: "DrawerInit") -> None:
         import torch
 
-        self._size, self._share = init.size, 1.0
+        self._size = init.size
         colors = torch.tensor(_COLORS)
         # scaled so that the first column has unit length: the sigmoid's slope is 1/4
         self._colors = (colors / colors.norm(dim=0).max()).to(init.device)
         self._unmix = torch.linalg.inv(self._colors.cpu()).to(init.device)
         self._scale = _inverse_frequencies(init.size, options.decay).to(init.device)
-        self.rates: Mapping[str, float] = {}
         if init.start is not None:
             self.init_from(init.start)
         else:
             self.init_from(torch.full((1, 3, *init.size), 0.85, device=init.device))
             noise = 0.01 * torch.randn(1, 3, *self._scale.shape, 2, generator=init.rng)
-            self._hold(self.latents["spectrum"] + noise.to(init.device))
+            self.hold(spectrum=self.latents["spectrum"] + noise.to(init.device))
         self._start = self.latents["spectrum"].detach().clone()
 
     def render(self) -> "Tensor":
         import torch
 
         spectrum = torch.view_as_complex(self.latents["spectrum"]) * self._scale
-        size = [max(1, round(side * self._share)) for side in self._size]
+        size = [max(1, round(side * self.resolution)) for side in self._size]
         if size != list(self._size):
             spectrum = _lowest(spectrum, size)
         waves = torch.fft.irfft2(spectrum, s=size, norm="forward")  # (1, 3, H, W)
         return torch.einsum("ij,njhw->nihw", self._colors, waves).sigmoid()
-
-    def project(self) -> None:
-        pass
 
     def init_from(self, image: "Tensor") -> None:
         import torch
 
         levels = image.clamp(_DARKEST, 1 - _DARKEST).logit()
         waves = torch.einsum("ij,njhw->nihw", self._unmix, levels)
-        self._hold(torch.view_as_real(torch.fft.rfft2(waves, norm="forward") / self._scale))
-
-    def move(self, motion: "Motion") -> None:
-        share, self._share = self._share, 1.0
-        self.init_from(motion.warp(self.render().detach()))
-        self._share = share
-
-    def set_resolution(self, share: float) -> None:
-        self._share = share
+        self.hold(spectrum=torch.view_as_real(torch.fft.rfft2(waves, norm="forward") / self._scale))
 
     def from_start(self) -> "Tensor":
         return (self.latents["spectrum"] - self._start).pow(2).mean()
-
-    def _hold(self, spectrum: "Tensor") -> None:
-        self.latents = {"spectrum": spectrum.detach().contiguous().requires_grad_(True)}
 
 
 def _inverse_frequencies(size: tuple[int, int], decay: float) -> "Tensor":

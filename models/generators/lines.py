@@ -1,16 +1,16 @@
 """Pen strokes or filled shapes on paper, moved until CLIP finds the prompt; as SVG, too; needs no VQGAN."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from models.optimize.drawer import Drawer
 from models.requests import presets as known
 from models.requests.generator import Generate, Profile
 from models.requests.network_names import NetworkNames
 from models.requests.options import Color, DrawingOptions
 from models.requests.prompts import check_prompts
-from models.requests.request import GenerationRequest, Presets
+from models.requests.request import Presets
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,9 +59,7 @@ def profile(names: NetworkNames, presets: Presets = Presets()) -> Profile:
     return known.apply(plain, presets)
 
 
-def check(request: GenerationRequest, options: Options, names: NetworkNames) -> None:
-    """The guides can read the prompts."""
-    check_prompts(request, options, names)
+check = check_prompts
 
 
 def load(networks: "Networks") -> Generate:
@@ -71,7 +69,7 @@ def load(networks: "Networks") -> Generate:
     return _clip_guided.load(networks, Options, StrokeDrawer)
 
 
-class StrokeDrawer:
+class StrokeDrawer(Drawer):
     """Strokes, as a drawer: points (S, K, 2), widths (S), colors (S, 3), opacities (S) as in `Strokes`."""
 
     def __init__(self, options: Options, init: "DrawerInit") -> None:
@@ -82,8 +80,8 @@ class StrokeDrawer:
         self._kind, self._paper_color = options.stroke_kind, options.paper
         paper = bytes.fromhex(options.paper[1:])
         self._paper = torch.tensor(list(paper), device=init.device).float().div(255)
-        self._size, self._share = init.size, 1.0
-        self.rates: Mapping[str, float] = {"widths": 0.1, "opacities": 0.7}
+        self._size = init.size
+        self.rates = {"widths": 0.1, "opacities": 0.7}
 
         number, corners = options.strokes, POINTS[options.stroke_kind]
         middles = torch.rand(number, 1, 2, generator=init.rng) * 1.2 - 0.6
@@ -95,7 +93,7 @@ class StrokeDrawer:
             offsets = 0.2 * torch.randn(number, corners, 2, generator=init.rng).cumsum(1)
         # equal lengths in pixels, to the right and downwards
         narrow = torch.tensor([min(init.size) / init.size[1], min(init.size) / init.size[0]])
-        self._hold(
+        self.hold(
             points=(middles + offsets * narrow).to(init.device),
             widths=torch.full([number], options.stroke_width, device=init.device),
             colors=torch.rand(number, 3, generator=init.rng).to(init.device),
@@ -108,11 +106,10 @@ class StrokeDrawer:
         self._start = {name: self.latents[name].detach().clone() for name in ("points", "colors")}
 
     def render(self) -> "Tensor":
-        height, width = (max(1, round(side * self._share)) for side in self._size)
+        height, width = (max(1, round(side * self.resolution)) for side in self._size)
         return self._rendered((height, width))
 
     def svg(self) -> str:
-        """See `models.optimize.loop.VectorDrawer`."""
         from models.generators._rasterizer import svg_of
 
         return svg_of(self._strokes(), self._paper_color, self._size)
@@ -133,7 +130,7 @@ class StrokeDrawer:
         small = interpolate(image.detach(), size=(height, width), mode="area")
         places = self.latents["points"].detach()[None]
         under = grid_sample(small, places, padding_mode="border", align_corners=False)  # (1, 3, S, K)
-        self._hold(**{**self.latents, "colors": under[0].mean(2).T})
+        self.hold(**{**self.latents, "colors": under[0].mean(2).T})
         groups = [
             {"params": [latents], "lr": 0.03 * self.rates.get(name, 1)}
             for name, latents in self.latents.items()
@@ -147,7 +144,7 @@ class StrokeDrawer:
             optimizer.step()
             with torch.no_grad():
                 self.project()
-        self._hold(**self.latents)
+        self.hold(**self.latents)
 
     def move(self, motion: "Motion") -> None:
         import torch
@@ -158,12 +155,9 @@ class StrokeDrawer:
         middles = points.mean(1, keepdim=True)
         points = torch.where(middles.abs() > 1, 2 * middles.sign() - points, points)
         widths = self.latents["widths"].detach() * motion.zoom
-        self._hold(**{**self.latents, "points": points, "widths": widths})
+        self.hold(**{**self.latents, "points": points, "widths": widths})
         with torch.no_grad():
             self.project()
-
-    def set_resolution(self, share: float) -> None:
-        self._share = share
 
     def from_start(self) -> "Tensor":
         import torch
@@ -180,9 +174,3 @@ class StrokeDrawer:
         from models.generators._rasterizer import Strokes
 
         return Strokes(self._kind, **self.latents)
-
-    def _hold(self, **latents: "Tensor") -> None:
-        self.latents = {
-            name: tensor.detach().clone().contiguous().requires_grad_(True)
-            for name, tensor in latents.items()
-        }

@@ -1,11 +1,11 @@
 """Pixel art: a grid of square or hexagonal cells, moved until CLIP finds the prompt in it; needs no VQGAN."""
 
 import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from models.optimize.drawer import Drawer
 from models.requests import presets as known
 from models.requests.generator import Generate, Profile
 from models.requests.network_names import NetworkNames
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from models.generators._clip_guided import DrawerInit
     from models.networks.shared_networks import Networks
-    from models.optimize.motion import Motion
 
 
 _BYTES_PER_PIXEL = 120.0
@@ -76,7 +75,7 @@ def load(networks: "Networks") -> Generate:
     return _clip_guided.load(networks, Options, Grid)
 
 
-class Grid:
+class Grid(Drawer):
     """Cells of one color each, as a drawer: the sum of their own (cells, 3) and of some smooth washes.
 
     The washes are coarse grids, interpolated: a step changes large areas and single cells alike, as with the
@@ -91,12 +90,11 @@ class Grid:
             share: cells_of(options.grid, (rows, options.columns), init.size, share).to(init.device)
             for share in (0.5, 1.0)
         }
-        self._share = 1.0
         self._number = 1 + int(self._cells[1.0].max())
         self._pixels = self._sums(torch.ones(*init.size, 1, device=init.device)).clamp(min=1)
         self._centers = self._centers_of(init.size, init.device)
         self._washes = _wash_sizes(rows, options.columns)
-        self.rates: Mapping[str, float] = {"colors": _FINE}
+        self.rates = {"colors": _FINE}
         if init.start is not None:
             self.init_from(init.start)
         else:
@@ -109,22 +107,11 @@ class Grid:
         from models.runtime.autograd import clamp_to_range
 
         # embedding sums its gradients in a fixed order on all devices
-        colored = embedding(self._cells[self._share], clamp_to_range(self._colors()))  # (H, W, 3)
+        colored = embedding(self._cells[self.resolution], clamp_to_range(self._colors()))  # (H, W, 3)
         return colored.permute(2, 0, 1)[None]
-
-    def project(self) -> None:
-        pass
 
     def init_from(self, image: "Tensor") -> None:
         self._hold(self._sums(image[0].permute(1, 2, 0)) / self._pixels)
-
-    def move(self, motion: "Motion") -> None:
-        share, self._share = self._share, 1.0
-        self.init_from(motion.warp(self.render().detach()))
-        self._share = share
-
-    def set_resolution(self, share: float) -> None:
-        self._share = share
 
     def from_start(self) -> "Tensor":
         return (self._colors() - self._start).pow(2).mean()
@@ -154,10 +141,8 @@ class Grid:
         return sums.index_add_(0, self._cells[1.0].flatten(), image.flatten(0, 1))
 
     def _hold(self, colors: "Tensor") -> None:
-        self.latents = {"colors": colors.detach().contiguous().requires_grad_(True)}
-        for rows, columns in self._washes:
-            wash = colors.new_zeros(1, 3, rows, columns)
-            self.latents[f"wash {rows}x{columns}"] = wash.requires_grad_(True)
+        washes = {f"wash {rows}x{columns}": (rows, columns) for rows, columns in self._washes}
+        self.hold(colors=colors, **{name: colors.new_zeros(1, 3, *size) for name, size in washes.items()})
 
 
 def _wash_sizes(rows: int, columns: int) -> list[tuple[int, int]]:

@@ -1,6 +1,6 @@
 """VQGAN+CLIP: a VQGAN's latents, optimized until CLIP finds the prompts in the decoded image."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
@@ -9,6 +9,7 @@ from pydantic import Field
 
 from models.networks.footprint import decoder_bytes
 from models.networks.vqgan import read_card
+from models.optimize.drawer import Drawer
 from models.requests import presets as known
 from models.requests.generator import Drawing, Generate, GenerationError, Profile, Step
 from models.requests.network_names import NetworkNames
@@ -197,7 +198,7 @@ def _sampled(networks: "Networks", drawing: Drawing, options: Options) -> "Tenso
     return vqgan.lookup(candidates.finish())
 
 
-class VqganLatents:
+class VqganLatents(Drawer):
     """Latents (1, D, h, w), as a drawer: each place renders its nearest code; gradients pass unrounded."""
 
     def __init__(
@@ -213,9 +214,8 @@ class VqganLatents:
         self._low, self._high = vqgan.low, vqgan.high
         self._whole = self._grid = latents.shape[2:]  # at the full size, and at the current resolution
         self._start = latents.clone()
-        self.rates: Mapping[str, float] = {}
         self.quantized = latents  # as of the last render
-        self._hold(latents)
+        self.hold(z=latents)
 
     def render(self) -> "Tensor":
         from models.runtime.autograd import clamp_to_range, straight_through
@@ -238,19 +238,19 @@ class VqganLatents:
 
     def init_from(self, image: "Tensor") -> None:
         size = [side * self._vqgan.factor for side in self._grid]
-        self._hold(_encode(self._vqgan, _scaled(image, size)))
+        self.hold(z=_encode(self._vqgan, _scaled(image, size)))
 
     def move(self, motion: "Motion") -> None:
         latents, image = self.latents["z"].detach(), self.render()
         # carry along what encoding loses of the latents: many moves would wash the image out otherwise
         lost = latents - _encode(self._vqgan, image)
-        self._hold(_encode(self._vqgan, motion.warp(image)) + motion.carry(lost))
+        self.hold(z=_encode(self._vqgan, motion.warp(image)) + motion.carry(lost))
 
     def set_resolution(self, share: float) -> None:
         import torch
 
         self._grid = torch.Size(max(1, round(side * share)) for side in self._whole)
-        self._hold(_scaled(self.latents["z"].detach(), self._grid))
+        self.hold(z=_scaled(self.latents["z"].detach(), self._grid))
 
     def from_start(self) -> "Tensor":
         from models.optimize.image_losses import squared_distance
@@ -284,9 +284,6 @@ class VqganLatents:
 
     def _start_now(self) -> "Tensor":
         return _scaled(self._start, self._grid)
-
-    def _hold(self, latents: "Tensor") -> None:
-        self.latents = {"z": latents.detach().clone().contiguous().requires_grad_(True)}
 
 
 def _encode(vqgan: "Vqgan", image: "Tensor") -> "Tensor":

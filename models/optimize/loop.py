@@ -1,16 +1,16 @@
 """The optimization loop: an optimizer moves an image's parameters until a loss is low, one step at a time."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.optimize.motion import Motion
+from models.optimize.drawer import Drawer
 from models.requests import checkpoint
 from models.requests.generator import Drawing, GenerationError, Step
 from models.requests.options import DrawingOptions
@@ -18,44 +18,6 @@ from models.runtime.batched_steps import Company, FailedTogether
 
 _CHECK_EVERY = 10
 """Steps between two checks of the plateau: each check waits for the device."""
-
-
-class Drawer(Protocol):
-    """Parameters that render to an image: VQGAN latents, a pixel grid, a spectrum or strokes."""
-
-    @property
-    def latents(self) -> Mapping[str, Tensor]:
-        """The parameters by name; each requires grad. All methods but `render` may replace them."""
-
-    @property
-    def rates(self) -> Mapping[str, float]:
-        """Learning rates by the same names, as shares of the schedule's; 1 for a name that is not here."""
-
-    def render(self) -> Tensor:
-        """(1, 3, H, W) in [0, 1], differentiable; smaller while the resolution is below 1."""
-
-    def project(self) -> None:
-        """Move the latents, in place, to the nearest valid ones."""
-
-    def init_from(self, image: Tensor) -> None:
-        """Fit the latents to an image of the full size, as well as they can: (1, 3, H, W) in [0, 1]"""
-
-    def move(self, motion: Motion) -> None:
-        """Zoom, shift and rotate the image."""
-
-    def set_resolution(self, share: float) -> None:
-        """Render at this share of the full size, 0.5 or 1; the image is kept."""
-
-    def from_start(self) -> Tensor:
-        """Mean squared distance of the latents from where they started: a scalar."""
-
-
-@runtime_checkable
-class VectorDrawer(Protocol):
-    """A drawer whose image consists of shapes."""
-
-    def svg(self) -> str:
-        """The shapes, without what the objective composes over them, as an SVG of the image's full size."""
 
 
 class Objective(Protocol):
@@ -170,7 +132,7 @@ class _State:
             loss=partial(self._checked, loss),
             score=self._score,
             held_out_score=self._held_out_score,
-            svg=self._svg if isinstance(self._drawer, VectorDrawer) else None,
+            svg=None if self._drawer.svg is None else partial(self._svg, self._drawer.svg),
             ends_early=ends_early,
         )
 
@@ -195,10 +157,9 @@ class _State:
     def _held_out_score(self) -> float | None:
         return self._objective.held_out_score(self._shown())
 
-    def _svg(self) -> str:
+    def _svg(self, svg: Callable[[], str]) -> str:
         self.check()
-        assert isinstance(self._drawer, VectorDrawer)
-        return self._drawer.svg()
+        return svg()
 
     def _checked(self, loss: Tensor) -> float:
         self.check()

@@ -1,7 +1,6 @@
 """The objective of a drawing that CLIP guides, by the options of its request."""
 
 from collections.abc import Iterator
-from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +9,10 @@ from torch import Tensor
 from models.cutouts.cutouts import Cutouts, cutouts_of
 from models.networks.shared_networks import Networks
 from models.optimize.clip_loss import ClipLoss, guides_of, held_out_of, scores
+from models.optimize.drawer import Drawer
 from models.optimize.image_losses import ImageLosses, colors_of, in_palette, white_mask
 from models.optimize.init_image import random_image
-from models.optimize.loop import Drawer, optimize
+from models.optimize.loop import optimize
 from models.optimize.mask import mask_of
 from models.optimize.motion import Motion
 from models.optimize.prompt_targets import to_tensor
@@ -23,17 +23,6 @@ from models.runtime.batched_steps import Compute
 
 _UNTIL_PALETTE = 0.75
 """Share of the steps after which CLIP sees the image in the palette's colors only."""
-
-
-@runtime_checkable
-class RegularizedDrawer(Protocol):
-    """A drawer with a loss of its own."""
-
-    def latent_loss(self, index: int) -> Tensor:
-        """The loss of the latents in step `index`, of 1 … steps: a scalar."""
-
-    def restarts(self, index: int) -> bool:
-        """Whether the optimizer starts anew at step `index`."""
 
 
 def draw(
@@ -82,7 +71,6 @@ class GuidedObjective:
         start: Tensor | None = None,
     ) -> None:
         self._drawer, self._drawing, self._options, self._device = drawer, drawing, options, networks.device
-        self._regularized = drawer if isinstance(drawer, RegularizedDrawer) else None
         self._compute = networks.company.compute
         self.rng = torch.Generator().manual_seed(drawing.seed)
         self._index = 1  # of the last step
@@ -118,8 +106,8 @@ class GuidedObjective:
             loss = loss + options.style * self._style(image)
         if options.init_weight and not options.moves:
             loss = loss + options.init_weight / 2 * drawer.from_start()
-        if self._regularized is not None:
-            loss = loss + self._regularized.latent_loss(index)
+        if (latent_loss := drawer.latent_loss(index)) is not None:
+            loss = loss + latent_loss
         return loss
 
     def before_step(self, index: int) -> bool:
@@ -133,7 +121,7 @@ class GuidedObjective:
             if overlays and self._overlay is not None:
                 rendered = self._full(drawer.render())
                 drawer.init_from(torch.lerp(rendered, self._overlay, options.overlay_opacity))
-        return moves or overlays or (self._regularized is not None and self._regularized.restarts(index))
+        return moves or overlays or drawer.restarts(index)
 
     def show(self, image: Tensor) -> Tensor:
         return self._composed(image, 1)

@@ -69,21 +69,21 @@ def test_an_interrupted_picture_ends_byte_for_byte_as_if_it_had_not_been(network
 
 
 @pytest.mark.parametrize("generator", SMALL)
-def test_a_frugal_drawing_keeps_far_less_and_has_the_same_losses(networks, generator):
+def test_a_drawing_with_low_memory_keeps_far_less_and_has_the_same_losses(networks, generator):
     many = SMALL[generator]["options"] | {"cutouts": 16}
     request = request_of(generator, steps=2, options=many)
     losses, kept_bytes = {}, {}
-    for frugal in (False, True):
+    for low_memory in (False, True):
         kept = []
 
         def keep(tensor, kept=kept):
             kept.append(tensor.nbytes)
             return tensor
 
-        steps = find(generator).load(networks)(Drawing(request, seed=11, low_memory=frugal))
+        steps = find(generator).load(networks)(Drawing(request, seed=11, low_memory=low_memory))
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            losses[frugal] = next(steps).loss()
-        kept_bytes[frugal] = sum(kept)
+            losses[low_memory] = next(steps).loss()
+        kept_bytes[low_memory] = sum(kept)
     assert losses[True] == pytest.approx(losses[False], abs=1e-5)
     # what the decoder keeps for the way back is kept all the same
     assert kept_bytes[True] < 0.7 * kept_bytes[False]

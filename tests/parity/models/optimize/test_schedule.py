@@ -9,6 +9,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from models.cutouts.cutouts import cutouts_of
 from models.generators import available, complete, find
 from models.networks.shared_networks import Networks
+from models.optimize.drawer import Drawer
 from models.optimize.loop import Schedule, optimize
 from models.requests.generator import Drawing, GenerationError
 from models.requests.network_names import NetworkNames
@@ -20,20 +21,17 @@ from models.runtime.batched_steps import Alternating
 SIDE = 16
 
 
-class PixelDrawer:
+class PixelDrawer(Drawer):
     """A drawer of pixels, and the sizes that it rendered."""
 
     def __init__(self, value=0.5):
         self.latents = {"pixels": torch.full((1, 3, SIDE, SIDE), value, requires_grad=True)}
-        self.rates, self.sizes = {}, []
+        self.sizes = []
 
     def render(self):
         if torch.is_grad_enabled():
             self.sizes.append(self.latents["pixels"].shape[-1])
         return self.latents["pixels"]
-
-    def project(self):
-        pass
 
     def set_resolution(self, share):
         pixels = F.interpolate(self.latents["pixels"].detach(), size=round(SIDE * share), mode="nearest")

@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw
 
 from models.generators import complete, find
 from models.networks.shared_networks import Networks
+from models.optimize.drawer import Drawer
 from models.optimize.mask import open_share
 from models.optimize.motion import Motion
 from models.optimize.objective import GuidedObjective
@@ -55,7 +56,7 @@ def steps_of(networks, request, checkpoint=None):
     return loaded(Drawing(request, seed=5, images=PICTURES, resume_from=checkpoint))
 
 
-class PixelDrawer:
+class PixelDrawer(Drawer):
     """The simplest drawer: the image itself, and the methods that were called."""
 
     def __init__(self, image):
