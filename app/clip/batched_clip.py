@@ -1,4 +1,4 @@
-"""CLIP for many callers: pictures decoded on threads, batches for the device, and a memory for texts."""
+"""One CLIP for many callers: images decoded on threads, batches for the device, caches of embeddings."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import Protocol, Self
 
 import numpy as np
 
-from app.clip.batcher import Batcher, Device
+from app.clip.batcher import Batcher, BatchLimits, Device
 from app.clip.image_pipeline import EmbeddingCache, ImagePipeline
 from app.http.body import check_limit
 from app.http.concurrency import both
@@ -22,7 +22,7 @@ from jobs.images import ImageLimits, decode
 from models.clip import ClipEncoder, Embeddings, Pixels
 from models.clip.zero_shot import ensemble, fill_templates
 
-_FEW_TEXTS = 16  # whose tokens are counted sooner than a thread is woken
+_FEW_TEXTS = 16  # counting their tokens takes less time than waking a thread
 
 
 class TextRefused(HttpProblem):
@@ -36,7 +36,7 @@ class TextRefused(HttpProblem):
 
 @dataclass(frozen=True)
 class Text:
-    """A text, and where in the request it came from."""
+    """A text, and its place in the request."""
 
     text: str
     pointer: str
@@ -44,14 +44,14 @@ class Text:
 
 @dataclass
 class Timings:
-    """Where the time of one request went. What ran side by side counts once."""
+    """How long one request took, by stage. Work that ran side by side counts once."""
 
     decode_s: float = 0.0
     queue_s: float = 0.0
     encode_s: float = 0.0
 
     def add(self, *, decode_s: float = 0.0, queue_s: float, encode_s: float) -> None:
-        """Take account of an item."""
+        """Add the times of an item."""
         self.decode_s = max(self.decode_s, decode_s)
         self.queue_s = max(self.queue_s, queue_s)
         self.encode_s = max(self.encode_s, encode_s)
@@ -64,30 +64,23 @@ class Timings:
 
 @dataclass(frozen=True)
 class EncoderLimits:
-    """How much one model takes at once, and what it may keep."""
+    """How one model forms batches, and how much it caches."""
 
-    max_batch_images: int
-    max_batch_texts: int
-    batches_at_once_images: int
-    batches_at_once_texts: int
-    cores_images: int | None  # of a batch that is alone; none: all
-    cores_texts: int | None
-    max_waiting_images: int
-    max_waiting_texts: int
-    max_wait_s: float
+    images: BatchLimits
+    texts: BatchLimits
     window: int
     text_cache_rows: int
     image_cache_rows: int
     exact_decode: bool
-    image: ImageLimits
+    decode: ImageLimits
 
 
 class BatchedClip:
     """One CLIP, shared by all requests. Use as an async context manager.
 
     Args:
-        templates: of the model's card.
-        pool: threads that decode pictures and count tokens.
+        templates: from the card of the model.
+        pool: threads that decode images and count tokens.
     """
 
     def __init__(
@@ -101,34 +94,26 @@ class BatchedClip:
     ) -> None:
         self.encoder = encoder
         self.templates = tuple(templates)
-        self.max_batch_images = limits.max_batch_images
+        self.max_batch_images = limits.images.max_batch
         self._pool = pool
         self._limits = limits
         self._metrics = metrics
-        self._text_rows: EmbeddingCache[str] = EmbeddingCache(limits.text_cache_rows)
-        self._label_rows: EmbeddingCache[tuple[tuple[str, ...], tuple[str, ...]]] = EmbeddingCache(
+        self._text_cache: EmbeddingCache[str] = EmbeddingCache(limits.text_cache_rows)
+        self._label_cache: EmbeddingCache[tuple[tuple[str, ...], tuple[str, ...]]] = EmbeddingCache(
             limits.text_cache_rows
         )
-        # what they call knows nothing of this object: a cycle would keep a model that was put out
+        # callbacks must not reference `self`: a reference cycle would keep an evicted model in memory
         self._images: Batcher[Pixels, Embeddings] = Batcher(
             partial(_encode_images, encoder),
             device,
-            max_batch=limits.max_batch_images,
-            at_once=limits.batches_at_once_images,
-            max_cores=limits.cores_images,
-            max_reserved=limits.max_waiting_images,
-            max_wait_s=limits.max_wait_s,
-            observe=partial(_observe, metrics, "image"),
+            limits.images,
+            partial(_observe, metrics, "image"),
         )
         self._texts: Batcher[str, Embeddings] = Batcher(
-            partial(_encode_texts, encoder, self._text_rows),
+            partial(_encode_texts, encoder, self._text_cache),
             device,
-            max_batch=limits.max_batch_texts,
-            at_once=limits.batches_at_once_texts,
-            max_cores=limits.cores_texts,
-            max_reserved=limits.max_waiting_texts,
-            max_wait_s=limits.max_wait_s,
-            observe=partial(_observe, metrics, "text"),
+            limits.texts,
+            partial(_observe, metrics, "text"),
         )
         self.pipeline = ImagePipeline(
             self._images,
@@ -149,33 +134,33 @@ class BatchedClip:
 
     @property
     def in_use(self) -> bool:
-        """Whether anything is in work."""
+        """Whether items are in work."""
         return bool(self._images.reserved or self._texts.reserved)
 
     def check_room(self) -> None:
-        """Raises app.http.errors.Overloaded: not one picture more is taken now."""
+        """Raises app.http.errors.Overloaded: the model accepts no more image now."""
         self._images.check(1)
 
     async def embed_images(self, sources: Sequence[Source], timings: Timings) -> Embeddings:
-        """Pictures -> (N, D)
+        """Images -> (N, D)
 
         Raises:
-            app.http.image_input.ImageRefused: one or several cannot be taken; `faults` has them all.
-            app.http.errors.Overloaded: too many pictures are in work.
+            app.http.image_input.ImageRefused: `faults` lists all images that are refused.
+            app.http.errors.Overloaded: too many images are in work.
         """
         if not sources:
             return self._no_rows()
-        seen = await self.pipeline.embed(sources)
-        for one in seen:
-            timings.add(decode_s=one.decode_s, queue_s=one.queue_s, encode_s=one.encode_s)
-        self._metrics.queue_seconds.labels("image").observe(max(one.queue_s for one in seen))
-        return np.stack([one.row for one in seen])
+        embedded = await self.pipeline.embed(sources)
+        for image in embedded:
+            timings.add(decode_s=image.decode_s, queue_s=image.queue_s, encode_s=image.encode_s)
+        self._metrics.queue_seconds.labels("image").observe(max(image.queue_s for image in embedded))
+        return np.stack([image.row for image in embedded])
 
     async def embed_texts(self, texts: Sequence[Text], timings: Timings) -> tuple[Embeddings, int]:
-        """Texts -> (N, D), and how many tokens they are.
+        """Texts -> (N, D), and the number of their tokens.
 
         Raises:
-            TextRefused: some are too long for the model; `faults` has them all.
+            TextRefused: `faults` lists all texts that are too long for the model.
             app.http.errors.Overloaded: too many texts are in work.
         """
         if not texts:
@@ -184,12 +169,12 @@ class BatchedClip:
             tokens = self._count_tokens(texts)
         else:
             tokens = await asyncio.get_running_loop().run_in_executor(self._pool, self._count_tokens, texts)
-        known = {item.text: self._text_rows.get(item.text) for item in texts}
+        known = {item.text: self._text_cache.get(item.text) for item in texts}
         missing = [text for text, rows in known.items() if rows is None]
         self._metrics.text_cache.labels("hit").inc(len(known) - len(missing))
         self._metrics.text_cache.labels("miss").inc(len(missing))
-        with self._texts.reserve(len(missing)) as lane:
-            done = await self._texts.submit(missing, lane)
+        with self._texts.reserve(len(missing)) as reservation:
+            done = await self._texts.submit(missing, reservation)
         timings.add(queue_s=done.queue_s, encode_s=done.run_s)
         self._metrics.queue_seconds.labels("text").observe(done.queue_s)
         found = {text: rows[0] for text, rows in known.items() if rows is not None}
@@ -199,15 +184,15 @@ class BatchedClip:
     async def embed_labels(
         self, labels: Sequence[str], templates: Sequence[str], timings: Timings
     ) -> Embeddings:
-        """One row per label, its templates averaged: (L, D). Raises as `embed_texts`."""
+        """One row per label, the average over the templates: (L, D). Raises as `embed_texts`."""
         key = (tuple(labels), tuple(templates))
-        rows = self._label_rows.get(key)
+        rows = self._label_cache.get(key)
         if rows is None:
             filled = fill_templates(labels, templates)
             texts = [Text(text, f"#/labels/{index // len(templates)}") for index, text in enumerate(filled)]
             embeddings, _ = await self.embed_texts(texts, timings)
             rows = ensemble(embeddings, len(templates))
-            self._label_rows.put(key, rows)
+            self._label_cache.put(key, rows)
         return rows
 
     def _count_tokens(self, texts: Sequence[Text]) -> int:
@@ -232,22 +217,22 @@ class BatchedClip:
 
 def _prepare(encoder: ClipEncoder, limits: EncoderLimits, data: bytes) -> Pixels:
     draft_side = None if limits.exact_decode else encoder.draft_size
-    return encoder.preprocess(decode(data, limits.image, draft_side), exact=limits.exact_decode)
+    return encoder.preprocess(decode(data, limits.decode, draft_side), exact=limits.exact_decode)
 
 
 def _encode_images(encoder: ClipEncoder, batch: list[Pixels]) -> list[Embeddings]:
     return list(encoder.encode_images(np.stack(batch)))
 
 
-def _encode_texts(encoder: ClipEncoder, kept: EmbeddingCache[str], batch: list[str]) -> list[Embeddings]:
-    # an earlier batch may have had the same text since it was asked for
-    found = {text: kept.get(text) for text in batch}
+def _encode_texts(encoder: ClipEncoder, cache: EmbeddingCache[str], batch: list[str]) -> list[Embeddings]:
+    # an earlier batch may have encoded the same text
+    found = {text: cache.get(text) for text in batch}
     missing = [text for text, rows in found.items() if rows is None]
     if missing:
         for text, row in zip(missing, encoder.encode_texts(missing), strict=True):
             found[text] = rows = row[None].copy()
-            # kept here, on the device's thread, so that the work of callers who left is not lost
-            kept.put(text, rows)
+            # cached here, on the thread of the device, so that work for callers who left is not lost
+            cache.put(text, rows)
     return [rows[0] for rows in map(found.__getitem__, batch) if rows is not None]
 
 
@@ -257,7 +242,7 @@ def _observe(metrics: Metrics, tower: str, size: int, seconds: float) -> None:
 
 
 class TextOrImage(Protocol):
-    """One of the two is said."""
+    """One of the two is not None."""
 
     text: str | None
     image: str | bytes | None
@@ -266,7 +251,7 @@ class TextOrImage(Protocol):
 async def embed(
     clip: BatchedClip, items: Mapping[str, TextOrImage], settings: ApiSettings, timings: Timings
 ) -> tuple[Embeddings, int]:
-    """Texts and pictures by their pointers, in order -> (N, D), and how many tokens the texts are."""
+    """Texts and images by their pointers, in order -> (N, D), and the number of tokens of the texts."""
     places = list(enumerate(items.items()))
     texts = {i: Text(item.text, pointer) for i, (pointer, item) in places if item.text is not None}
     images = {i: Source(item.image, pointer) for i, (pointer, item) in places if item.image is not None}
@@ -279,7 +264,7 @@ async def embed(
         image_rows, (text_rows, tokens) = await both(
             clip.embed_images(sources, timings), clip.embed_texts(words, timings)
         )
-    else:  # the empty one returns at once
+    else:  # the empty list returns at once
         image_rows = await clip.embed_images(sources, timings)
         text_rows, tokens = await clip.embed_texts(words, timings)
     rows = np.empty((len(items), clip.encoder.dimension), np.float32)

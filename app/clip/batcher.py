@@ -1,4 +1,4 @@
-"""Dynamic batching: many callers' items, one call of a function, as soon as the device is free."""
+"""Dynamic batching: items of many callers become one call of a function, as soon as the device is free."""
 
 import asyncio
 import math
@@ -15,17 +15,19 @@ from app.http.errors import Overloaded
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_GATHERING = 0.2  # of a batch's time: so long the next one waits for its callers to come back
-_EVEN = 8  # a CPU does 9 to 13 items as slowly as 16; and of twelve and four, neither is a good batch
+GATHER_FRACTION = (
+    0.2  # the next batch waits at most this share of the last batch's duration for callers to return
+)
+BATCH_MULTIPLE = 8  # on a CPU, 9 to 15 items cost as much as 16: the batch is rounded down
 
 
 class Device:
-    """The threads that compute, each lent to one batch at a time, in the order of asking.
+    """The threads that compute. Each runs one batch at a time, first come, first served.
 
     Args:
-        threads: batches that run at once: one on a GPU; on a CPU one per core, and none waits for another.
-        use_cores: called on a batch's thread with how many cores it may use: its share of `threads`.
-        prepares: items are made ready on the same cores.
+        threads: batches that run at once: one on a GPU, one per core on a CPU.
+        use_cores: called on the thread of a batch with the number of cores that the batch may use.
+        prepares: items are prepared on the same cores.
     """
 
     def __init__(
@@ -45,11 +47,11 @@ class Device:
     async def run(
         self, function: Callable[[list[Item]], Result], items: list[Item], others: int, most: int
     ) -> Result:
-        """Call a function on one of the threads; to be asked within a `turn`.
+        """Call a function on one of the threads. The caller holds `turn`.
 
         Args:
-            others: batches that are about to follow.
-            most: cores to use at most.
+            others: the number of batches that follow at once.
+            most: the largest number of cores to use.
         """
         self._running += 1
         cores = max(1, min(most, self.threads // (self._running + others)))
@@ -61,7 +63,7 @@ class Device:
             self._running -= 1
 
     def close(self) -> None:
-        """Take no more work; what runs on the threads ends by itself."""
+        """Accept no more work. Batches that run end by themselves."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _call(self, cores: int, function: Callable[[list[Item]], Result], items: list[Item]) -> Result:
@@ -71,29 +73,44 @@ class Device:
 
 @dataclass(frozen=True)
 class Done(Generic[Result]):
-    """What came of a caller's items, in order, and how long that took."""
+    """The results of a caller's items, in order, and the time they took."""
 
     results: list[Result]
-    queue_s: float  # until the first of them was on the device
-    run_s: float  # from then until the last was done
+    queue_s: float  # until the first item was on the device
+    run_s: float  # from then until the last result
 
 
-class Lane:
-    """The places of one request. Lanes take turns, however much is in one.
+class Reservation:
+    """The places of one request. Requests take turns, whatever the number of their items.
 
     Args:
-        left: items that are not done yet.
+        left: items without a result.
     """
 
     def __init__(self, left: int) -> None:
         self.left = left
-        self.calls: deque[Any] = deque()  # those that wait
+        self.calls: deque[Any] = deque()  # that wait
+
+
+@dataclass(frozen=True)
+class BatchLimits:
+    """How a batcher forms batches, and how much work it accepts."""
+
+    max_batch: int
+    max_reserved: int
+    """Items in work at once, from `reserve` to their results."""
+    max_wait_s: float = math.inf
+    """No more items are accepted than can be done in this time, at the recent speed."""
+    at_once: int = 1
+    """Batches that run at once, if the device has as many threads."""
+    max_cores: int | None = None
+    """Cores of a batch that runs alone; None: all."""
 
 
 @dataclass(eq=False)
 class _Call(Generic[Item, Result]):
     items: Sequence[Item]
-    lane: Lane
+    reservation: Reservation
     done: asyncio.Future[None]
     submitted: float = field(default_factory=time.perf_counter)
     started: float = 0.0
@@ -104,59 +121,51 @@ class _Call(Generic[Item, Result]):
 class Batcher(Generic[Item, Result]):
     """Runs `function` on the items of many callers at once.
 
-    A batch starts when the device is free and something waits, and takes what waits then, an item of each
-    lane in turn, so that nobody waits behind another's thousands; threads that are free share it. Only when
-    the last batch answered several callers, who may all be back in a moment, the next one waits for as many,
-    a share of that batch's time at most: else the first of them would have a batch for itself, and all others
-    would wait for its end. And while all cores of the device make items ready, a batch waits until it is full
-    or as long as a full one takes: it would only take the cores from them, and do little with them.
+    A batch starts when the device is free and items wait. It takes one item of each request in turn, so that
+    no request waits behind the thousands of another; free threads share the items. A batch waits in two
+    cases:
 
-    If `function` raises, the batch is run again in halves, down to the item that is at fault: only its caller
-    gets the exception. Callers that were cancelled are dropped before their items reach the device.
+    - The last batch answered several callers, who may return at once. The next batch waits for as many
+      callers, for a share of the last batch's duration at most: else the first of them would get a batch
+      alone, and the others would wait for its end.
+    - All cores of the device prepare items. The batch waits until it is full, or for the time of a full
+      batch: else it would take cores from the preparation for a few items.
+
+    If `function` raises, the batch runs again in halves, down to the faulty item: only its caller gets
+    the exception. Items of callers that were cancelled are dropped before they reach the device.
 
     Use as an async context manager; leaving it cancels the callers that still wait.
 
     Args:
-        function: items -> one result each, in order; runs on the device's threads.
-        max_reserved: so many items may be in work in all, from `reserve` to their results.
-        max_wait_s: nor are more taken than can be done in this time, as fast as it went lately.
-        at_once: so many batches may run at once, if the device has as many threads.
-        max_cores: cores that a batch may have when it is alone; none: all.
-        observe: is told the size of each batch and the seconds it took.
+        function: items -> one result each, in order; runs on the threads of the device.
+        observe: called with the size of each batch and its duration in seconds.
     """
 
     def __init__(
         self,
         function: Callable[[list[Item]], Sequence[Result]],
         device: Device,
-        *,
-        max_batch: int,
-        max_reserved: int,
-        max_wait_s: float = math.inf,
-        at_once: int = 1,
-        max_cores: int | None = None,
+        limits: BatchLimits,
         observe: Callable[[int, float], None] = lambda size, seconds: None,
     ) -> None:
         self._function = function
         self._device = device
-        self.max_batch = max_batch  # may be changed at any time
-        self._max_reserved = max_reserved
-        self._max_wait_s = max_wait_s
-        self._at_once = min(at_once, device.threads)
-        self._max_cores = max_cores or device.threads
+        self._limits = limits
+        self._at_once = min(limits.at_once, device.threads)
+        self._max_cores = limits.max_cores or device.threads
         self._observe = observe
         self._closed = False
         self._reserved = 0
-        self._item_s = 0.0  # that an item took lately
-        self._lanes: set[Lane] = set()  # of all who have places
-        self._waiting: deque[Lane] = deque()  # those with calls, in the order of their turns
-        self._open: set[_Call[Item, Result]] = set()  # all that wait or run
+        self._item_s = 0.0  # recent duration per item
+        self._reservations: set[Reservation] = set()
+        self._waiting: deque[Reservation] = deque()  # those with waiting calls, in the order of their turns
+        self._open: set[_Call[Item, Result]] = set()  # calls that wait or run
         self._work_came = asyncio.Event()
-        self._gathering = asyncio.Lock()  # whose holder makes the next batch
+        self._gathering = asyncio.Lock()  # its holder forms the next batch
         self._running = 0  # batches
         self._preparing = 0  # items
-        self._expected = 0  # callers that were answered just now
-        self._back_by = 0.0  # when those of them that come back should have
+        self._expected = 0  # callers answered by the last batches, who may return
+        self._back_by = 0.0  # until when the next batch waits for them
         self._servers: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
@@ -168,7 +177,7 @@ class Batcher(Generic[Item, Result]):
         for server in self._servers:
             server.cancel()
         await asyncio.wait(self._servers)
-        self._servers.clear()  # they know this object: a cycle would keep it
+        self._servers.clear()  # tasks reference this object: a cycle would keep it in memory
         for call in self._open:
             call.done.cancel()
 
@@ -178,41 +187,42 @@ class Batcher(Generic[Item, Result]):
         return self._reserved
 
     @contextmanager
-    def reserve(self, count: int) -> Iterator[Lane]:
-        """Hold places for items, from before they are made ready until their results are there.
+    def reserve(self, count: int) -> Iterator[Reservation]:
+        """Reserve places for items, from before their preparation until their results.
 
         Raises:
-            Overloaded: as `check` finds. None is taken.
+            Overloaded: as `check` finds; no place is reserved.
         """
         self.check(count)
-        lane = Lane(count)
-        self._lanes.add(lane)
+        reservation = Reservation(count)
+        self._reservations.add(reservation)
         self._reserved += count
         try:
-            yield lane
+            yield reservation
         finally:
-            self._lanes.discard(lane)
+            self._reservations.discard(reservation)
             self._reserved -= count
 
     def check(self, count: int) -> None:
-        """Raises Overloaded: there are not so many places, it would take too long, or all is over."""
+        """Raises Overloaded: too few places, too long a wait, or the model is being unloaded."""
         if self._closed:
-            raise Overloaded("it was closed just now")
-        if self._reserved + count > self._max_reserved:
+            raise Overloaded("the model is being unloaded")
+        limits = self._limits
+        if self._reserved + count > limits.max_reserved:
             raise Overloaded(
-                f"{self._reserved} of {self._max_reserved} places are taken, {count} were asked for"
+                f"{self._reserved} of {limits.max_reserved} places are taken; {count} are needed"
             )
         each_s = self._item_s / self._at_once
-        if each_s * self._reserved > self._max_wait_s:  # else all of it is done in time
-            wait_s = each_s * sum(min(lane.left, count) for lane in self._lanes)
-            if wait_s > self._max_wait_s:
+        if each_s * self._reserved > limits.max_wait_s:  # else all items are done in time
+            wait_s = each_s * sum(min(other.left, count) for other in self._reservations)
+            if wait_s > limits.max_wait_s:
                 raise Overloaded(
-                    f"it would take about {wait_s:.0f} s; at most {self._max_wait_s:g} are waited"
+                    f"the wait would be about {wait_s:.0f} s; at most {limits.max_wait_s:g} s are allowed"
                 )
 
     @contextmanager
     def preparing(self) -> Iterator[None]:
-        """While an item is made ready that is submitted next, unless it turns out to be none."""
+        """While an item is prepared, which is submitted next if the preparation succeeds."""
         self._preparing += 1
         try:
             yield
@@ -220,14 +230,14 @@ class Batcher(Generic[Item, Result]):
             self._preparing -= 1
             self._work_came.set()
 
-    async def submit(self, items: Sequence[Item], lane: Lane) -> Done[Result]:
-        """One result per item, in order; the lane is that of `reserve`."""
+    async def submit(self, items: Sequence[Item], reservation: Reservation) -> Done[Result]:
+        """One result per item, in order. The items have places in the reservation."""
         if not items:
             return Done([], 0.0, 0.0)
-        call: _Call[Item, Result] = _Call(items, lane, asyncio.get_running_loop().create_future())
-        if not lane.calls:
-            self._waiting.append(lane)
-        lane.calls.append(call)
+        call: _Call[Item, Result] = _Call(items, reservation, asyncio.get_running_loop().create_future())
+        if not reservation.calls:
+            self._waiting.append(reservation)
+        reservation.calls.append(call)
         self._open.add(call)
         self._work_came.set()
         try:
@@ -256,7 +266,7 @@ class Batcher(Generic[Item, Result]):
     def _expect(self, callers: int, seconds: float) -> None:
         now = time.perf_counter()
         self._expected = callers + (self._expected if now < self._back_by else 0)
-        self._back_by = now + _GATHERING * seconds
+        self._back_by = now + GATHER_FRACTION * seconds
 
     async def _gather(self) -> None:
         with suppress(TimeoutError):
@@ -265,7 +275,7 @@ class Batcher(Generic[Item, Result]):
                     self._work_came.clear()
                     await self._work_came.wait()
         with suppress(TimeoutError):
-            async with asyncio.timeout(self.max_batch * self._item_s):
+            async with asyncio.timeout(self._limits.max_batch * self._item_s):
                 while self._is_filling():
                     self._work_came.clear()
                     await self._work_came.wait()
@@ -274,37 +284,37 @@ class Batcher(Generic[Item, Result]):
     def _is_filling(self) -> bool:
         free = self._at_once - self._running
         busy = self._device.prepares and self._preparing >= free
-        return busy and 0 < self._count() < free * self.max_batch
+        return busy and 0 < self._count() < free * self._limits.max_batch
 
     def _count(self) -> int:
         """Items that wait."""
-        return sum(len(call.items) - call.taken for lane in self._waiting for call in lane.calls)
+        return sum(len(call.items) - call.taken for waiting in self._waiting for call in waiting.calls)
 
     def _take(self) -> tuple[list[tuple[_Call[Item, Result], int]], int]:
-        """The next batch, and how many are to follow it at once."""
+        """The next batch, and the number of batches that follow at once."""
         batch: list[tuple[_Call[Item, Result], int]] = []
         now = time.perf_counter()
         waiting = self._count()
         free = self._at_once - self._running
         share = math.ceil(waiting / free)
-        if self._device.prepares and share > _EVEN:
-            share -= share % _EVEN
+        if self._device.prepares and share > BATCH_MULTIPLE:
+            share -= share % BATCH_MULTIPLE
         self._expected = max(0, self._expected - min(share, len(self._waiting)))
-        while self._waiting and len(batch) < min(share, self.max_batch):
-            lane = self._waiting.popleft()
-            while lane.calls and lane.calls[0].done.done():  # cancelled, or failed by one of its items
-                lane.calls.popleft()
-            if not lane.calls:
+        while self._waiting and len(batch) < min(share, self._limits.max_batch):
+            reservation = self._waiting.popleft()
+            while reservation.calls and reservation.calls[0].done.done():  # cancelled, or an item failed
+                reservation.calls.popleft()
+            if not reservation.calls:
                 continue
-            call = lane.calls[0]
+            call = reservation.calls[0]
             if call.taken == 0:
                 call.started = now
             batch.append((call, call.taken))
             call.taken += 1
             if call.taken == len(call.items):
-                lane.calls.popleft()
-            if lane.calls:
-                self._waiting.append(lane)
+                reservation.calls.popleft()
+            if reservation.calls:
+                self._waiting.append(reservation)
         if not self._waiting:
             self._work_came.clear()
         return batch, min(free - 1, waiting - len(batch))
@@ -329,9 +339,9 @@ class Batcher(Generic[Item, Result]):
         seconds = time.perf_counter() - began
         self._observe(len(batch), seconds)
         self._item_s += 0.2 * (seconds / len(batch) - self._item_s)
-        self._expect(len({id(call.lane) for call, _ in batch}), seconds)
+        self._expect(len({id(call.reservation) for call, _ in batch}), seconds)
         for (call, index), result in zip(batch, results, strict=True):
-            call.lane.left -= 1
+            call.reservation.left -= 1
             call.results[index] = result
             if len(call.results) == len(call.items) and not call.done.done():
                 call.done.set_result(None)

@@ -1,4 +1,4 @@
-"""Many texts and pictures in one request: embedded as they come, a bounded number at a time."""
+"""Many texts and images in one request: embedded while they arrive, a bounded number at a time."""
 
 import asyncio
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import numpy as np
 from fastapi import Request
 
 from app.clip.batched_clip import BatchedClip, Text, TextRefused, Timings
-from app.clip.batcher import Lane
+from app.clip.batcher import Reservation
 from app.clip.bulk_parsers import BulkItem, Splitter
 from app.http.body import check_limit
 from app.http.concurrency import while_connected
@@ -20,7 +20,7 @@ from models.clip import Embeddings
 
 @dataclass
 class Embedded:
-    """What came of a body, by the places of its items."""
+    """The results of a body, by the indexes of its items."""
 
     rows: dict[int, Embeddings] = field(default_factory=dict)  # each (D,)
     refused: dict[int, Fault] = field(default_factory=dict)
@@ -37,39 +37,41 @@ class Embedded:
 async def embed_stream(
     request: Request, splitter: Splitter, clip: BatchedClip, settings: ApiSettings, *, skip: bool
 ) -> Embedded:
-    """Embed the items of a body while it comes. No more is read of it than can be worked on.
+    """Embed the items of a body while it arrives. The body is read no faster than its items are embedded.
 
     Args:
-        skip: an item that is refused does not fail the request.
+        skip: a refused item does not fail the request.
 
     Raises:
         InvalidBody, BodyTooLarge, LimitExceeded, MalformedBody, ImageRefused, TextRefused: an item is refused
             and the rest is not read.
-        app.http.errors.Overloaded: too many pictures are in work.
+        app.http.errors.Overloaded: too many images are in work.
         app.http.concurrency.ClientGone, starlette.requests.ClientDisconnect
     """
-    most = max(1, min(2 * clip.max_batch_images, settings.max_waiting_images // 4))  # others have the rest
-    with clip.pipeline.reserve(most) as lane:
+    most = max(1, min(2 * clip.max_batch_images, settings.max_waiting_images // 4))  # the rest is for others
+    with clip.pipeline.reserve(most) as reservation:
         try:
             async with asyncio.TaskGroup() as group:
-                stream = _Stream(clip, lane, most, settings, skip)
+                stream = _Stream(clip, reservation, most, settings, skip)
                 async for data in request.stream():
                     await stream.start(splitter.feed(data), group)
                 await stream.start(splitter.close(), group)
-                await while_connected(request, stream.work.empty())
+                await while_connected(request, stream.slots.empty())
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
     return stream.embedded
 
 
 class _Stream:
-    """The items of one request, on their way."""
+    """The items of one request that are being embedded."""
 
-    def __init__(self, clip: BatchedClip, lane: Lane, most: int, settings: ApiSettings, skip: bool) -> None:
+    def __init__(
+        self, clip: BatchedClip, reservation: Reservation, most: int, settings: ApiSettings, skip: bool
+    ) -> None:
         self.embedded = Embedded()
-        self.work = _Work(most, settings.max_body_bytes)
+        self.slots = _Slots(most, settings.max_body_bytes)
         self._clip = clip
-        self._lane = lane
+        self._reservation = reservation
         self._most = most
         self._window = clip.pipeline.window()
         self._settings = settings
@@ -77,10 +79,10 @@ class _Stream:
         self._count = 0
 
     async def start(self, items: Iterator[BulkItem], group: asyncio.TaskGroup) -> None:
-        """Begin with some items, as soon as there is room for each."""
+        """Start to embed items, each as soon as a slot is free."""
         for item in items:
             check_limit("#", self._count + 1, self._settings.max_bulk_items, "items")
-            await self.work.enter(item.size)
+            await self.slots.enter(item.size)
             group.create_task(self._embed(self._count, item))
             self._count += 1
 
@@ -88,10 +90,10 @@ class _Stream:
         pointer = f"#/{index}"
         try:
             if item.image is not None:
-                seen = await self._clip.pipeline.embed_one(
-                    Source(item.image, pointer), self._lane, self._window
+                embedded = await self._clip.pipeline.embed_one(
+                    Source(item.image, pointer), self._reservation, self._window
                 )
-                self.embedded.rows[index] = seen.row
+                self.embedded.rows[index] = embedded.row
             else:
                 text = Text(item.text or "", pointer)
                 check_limit(pointer, len(text.text), self._settings.max_text_chars, "characters in a text")
@@ -103,38 +105,38 @@ class _Stream:
                 raise
             self.embedded.refused[index] = refused.faults[0]
         finally:
-            self.work.leave(item.size)
-            self._lane.left = self._most  # a place is the next one's
+            self.slots.leave(item.size)
+            self._reservation.left = self._most  # the next item takes the place
 
 
-class _Work:
-    """Counts what is being worked on: so many items of so many bytes in all, or one that is larger."""
+class _Slots:
+    """Slots for items in work: at most `max_items` of `max_bytes` in all, or one larger item."""
 
     def __init__(self, max_items: int, max_bytes: int) -> None:
         self._max_items = max_items
         self._max_bytes = max_bytes
         self._items = 0
         self._bytes = 0
-        self._left = asyncio.Event()
+        self._released = asyncio.Event()
 
     async def enter(self, size: int) -> None:
-        """Wait until there is room for one more."""
+        """Wait for a slot."""
         while self._items and (self._items == self._max_items or self._bytes + size > self._max_bytes):
-            await self._one_left()
+            await self._one_released()
         self._items += 1
         self._bytes += size
 
     def leave(self, size: int) -> None:
-        """It is done."""
+        """Release the slot of an item."""
         self._items -= 1
         self._bytes -= size
-        self._left.set()
+        self._released.set()
 
     async def empty(self) -> None:
-        """Wait until all are done."""
+        """Wait until all slots are free."""
         while self._items:
-            await self._one_left()
+            await self._one_released()
 
-    async def _one_left(self) -> None:
-        self._left.clear()
-        await self._left.wait()
+    async def _one_released(self) -> None:
+        self._released.clear()
+        await self._released.wait()

@@ -1,4 +1,4 @@
-"""Pictures on their way through one CLIP: read on threads while the model computes, each of them once."""
+"""Images of requests through one CLIP: decoded on threads while the model computes, each image once."""
 
 import asyncio
 import hashlib
@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from app.clip.batcher import Batcher, Lane
+from app.clip.batcher import Batcher, Reservation
 from app.http.concurrency import all_of
 from app.http.image_input import ImageRefused, Source, file_of, refusal
 from jobs import images
@@ -21,7 +21,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class EmbeddingCache(Generic[Key]):
-    """The least recently used go first when there are more than `max_rows` rows. Thread-safe."""
+    """A least-recently-used cache of embeddings, of at most `max_rows` rows. Thread-safe."""
 
     def __init__(self, max_rows: int) -> None:
         self._max_rows = max_rows
@@ -30,14 +30,14 @@ class EmbeddingCache(Generic[Key]):
         self._lock = threading.Lock()
 
     def get(self, key: Key) -> Embeddings | None:
-        """What was put there, if it is still kept."""
+        """The rows of a key, if they are in the cache."""
         with self._lock:
             if key in self._entries:
                 self._entries.move_to_end(key)
             return self._entries.get(key)
 
     def put(self, key: Key, rows: Embeddings) -> None:
-        """Keep (N, D) rows."""
+        """Add (N, D) rows."""
         with self._lock:
             self._rows += len(rows) - len(self._entries.pop(key, ()))
             self._entries[key] = rows
@@ -46,8 +46,8 @@ class EmbeddingCache(Generic[Key]):
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A picture's embedding, and what it took."""
+class EmbeddedImage:
+    """The embedding of an image, and the time it took."""
 
     row: Embeddings  # (D,)
     decode_s: float
@@ -56,25 +56,25 @@ class Seen:
 
 
 @dataclass
-class _Flight:
-    """A picture that is on its way, and how many wait for it."""
+class _Pending:
+    """An image that is being embedded, and the number of callers that wait for it."""
 
-    task: asyncio.Task[Seen]
+    task: asyncio.Task[EmbeddedImage]
     waiting: int = 0
 
 
 class ImagePipeline:
-    """Makes embeddings of pictures.
+    """Embeds images.
 
-    A picture goes to the batcher as soon as it is read, in the lane of its request. The same file twice at
-    once, by whichever callers, is read and encoded once; and not again as long as its row is in `rows`.
+    An image goes to the batcher as soon as it is decoded. A file that several callers send at once is decoded
+    and encoded once, and not again while its embedding is in the cache.
 
     Args:
-        batcher: encodes what `prepare` makes.
-        prepare: a picture's file -> pixels, on a thread of the pool; may raise `jobs.images.ImageRefused`.
-        pool: threads that read pictures.
-        window: pictures of one request that are read at once; others' are read in between.
-        rows: embeddings kept, by the hash of their file.
+        batcher: encodes pixels.
+        prepare: file -> pixels, on a thread of the pool; may raise `jobs.images.ImageRefused`.
+        pool: threads that decode images.
+        window: the number of images of one request that are decoded at once, so that others get their turn.
+        cache: embeddings by the hash of the file.
     """
 
     def __init__(
@@ -83,53 +83,55 @@ class ImagePipeline:
         prepare: Callable[[bytes], Pixels],
         pool: Executor,
         window: int,
-        rows: EmbeddingCache[bytes],
+        cache: EmbeddingCache[bytes],
     ) -> None:
         self._batcher = batcher
         self._prepare = prepare
         self._pool = pool
         self._window = window
-        self._rows = rows
-        self._flights: dict[bytes, _Flight] = {}
+        self._cache = cache
+        self._pending: dict[bytes, _Pending] = {}
 
-    def reserve(self, count: int) -> AbstractContextManager[Lane]:
-        """Places for pictures. Raises app.http.errors.Overloaded: there are not so many."""
+    def reserve(self, count: int) -> AbstractContextManager[Reservation]:
+        """Reserve places for images. Raises app.http.errors.Overloaded."""
         return self._batcher.reserve(count)
 
     def window(self) -> asyncio.Semaphore:
-        """Bounds how many pictures of one request are read at once."""
+        """Bounds the number of images of one request that are decoded at once."""
         return asyncio.Semaphore(self._window)
 
-    async def embed(self, sources: Sequence[Source]) -> list[Seen]:
-        """Pictures -> their embeddings, in order.
+    async def embed(self, sources: Sequence[Source]) -> list[EmbeddedImage]:
+        """Images -> their embeddings, in order.
 
         Raises:
-            app.http.image_input.ImageRefused: one or several cannot be taken; `faults` has all of them.
-            app.http.errors.Overloaded: too many pictures are in work.
+            app.http.image_input.ImageRefused: `faults` lists all images that are refused.
+            app.http.errors.Overloaded: too many images are in work.
         """
         window = self.window()
 
-        async def embed(source: Source, lane: Lane) -> Seen | ImageRefused:
+        async def embed(source: Source, reservation: Reservation) -> EmbeddedImage | ImageRefused:
             try:
-                return await self.embed_one(source, lane, window)
+                return await self.embed_one(source, reservation, window)
             except ImageRefused as refused:
                 return refused
 
-        with self.reserve(len(sources)) as lane:
+        with self.reserve(len(sources)) as reservation:
             if len(sources) == 1:
-                return [await self.embed_one(sources[0], lane, window)]
-            outcomes = await all_of([embed(source, lane) for source in sources])
+                return [await self.embed_one(sources[0], reservation, window)]
+            outcomes = await all_of([embed(source, reservation) for source in sources])
         refusals = [outcome for outcome in outcomes if isinstance(outcome, ImageRefused)]
         if refusals:
             refusals[0].faults = tuple(fault for refused in refusals for fault in refused.faults)
             raise refusals[0]
-        return [outcome for outcome in outcomes if isinstance(outcome, Seen)]
+        return [outcome for outcome in outcomes if isinstance(outcome, EmbeddedImage)]
 
-    async def embed_one(self, source: Source, lane: Lane, window: asyncio.Semaphore) -> Seen:
-        """A picture -> its embedding.
+    async def embed_one(
+        self, source: Source, reservation: Reservation, window: asyncio.Semaphore
+    ) -> EmbeddedImage:
+        """An image -> its embedding.
 
         Args:
-            lane: where `reserve` holds a place for it.
+            reservation: has a place for the image.
             window: of the request.
 
         Raises:
@@ -138,37 +140,40 @@ class ImagePipeline:
         async with window:
             loop = asyncio.get_running_loop()
             data, key = await loop.run_in_executor(self._pool, _file_and_hash, source)
-        known = self._rows.get(key)
+        known = self._cache.get(key)
         if known is not None:
-            return Seen(known[0], 0.0, 0.0, 0.0)
-        flight = self._flights.get(key)
-        if flight is None:
-            flight = self._flights[key] = _Flight(asyncio.create_task(self._fly(data, key, lane, window)))
-        flight.waiting += 1
+            return EmbeddedImage(known[0], 0.0, 0.0, 0.0)
+        pending = self._pending.get(key)
+        if pending is None:
+            embedding = self._embed(data, key, reservation, window)
+            pending = self._pending[key] = _Pending(asyncio.create_task(embedding))
+        pending.waiting += 1
         try:
-            return await asyncio.shield(flight.task)
+            return await asyncio.shield(pending.task)
         except images.ImageRefused as refused:
             raise refusal(refused, source.pointer) from refused
         finally:
-            flight.waiting -= 1
-            if not flight.waiting:  # it has landed, or all have left
-                flight.task.cancel()
-                if self._flights.get(key) is flight:
-                    del self._flights[key]
+            pending.waiting -= 1
+            if not pending.waiting:  # the embedding is done, or all callers have left
+                pending.task.cancel()
+                if self._pending.get(key) is pending:
+                    del self._pending[key]
 
-    async def _fly(self, data: bytes, key: bytes, lane: Lane, window: asyncio.Semaphore) -> Seen:
+    async def _embed(
+        self, data: bytes, key: bytes, reservation: Reservation, window: asyncio.Semaphore
+    ) -> EmbeddedImage:
         began = time.perf_counter()
         async with window:
             with self._batcher.preparing():
                 pixels = await asyncio.get_running_loop().run_in_executor(self._pool, self._prepare, data)
         decode_s = time.perf_counter() - began
-        done = await self._batcher.submit([pixels], lane)
+        done = await self._batcher.submit([pixels], reservation)
         row = done.results[0]
-        self._rows.put(key, row[None].copy())
-        return Seen(row, decode_s, done.queue_s, done.run_s)
+        self._cache.put(key, row[None].copy())
+        return EmbeddedImage(row, decode_s, done.queue_s, done.run_s)
 
 
 def _file_and_hash(source: Source) -> tuple[bytes, bytes]:
     data = file_of(source)
-    # processors have instructions for this one: half the time of blake2b
+    # processors have instructions for SHA-256: it takes half the time of blake2b
     return data, hashlib.sha256(data).digest()

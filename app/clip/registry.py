@@ -1,4 +1,4 @@
-"""The CLIPs that are served: loaded when they are wanted, beside those that serve, and put out for others."""
+"""The CLIPs that are served: loaded when a request names them, evicted when another needs the memory."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ import structlog
 from fastapi import Depends, Request
 
 from app.clip.batched_clip import BatchedClip, EncoderLimits
-from app.clip.batcher import Device
+from app.clip.batcher import BatchLimits, Device
 from app.http.errors import Answer, HttpProblem, Overloaded
 from app.metrics import Metrics
 from app.settings import ApiSettings
@@ -29,14 +29,14 @@ LoadClip = Callable[[str], ClipEncoder]
 StartClip = Callable[[str], BatchedClip]
 
 QUIET_S = 5.0
-"""A CLIP that was asked for so lately is not put out for another, unless that has waited for `PATIENCE_S`."""
+"""Seconds after its last use during which a model is not evicted, unless another has waited `PATIENCE_S`."""
 
 PATIENCE_S = 30.0
-RETRY_S = 60.0  # after a load failed, and somebody asks again
+RETRY_S = 60.0  # after a load failed, requests start no other load for so long
 _POLL_S = 0.1
-_LONG_S = 0.01  # of one item: with shorter ones two threads wait for Python's lock more than they compute
+_LONG_S = 0.01  # per item: for shorter items two threads wait for the GIL more than they compute
 
-# what a client may know of a failed load; the log has the rest
+# what clients are told of a failed load; the log has the rest
 _REASONS = {
     "WeightsMissing": "its weights are missing; `clipcanvas models pull {name}` fetches them",
     "WeightsCorrupt": "its weights are not those of its card",
@@ -66,11 +66,11 @@ class Clips:
     """Every CLIP of the settings, loaded or not. The first is the default.
 
     Args:
-        preload: those that are loaded at once; others when they are first asked for.
-        start: loads one, on a thread of its own; slow.
-        memory: bytes that each takes, by name.
-        budget: bytes that all may take; 0: no bound.
-        changed: called when one was loaded or put out.
+        preload: the models to load at once; others are loaded on their first use.
+        start: loads a model, on a thread of its own; slow.
+        memory: bytes of each model, by name.
+        budget: bytes of all loaded models; 0: no bound.
+        changed: called when a model was loaded or evicted.
     """
 
     def __init__(
@@ -83,25 +83,25 @@ class Clips:
         changed: Callable[[], None],
     ) -> None:
         self.cards = cards
-        self.since = int(time.time())  # they are served
+        self.since = int(time.time())  # when this process began to serve them
         self._start = start
         self._memory = memory
         self._budget = budget
         self._changed = changed
-        self._loaded: dict[str, BatchedClip] = {}  # the one used last is the last
-        self._used: dict[str, float] = {}  # when each was asked for last
-        self._failed: dict[str, tuple[str, float]] = {}  # why, and when
-        self._loading: dict[str, None] = dict.fromkeys(preload)  # in the order of asking
-        self._wanted = asyncio.Event()
+        self._loaded: dict[str, BatchedClip] = {}  # the least recently used first
+        self._used: dict[str, float] = {}  # times of last use
+        self._failed: dict[str, tuple[str, float]] = {}  # reasons and times
+        self._loading: dict[str, None] = dict.fromkeys(preload)  # in the order of requests
+        self._requested = asyncio.Event()
         self._not_yet = set(preload)
 
     @property
     def preloaded(self) -> bool:
-        """Whether those that are loaded at once have been."""
+        """Whether all models of `preload` have been loaded."""
         return not self._not_yet
 
     def get(self, name: str | None) -> BatchedClip:
-        """The CLIP of that name, or the default. One that is not there begins to load.
+        """The CLIP of that name, or the default. A model that is not loaded begins to load.
 
         Raises:
             ModelNotFound, ModelLoading, ModelUnavailable
@@ -120,15 +120,15 @@ class Clips:
                 raise ModelUnavailable(f"{chosen} could not be loaded: {why}")
             del self._failed[chosen]
         self._loading.setdefault(chosen)
-        self._wanted.set()
+        self._requested.set()
         raise ModelLoading(f"{chosen} is loading")
 
     def peek(self, name: str) -> BatchedClip | None:
-        """The CLIP of that name if it is loaded; that it was looked at does not count."""
+        """The CLIP of that name if it is loaded; this does not count as a use."""
         return self._loaded.get(name)
 
     def check_room(self) -> None:
-        """Raises app.http.errors.Overloaded: no CLIP that is loaded takes one picture more now."""
+        """Raises app.http.errors.Overloaded: no loaded CLIP accepts one more image now."""
         full: Overloaded | None = None
         for clip in self._loaded.values():
             try:
@@ -139,7 +139,7 @@ class Clips:
             raise full
 
     def status(self, name: str) -> str:
-        """`ready`, `loading`, `unloaded`, or `failed: ` and why."""
+        """`ready`, `loading`, `unloaded`, or `failed: ` and the reason."""
         if name in self._loaded:
             return "ready"
         if name in self._failed:
@@ -147,13 +147,13 @@ class Clips:
         return "loading" if name in self._loading else "unloaded"
 
     async def run(self) -> None:
-        """Load what is wanted, one after the other, until this is cancelled; then all of them end."""
+        """Load requested models one after the other until cancelled; then stop all of them."""
         thread = ThreadPoolExecutor(1, thread_name_prefix="load")
         try:
             while True:
                 if not self._loading:
-                    self._wanted.clear()
-                    await self._wanted.wait()
+                    self._requested.clear()
+                    await self._requested.wait()
                 name = next(iter(self._loading))
                 try:
                     await self._make_room(name)
@@ -176,7 +176,7 @@ class Clips:
                 await clip.__aexit__()
 
     async def _make_room(self, name: str) -> None:
-        """Put out the least recently used until one more fits; of those in use, wait for one to be idle."""
+        """Evict the least recently used models until one more fits; wait while all are in use."""
         if not self._budget:
             return
         need, began = self._memory[name], time.monotonic()
@@ -195,7 +195,7 @@ class Clips:
             if idle:
                 await self._loaded.pop(idle[0]).__aexit__()
                 self._changed()
-                log.info("model put out", model=idle[0], wanted=name)
+                log.info("model evicted", model=idle[0], for_model=name)
             else:
                 await asyncio.sleep(_POLL_S)
 
@@ -216,26 +216,20 @@ async def open_clips(
     pool: Executor,
     changed: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Clips]:
-    """The CLIPs of the settings; `changed` is called when one was loaded or put out.
+    """The CLIPs of the settings; `changed` is called when one was loaded or evicted.
 
     Raises:
         models.clip.UnknownClip: a name has no card.
     """
+    timeout_s = settings.clip_timeout_s
     limits = EncoderLimits(
-        max_batch_images=settings.max_batch_images,
-        max_batch_texts=settings.max_batch_texts,
-        batches_at_once_images=1,
-        batches_at_once_texts=1,
-        cores_images=None,
-        cores_texts=None,
-        max_waiting_images=settings.max_waiting_images,
-        max_waiting_texts=settings.max_waiting_texts,
-        max_wait_s=settings.clip_timeout_s,
+        images=BatchLimits(settings.max_batch_images, settings.max_waiting_images, timeout_s),
+        texts=BatchLimits(settings.max_batch_texts, settings.max_waiting_texts, timeout_s),
         window=2 * decode_threads(settings),
         text_cache_rows=settings.text_cache_rows,
         image_cache_rows=settings.image_cache_rows,
         exact_decode=settings.exact_decode,
-        image=settings.image_limits,
+        decode=settings.image_limits,
     )
     cards = {name: find_card(name, settings.weights) for name in settings.clip_models}
     memory = {
@@ -247,7 +241,7 @@ async def open_clips(
         encoder = load(name)
         device = cpu if encoder.on_cpu else gpu
         if encoder.on_cpu:
-            use_cores(1)  # as under load: its batches are fitted to that
+            use_cores(1)  # as under load, for which the batches are fitted
         if settings.clip_compile_batches:
             _compile(encoder, settings)
         fitted = fit_batches(encoder, limits, settings.clip_warm_up_s, device.threads)
@@ -265,13 +259,19 @@ async def open_clips(
 
 
 def fit_batches(encoder: ClipEncoder, limits: EncoderLimits, budget_s: float, threads: int) -> EncoderLimits:
-    """The limits with the batches that suit the model on this device; also makes its slow first calls.
+    """The limits with the batches that suit the model on this device; also makes the slow first calls.
 
     Args:
-        budget_s: seconds to look for the best size of a batch.
+        budget_s: seconds to search for the best batch size.
         threads: of the device.
     """
     side = encoder.image_size
+
+    def fit(encode: Callable[[int], None], tower: BatchLimits) -> BatchLimits:
+        at_once = threads if _is_long(encode) else 1
+        max_cores = _cores_of_one(encode, threads) if encoder.on_cpu else None
+        most = best_batch(encode, tower.max_batch, budget_s / 2) if budget_s else tower.max_batch
+        return replace(tower, at_once=at_once, max_cores=max_cores, max_batch=most)
 
     def images(size: int) -> None:
         encoder.encode_images(np.zeros((size, 3, side, side), np.uint8))
@@ -279,34 +279,21 @@ def fit_batches(encoder: ClipEncoder, limits: EncoderLimits, budget_s: float, th
     def texts(size: int) -> None:
         encoder.encode_texts(["a photo of a cat, number one"] * size)
 
-    limits = replace(
-        limits,
-        batches_at_once_images=threads if _is_long(images) else 1,
-        batches_at_once_texts=threads if _is_long(texts) else 1,
-        cores_images=_cores_of_one(images, threads) if encoder.on_cpu else None,
-        cores_texts=_cores_of_one(texts, threads) if encoder.on_cpu else None,
-    )
-    if not budget_s:
-        return limits
-    return replace(
-        limits,
-        max_batch_images=best_batch(images, limits.max_batch_images, budget_s / 2),
-        max_batch_texts=best_batch(texts, limits.max_batch_texts, budget_s / 2),
-    )
+    return replace(limits, images=fit(images, limits.images), texts=fit(texts, limits.texts))
 
 
 def _compile(encoder: ClipEncoder, settings: ApiSettings) -> None:
     began = time.monotonic()
     try:
         encoder.compile(settings.clip_compile_batches, graphs=settings.cuda_graphs)
-    except Exception:  # a compiler, and what it makes, fail in ways of their own
-        log.exception("model could not be compiled; it serves without", model=encoder.name)
+    except Exception:  # a compiler fails in many ways
+        log.exception("model could not be compiled; it serves uncompiled", model=encoder.name)
         return
     log.info("model compiled", model=encoder.name, seconds=round(time.monotonic() - began, 1))
 
 
 def _cores_of_one(encode: Callable[[int], None], threads: int) -> int | None:
-    """How many cores make one item soonest: one, or all. Many a small operation is slower on several."""
+    """The number of cores that encode one item fastest: one, or all."""
     seconds = {}
     for count in (threads, 1):
         use_cores(count)
@@ -316,7 +303,7 @@ def _cores_of_one(encode: Callable[[int], None], threads: int) -> int | None:
 
 
 def _is_long(encode: Callable[[int], None]) -> bool:
-    """Whether one item takes so long that a second thread for the next ones is worth its turns of Python."""
+    """Whether one item takes so long that a second thread is worth its share of the GIL."""
     encode(1)  # the first call is slow
     return _seconds(encode) > _LONG_S
 
@@ -328,10 +315,10 @@ def _seconds(encode: Callable[[int], None]) -> float:
 
 
 def open_pool(settings: ApiSettings) -> ThreadPoolExecutor:
-    """The threads that decode pictures."""
+    """The threads that decode images."""
     return ThreadPoolExecutor(decode_threads(settings), thread_name_prefix="decode")
 
 
 def decode_threads(settings: ApiSettings) -> int:
-    """How many they are."""
+    """The number of those threads."""
     return settings.decode_threads or cores()

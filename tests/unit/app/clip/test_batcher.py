@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from app.clip.batcher import Batcher, Device
+from app.clip.batcher import Batcher, BatchLimits, Device
 from app.http.errors import Overloaded
 
 
@@ -43,12 +43,12 @@ async def device() -> AsyncIterator[Device]:
 def batcher(
     doubler: Doubler, device: Device, max_batch: int = 8, max_reserved: int = 100
 ) -> Batcher[int, int]:
-    return Batcher(doubler, device, max_batch=max_batch, max_reserved=max_reserved)
+    return Batcher(doubler, device, BatchLimits(max_batch=max_batch, max_reserved=max_reserved))
 
 
 async def submit(batcher: Batcher[int, int], *items: int) -> list[int]:
-    with batcher.reserve(len(items)) as lane:
-        return (await batcher.submit(items, lane)).results
+    with batcher.reserve(len(items)) as reservation:
+        return (await batcher.submit(items, reservation)).results
 
 
 async def test_a_lone_caller_is_served_at_once(doubler: Doubler, device: Device) -> None:
@@ -61,7 +61,7 @@ async def test_a_lone_caller_is_served_at_once(doubler: Doubler, device: Device)
 async def test_threads_of_a_device_take_a_batch_each_and_share_the_cores(doubler: Doubler) -> None:
     shares: list[int] = []
     device = Device(4, shares.append)
-    async with Batcher(doubler, device, max_batch=2, max_reserved=100, at_once=9) as doubling:
+    async with Batcher(doubler, device, BatchLimits(max_batch=2, max_reserved=100, at_once=9)) as doubling:
         doubler.free.clear()
         running = []
         for number in range(4):
@@ -80,7 +80,9 @@ async def test_a_batch_that_is_alone_has_no_more_cores_than_it_makes_use_of(doub
     shares: list[int] = []
     device = Device(4, shares.append)
     for most in (None, 1):
-        async with Batcher(doubler, device, max_batch=2, max_reserved=100, max_cores=most) as doubling:
+        async with Batcher(
+            doubler, device, BatchLimits(max_batch=2, max_reserved=100, max_cores=most)
+        ) as doubling:
             await submit(doubling, 1)
     assert shares == [4, 1]
     device.close()
@@ -102,7 +104,7 @@ async def test_what_comes_while_the_device_is_busy_shares_the_next_batch(
 
 async def test_callers_who_come_back_one_by_one_share_batches_again(doubler: Doubler) -> None:
     device = Device(threads=2)
-    batching = Batcher(doubler, device, max_batch=8, max_reserved=100, at_once=2)
+    batching = Batcher(doubler, device, BatchLimits(max_batch=8, max_reserved=100, at_once=2))
     doubler.free.clear()
     async with batching:
         both = [asyncio.create_task(submit(batching, number)) for number in range(6)]
@@ -138,10 +140,10 @@ async def test_while_its_cores_make_items_ready_a_batch_waits_for_them(
         doubler.batches.clear()
 
         async def prepare(number: int, after_s: float) -> list[int]:
-            with doubling.reserve(1) as lane:
+            with doubling.reserve(1) as reservation:
                 with doubling.preparing():
                     await asyncio.sleep(after_s)
-                return (await doubling.submit([number], lane)).results
+                return (await doubling.submit([number], reservation)).results
 
         assert await asyncio.gather(prepare(1, 0), prepare(2, 0.05), prepare(3, 0.1)) == [[2], [4], [6]]
         if not prepares:
@@ -212,7 +214,9 @@ async def test_only_the_caller_of_the_faulty_item_gets_the_error(doubler: Double
 
 
 async def test_a_wrong_number_of_results_is_an_error_not_a_mix_up(device: Device) -> None:
-    async with Batcher[int, int](lambda items: items[1:], device, max_batch=8, max_reserved=8) as broken:
+    async with Batcher[int, int](
+        lambda items: items[1:], device, BatchLimits(max_batch=8, max_reserved=8)
+    ) as broken:
         with pytest.raises(RuntimeError, match="0 results for 1 items"):
             await submit(broken, 1, 2)
 
@@ -260,8 +264,12 @@ async def test_two_batchers_take_turns_on_one_device(device: Device) -> None:
         return items
 
     async with (
-        Batcher[int, int](lambda items: work("a", items), device, max_batch=1, max_reserved=9) as a,
-        Batcher[int, int](lambda items: work("b", items), device, max_batch=1, max_reserved=9) as b,
+        Batcher[int, int](
+            lambda items: work("a", items), device, BatchLimits(max_batch=1, max_reserved=9)
+        ) as a,
+        Batcher[int, int](
+            lambda items: work("b", items), device, BatchLimits(max_batch=1, max_reserved=9)
+        ) as b,
     ):
         await asyncio.gather(submit(a, 1, 2, 3), submit(b, 1, 2, 3))
     assert "".join(order) == "ababab"
@@ -297,7 +305,9 @@ async def test_what_would_take_too_long_is_refused_but_no_small_request_for_a_la
         time.sleep(0.05 * len(items))
         return items
 
-    async with Batcher[int, int](work, device, max_batch=2, max_reserved=1000, max_wait_s=0.6) as slow:
+    async with Batcher[int, int](
+        work, device, BatchLimits(max_batch=2, max_reserved=1000, max_wait_s=0.6)
+    ) as slow:
         for number in range(8):  # it learns how fast it goes
             await submit(slow, number)
         large = asyncio.create_task(submit(slow, *range(20)))

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
-from app.clip.batcher import Batcher, Device
-from app.clip.image_pipeline import EmbeddingCache, ImagePipeline, Seen
+from app.clip.batcher import Batcher, BatchLimits, Device
+from app.clip.image_pipeline import EmbeddedImage, EmbeddingCache, ImagePipeline
 from app.http.errors import Overloaded
 from app.http.image_input import ImageRefused, Source
 from jobs import images
@@ -50,7 +50,7 @@ async def pipeline(
     desk: Desk, *, threads: int = 4, cache_rows: int = 0, max_reserved: int = 100
 ) -> AsyncIterator[ImagePipeline]:
     device, pool = Device(), ThreadPoolExecutor(threads)
-    batcher = Batcher(desk.encode, device, max_batch=8, max_reserved=max_reserved)
+    batcher = Batcher(desk.encode, device, BatchLimits(max_batch=8, max_reserved=max_reserved))
     async with batcher:
         yield ImagePipeline(batcher, desk.prepare, pool, 8, EmbeddingCache(cache_rows))
     device.close()
@@ -61,7 +61,7 @@ def sources(*files: str) -> list[Source]:
     return [Source(file.encode(), f"#/images/{index}") for index, file in enumerate(files)]
 
 
-def numbers(seen: list[Seen]) -> list[int]:
+def numbers(seen: list[EmbeddedImage]) -> list[int]:
     return [int(one.row[0]) for one in seen]
 
 
