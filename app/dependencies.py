@@ -27,7 +27,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 QUEUE_TIMEOUT_S = 1.9
-"""Whatever Redis does, a client has its answer within two seconds."""
+"""Clients get an answer within two seconds, whatever Redis does."""
 
 
 class QueueUnavailable(HttpProblem):
@@ -50,7 +50,7 @@ class Forbidden(HttpProblem):
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks. Its name is the tenant of its jobs."""
+    """Who calls. The name is the tenant of the jobs."""
 
     name: str
     scopes: frozenset[Scope]
@@ -65,18 +65,14 @@ ANYBODY = Caller("", frozenset(get_args(Scope)))
 
 
 class Keys:
-    """The keys that may call; with none of them everybody may."""
+    """The API keys; without any, everybody may call."""
 
     def __init__(self, keys: Sequence[ApiKey]) -> None:
-        # the hash of a random key tells nothing by how long its look-up takes
+        # by hash: the time of the look-up reveals nothing of a random key
         self._callers = {key.sha256: Caller(key.name, key.scopes) for key in keys}
 
     def caller(self, authorization: str | None) -> Caller:
-        """Who an `Authorization` header is.
-
-        Raises:
-            Unauthenticated: no known key.
-        """
+        """The caller of an `Authorization` header. Raises Unauthenticated."""
         if not self._callers:
             return ANYBODY
         scheme, _, key = (authorization or "").partition(" ")
@@ -89,7 +85,7 @@ class Keys:
 
 
 def new_key(name: str) -> tuple[str, str]:
-    """A new key, and its entry for the setting `api_keys` as JSON."""
+    """A new key, and its entry for the setting `api_keys` as JSON, which holds only the hash."""
     key = f"cc_{secrets.token_urlsafe(32)}"
     entry = ApiKey(name=name, sha256=_digest(key))
     return key, json.dumps(entry.model_dump(mode="json"), sort_keys=True)
@@ -107,9 +103,7 @@ class Resources:
     queue: JobQueue
     outbox: Outbox
     vectors: VectorSets
-    vector_calls: (
-        anyio.CapacityLimiter
-    )  # of its own: a vector Redis that hangs takes no thread of the queue's
+    vector_calls: anyio.CapacityLimiter  # apart, so that a hanging vector Redis takes no threads of the queue
     events: redis.asyncio.Redis
     store: Store
     pool: Executor
@@ -120,10 +114,10 @@ class Resources:
     stopping: asyncio.Event  # set when the process has been asked to end
 
     async def ask(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call something that waits for Redis, on a thread, for no longer than `QUEUE_TIMEOUT_S`.
+        """Call a function that waits for Redis, on a thread, for `QUEUE_TIMEOUT_S` at most.
 
         Raises:
-            QueueUnavailable: it took longer, or Redis is away; what was asked may still come to pass.
+            QueueUnavailable: the time is over, or Redis cannot be reached; the call may still take effect.
         """
         try:
             async with asyncio.timeout(QUEUE_TIMEOUT_S):
@@ -134,7 +128,7 @@ class Resources:
             raise QueueUnavailable("the job queue cannot be reached") from error
 
     async def keep(self, key: str, data: bytes) -> None:
-        """Keep a file in the store, on a thread."""
+        """Save a file in the store, on a thread."""
         await asyncio.to_thread(self.store.save, key, data)
 
     async def forget(self, prefix: str) -> None:
@@ -142,10 +136,10 @@ class Resources:
         await asyncio.to_thread(self.store.delete, prefix)
 
     async def ask_vectors(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call something that waits for the vector Redis, on a thread, for `vector_timeout_s` at most.
+        """Call a function that waits for the vector Redis, on a thread, for `vector_timeout_s` at most.
 
         Raises:
-            VectorsUnavailable: it took longer, or cannot be reached; what was asked may still come to pass.
+            VectorsUnavailable: the time is over, or Redis cannot be reached; the call may still take effect.
         """
         try:
             async with asyncio.timeout(self.settings.vector_timeout_s):

@@ -1,4 +1,4 @@
-"""The composition root of the API: makes what it holds, and puts the routes together."""
+"""The composition root of the API: makes its resources, and puts the routes together."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -24,7 +24,7 @@ from app.jobs.prepare_drawing import view_generator
 from app.jobs.schemas import GeneratorAnswer
 from app.metrics import Metrics
 from app.settings import ApiSettings
-from app.site import docs, health, openapi, page
+from app.site import health, openapi, page
 from jobs.queue import JobQueue
 from jobs.record.outbox import Outbox
 from storage.blobs import open_store
@@ -32,11 +32,11 @@ from storage.collections.vector_sets import VectorSets
 from storage.redis import connect, connect_async
 
 VERSION = "0.1.0"
-VECTOR_CALLS = 32  # at once; more wait
+VECTOR_CALLS = 32  # calls to the vector Redis at once
 
 
 class State(TypedDict):
-    """What the lifespan gives to every request."""
+    """What every request finds in `request.state`."""
 
     resources: Resources
     clips: Clips
@@ -53,9 +53,9 @@ def create_app(
     """The API.
 
     Args:
-        stopping: set it when the process has been asked to end: streams end, and `/readyz` says so.
-        load_clip: name -> CLIP; else `models.clip.load`, as the settings have it.
-        clips_changed: called when a CLIP has been loaded or put out.
+        stopping: set when the process is to end: event streams end, and `/readyz` reports it.
+        load_clip: name -> CLIP; by default `models.clip.load` with the settings.
+        clips_changed: called when a CLIP was loaded or evicted.
     """
     metrics = Metrics()
     load = load_clip or partial(
@@ -93,16 +93,16 @@ def create_app(
                     stopping=stopping or asyncio.Event(),
                 ),
                 clips=clips,
-                # here, so that a card that cannot be read stops the start and not a request
+                # at the start, so that an unreadable card fails the start and not a request
                 generators=[view_generator(name, settings) for name in settings.generators],
             )
 
     app = FastAPI(
         title="Clipcanvas",
         version=VERSION,
-        description="CLIP looks at pictures, VQGAN+CLIP draws them. Errors are RFC 9457 problems.",
+        description="CLIP looks at images, VQGAN+CLIP draws them. Errors are RFC 9457 problems.",
         lifespan=lifespan,
-        # the library would keep bodies and messages of exceptions
+        # the library would store bodies and messages of exceptions
         telemetry={"tracing": False, "metrics": False, "logs": False},
         docs_url=None,  # FastAPI's own page loads its files from elsewhere
         redoc_url=None,
@@ -115,13 +115,12 @@ def create_app(
         openai_routes.router,
         health.router,
         page.router,
-        docs.router,
         *(weaviate_immich.ROUTERS[name] for name in dict.fromkeys(settings.compat)),
     ):
         app.include_router(router)
     errors.install(app)
     app.openapi = partial(openapi.describe, app)  # type: ignore[method-assign]  # FastAPI's own way to change it
-    # the one added last is the outermost
+    # the last one added is the outermost
     app.add_middleware(
         BodyLimit,
         readers={path: reader for path, _, reader in body_readers(app)},

@@ -1,4 +1,4 @@
-"""What Prometheus is told: requests, batches, caches, jobs and workers. No ids or names of keys as labels."""
+"""Metrics for Prometheus: requests, batches, caches, jobs, workers. No ids or key names as labels."""
 
 from prometheus_client import (
     CollectorRegistry,

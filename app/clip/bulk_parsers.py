@@ -1,4 +1,4 @@
-"""Bodies of many items, taken apart as they come: tar, lines of JSON, and forms."""
+"""Bodies of many items, parsed while they arrive: tar, lines of JSON, and forms."""
 
 import tarfile
 from collections.abc import Iterator
@@ -23,39 +23,39 @@ def is_bulk(headers: Headers) -> bool:
 
 
 def wants_npy(headers: Headers) -> bool:
-    """Whether the answer is to be a NumPy file."""
+    """Whether the client asks for a NumPy file."""
     return NPY in headers.get("accept", "")
 
 
 @dataclass(frozen=True)
 class BulkItem:
-    """A text or a picture."""
+    """A text or an image."""
 
     text: str | None = None
     image: str | bytes | None = None
 
     @property
     def size(self) -> int:
-        """Its bytes, or characters."""
+        """The number of bytes or characters."""
         return len(self.image or self.text or "")
 
 
 class Splitter(Protocol):
-    """Gives the items of a body in order, each when it is whole."""
+    """Yields the items of a body in order, each when it is complete."""
 
     def feed(self, data: bytes) -> Iterator[BulkItem]:
-        """Those that end in this piece.
+        """The items that end in this piece of the body.
 
         Raises:
             app.http.body.MalformedBody, app.http.body.InvalidBody, app.http.errors.BodyTooLarge
         """
 
     def close(self) -> Iterator[BulkItem]:
-        """What is left. Raises as `feed`, and MalformedBody if the end is missing."""
+        """The last items. Raises as `feed`, and MalformedBody if the end is missing."""
 
 
 def splitter_of(headers: Headers, max_item_bytes: int) -> Splitter:
-    """The one for a body that `is_bulk`. Raises MalformedBody: a form names no boundary."""
+    """The splitter of a body that `is_bulk`. Raises MalformedBody: the form names no boundary."""
     match content_type(headers):
         case kind if kind == TAR:
             return TarSplitter(max_item_bytes)
@@ -66,13 +66,13 @@ def splitter_of(headers: Headers, max_item_bytes: int) -> Splitter:
 
 
 class TarSplitter:
-    """Every regular file of a tar archive is a picture; names and folders do not matter."""
+    """The images of a tar archive: every regular file, whatever its name."""
 
     def __init__(self, max_item_bytes: int) -> None:
         self._max_item_bytes = max_item_bytes
         self._buffer = bytearray()
-        self._file: tarfile.TarInfo | None = None  # the one that is being read
-        self._skip = 0  # bytes to come of what is no picture, padding included
+        self._file: tarfile.TarInfo | None = None  # the file that is being read
+        self._skip = 0  # bytes to come that are no image, with the padding
         self._count = 0
         self._ended = False
 
@@ -111,7 +111,7 @@ class TarSplitter:
             if header.size < 0:
                 raise tarfile.HeaderError
         except tarfile.HeaderError:
-            raise MalformedBody(f"not a tar archive that can be read, after {self._count} files") from None
+            raise MalformedBody(f"the tar archive cannot be parsed after {self._count} files") from None
         if header.isreg() and not header.issparse():
             _check_size(header.size, self._count, self._max_item_bytes)
             self._file = header

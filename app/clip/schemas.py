@@ -11,7 +11,7 @@ from app.http.image_input import ImageData
 
 
 class ClassifyRequest(RequestModel):
-    """Pictures, and the labels to choose from."""
+    """Images, and the labels to choose from."""
 
     images: Annotated[list[ImageData], Field(min_length=1)]
     labels: Annotated[list[Label], Field(min_length=1)]
@@ -21,38 +21,38 @@ class ClassifyRequest(RequestModel):
 
 
 class VectorOptions(RequestModel):
-    """Of which model vectors are, and how they are written."""
+    """The model of the vectors, and how they are written."""
 
     model: ModelName | None = None
     encoding_format: Literal["float", "base64"] = "float"
-    dimensions: Annotated[int, Field(ge=1, description="keep the first so many numbers, rescaled")] | None = (
-        None
-    )
+    dimensions: (
+        Annotated[int, Field(ge=1, description="keep this many numbers of each vector, rescaled")] | None
+    ) = None
     dtype: Annotated[
         Literal["float32", "float16"], Field(description="of the numbers, in base64 and .npy files")
     ] = "float32"
 
 
 class BulkOptions(VectorOptions):
-    """What the query of a bulk request may say."""
+    """The query of a bulk request."""
 
     on_error: Annotated[
         Literal["fail", "skip"],
-        Field(description="whether an item that is refused fails the request, or only has no vector"),
+        Field(description="whether a refused item fails the request, or only has no vector"),
     ] = "fail"
 
 
 class EmbeddingsRequest(VectorOptions):
-    """Texts and pictures to embed, in OpenAI's shape."""
+    """Texts and images to embed, in the form of OpenAI's API."""
 
     input: ItemOrItems
-    user: (
-        Annotated[str, Field(max_length=512, description="OpenAI's clients may say it; not used")] | None
-    ) = None
+    user: Annotated[str, Field(max_length=512, description="sent by OpenAI's clients; not used")] | None = (
+        None
+    )
 
 
 class RankRequest(RequestModel):
-    """A query, and what to rank by how near it is."""
+    """A query, and the candidates to rank by similarity."""
 
     query: AnyItem
     candidates: Items
@@ -76,14 +76,14 @@ class Classified(TypedDict):
 
 
 class ClassifyUsage(TypedDict):
-    """What was encoded."""
+    """The number of items that were encoded."""
 
     images: int
     texts: int
 
 
 class ClassifyAnswer(BaseModel):
-    """One entry per picture, in the request's order."""
+    """One entry per image, in the order of the request."""
 
     object: Literal["list"] = "list"
     model: str
@@ -110,7 +110,7 @@ class EmbeddingsUsage(TypedDict):
 
 
 class EmbeddingsAnswer(BaseModel):
-    """One entry per input, in the request's order."""
+    """One entry per input, in the order of the request."""
 
     object: Literal["list"] = "list"
     model: str
@@ -140,7 +140,7 @@ class ModelAnswer(BaseModel):
     object: Literal["model"] = "model"
     created: int = Field(description="Unix time at which this process began to serve it")
     owned_by: Literal["clipcanvas"] = "clipcanvas"
-    status: str = Field(description="ready, loading, unloaded (asking for it loads it), or failed")
+    status: str = Field(description="ready, loading, unloaded (the next use loads it), or failed")
     loaded: bool
     embedding_dim: int | None = Field(description="null: known once it is loaded")
     image_size: int | None

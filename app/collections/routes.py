@@ -227,10 +227,7 @@ async def fetch_thumbnail(
         data,
         name="thumbnail.jpg",
         content_type="image/jpeg",
-        final=False,
         if_none_match=if_none_match,
-        byte_range=None,
-        if_range=None,
     )
 
 

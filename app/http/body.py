@@ -34,7 +34,7 @@ NPY = "application/x-npy"
 ITEM_PARTS = ("image", "text")
 """Parts of a form that are the items of a list."""
 _MAX_FAULTS = 100
-_WORDS = {  # where pydantic's speak of Python
+_WORDS = {  # in place of pydantic's, where those speak of Python
     "extra_forbidden": "this field is not known",
     "missing": "this field is missing",
     "model_type": "this must be an object",
@@ -195,7 +195,7 @@ async def read_json(request: Request, expected: str) -> Any:
     """The body of a request, parsed.
 
     Args:
-        expected: the content types that the route takes.
+        expected: the content types that the route accepts.
 
     Raises:
         UnsupportedBody, MalformedBody, BodyTooLarge, BodyTimeout
@@ -205,23 +205,23 @@ async def read_json(request: Request, expected: str) -> Any:
     if not body:
         raise MalformedBody(f"the body is empty; expected {expected}")
     if kind != JSON and not (kind.startswith("application/") and kind.endswith("+json")):
-        raise UnsupportedBody(f"the content type is {kind or 'not said'}; expected {expected}")
+        raise UnsupportedBody(f"the content type is {kind or 'missing'}; expected {expected}")
     return parse_json(body)
 
 
 def content_type(headers: Headers) -> str:
-    """What the body is said to be, without parameters; empty: nothing is said."""
+    """The content type without parameters; empty if there is none."""
     return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def fields_of(parts: Parts, lists: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
-    """A form's parts as the fields of a model.
+    """The parts of a form as the fields of a model.
 
     Args:
-        lists: the parts that may be there several times, with their names in the model.
+        lists: the parts that may be repeated, with their names in the model.
 
     Raises:
-        InvalidBody: another one is there twice.
+        InvalidBody: another part is repeated.
     """
     fields: dict[str, Any] = {}
     for name, value in parts:
@@ -229,18 +229,18 @@ def fields_of(parts: Parts, lists: Mapping[str, str] = MappingProxyType({})) -> 
             fields.setdefault(lists[name], []).append(value)
         elif name in fields:
             pointer = f"#/{_escape(name)}"
-            raise InvalidBody.at(pointer, "duplicate_field", "this field is there twice")
+            raise InvalidBody.at(pointer, "duplicate_field", "this field is repeated")
         else:
             fields[name] = value
     return fields
 
 
 def validate(model: type[Model], values: Any, *, strict: bool, at: str = "#") -> Model:
-    """The model of those values.
+    """The model with these values.
 
     Args:
-        strict: no text for numbers and the like; forms cannot be strict.
-        at: where in the request they were.
+        strict: text is no number; forms cannot be strict.
+        at: the place of the values in the request.
 
     Raises:
         InvalidBody: with all faults.
@@ -252,7 +252,7 @@ def validate(model: type[Model], values: Any, *, strict: bool, at: str = "#") ->
 
 
 def faults_of(error: ValidationError, at: str = "#") -> list[Fault]:
-    """What pydantic found, with pointers below `at`."""
+    """The errors of pydantic, with pointers below `at`."""
     return [
         Fault(
             pointer="/".join([at, *(_escape(step) for step in item["loc"])]),
@@ -264,11 +264,11 @@ def faults_of(error: ValidationError, at: str = "#") -> list[Fault]:
 
 
 def parse_json(body: bytes) -> Any:
-    """JSON as RFC 8259 has it: no NaN, no infinity; and no name twice in one object.
+    """JSON as in RFC 8259: without NaN and infinity, and without repeated names in one object.
 
     Raises:
-        MalformedBody: it is something else.
-        InvalidBody: a name is there twice.
+        MalformedBody: the body is not such JSON.
+        InvalidBody: a name is repeated.
     """
     repeated: list[str] = []
 
@@ -287,11 +287,11 @@ def parse_json(body: bytes) -> Any:
         raise MalformedBody(f"not JSON: {error.msg}, at character {error.pos}") from None
     except ValueError as error:  # not UTF-8, NaN, a number without end
         raise MalformedBody(
-            str(error) if isinstance(error, _NotJson) else "not JSON that can be read"
+            str(error) if isinstance(error, _NotJson) else "the JSON cannot be parsed"
         ) from None
     if repeated:
         raise InvalidBody(
-            Fault(pointer=f"#/{_escape(name)}", code="duplicate_field", detail="this field is there twice")
+            Fault(pointer=f"#/{_escape(name)}", code="duplicate_field", detail="this field is repeated")
             for name in repeated
         )
     return value
@@ -308,7 +308,7 @@ def _refuse(word: str) -> None:
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise _NotJson(f"not JSON that can be read: the number {text[:20]} is too large")
+        raise _NotJson(f"the JSON cannot be parsed: the number {text[:20]} is too large")
     return number
 
 
@@ -323,6 +323,6 @@ async def read_form(request: Request) -> Parts:
 
 
 def _escape(step: str | int) -> str:
-    # RFC 6901; what is no text (half a surrogate pair) cannot be sent back
+    # RFC 6901; half a surrogate pair cannot be sent back
     text = str(step).encode("utf-8", "replace").decode()[:200]
     return text.replace("~", "~0").replace("/", "~1")

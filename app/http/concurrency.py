@@ -36,7 +36,7 @@ class TooManyStreams(HttpProblem):
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Run `work`, but cancel it when the client leaves. The request's body must have been read.
+    """Run `work`, and cancel it when the client leaves. The body of the request must have been read.
 
     Raises:
         ClientGone: the work was cancelled.
@@ -49,7 +49,7 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
         nonlocal cancels
         while (await request.receive())["type"] != "http.disconnect":
             pass
-        while True:  # Python 3.11's wait_for may swallow one (python/cpython#86296)
+        while True:  # Python 3.11's wait_for may swallow a cancellation (python/cpython#86296)
             cancels += 1
             working.cancel()
             await asyncio.sleep(1)
@@ -60,7 +60,7 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     except asyncio.CancelledError:
         for _ in range(cancels):
             working.uncancel()
-        if cancels and not working.cancelling():  # nobody else wants it to stop
+        if cancels and not working.cancelling():  # nobody else cancelled the work
             raise ClientGone("the client left before the answer") from None
         raise
     finally:
@@ -68,25 +68,26 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
 
 
 async def in_time(request: Request, work: Callable[[], Coroutine[Any, Any, T]], longest_s: float) -> T:
-    """Do what `work` begins for `longest_s`, or as `X-Request-Timeout` says, since the request began.
+    """The result of the work, within `longest_s` and the `X-Request-Timeout` since the request arrived.
 
     Raises:
-        MalformedHeader: it says no number of seconds.
-        DeadlineExceeded: that time is over.
+        MalformedHeader: `X-Request-Timeout` is no number of seconds.
+        DeadlineExceeded: the time of `X-Request-Timeout` is over.
         TimeoutError: `longest_s` is over.
     """
-    asked_s = _asked_s(request.headers.get("x-request-timeout"))
-    ends = [asyncio.get_running_loop().time() + longest_s, request.state.arrived + asked_s]
+    client_s = _timeout_s(request.headers.get("x-request-timeout"))
+    ends = asyncio.get_running_loop().time() + longest_s
+    client_ends = request.state.arrived + client_s
     try:
-        async with asyncio.timeout_at(min(ends)) as limit:
+        async with asyncio.timeout_at(min(ends, client_ends)) as limit:
             return await work()
     except TimeoutError:
-        if limit.expired() and ends[1] < ends[0]:
-            raise DeadlineExceeded(f"the {asked_s:g} s of X-Request-Timeout are over") from None
+        if limit.expired() and client_ends < ends:
+            raise DeadlineExceeded(f"the {client_s:g} s of X-Request-Timeout are over") from None
         raise
 
 
-def _asked_s(header: str | None) -> float:
+def _timeout_s(header: str | None) -> float:
     if header is None:
         return math.inf
     try:
@@ -101,7 +102,7 @@ def _asked_s(header: str | None) -> float:
 async def run_for_client(
     request: Request, settings: ApiSettings, work: Callable[[], Coroutine[Any, Any, T]]
 ) -> T:
-    """The result of the work, which stops when the client leaves or has waited too long.
+    """The result of the work, which is cancelled when the client leaves or has waited too long.
 
     Raises:
         ClientGone, DeadlineExceeded
@@ -112,7 +113,7 @@ async def run_for_client(
 
 
 async def all_of(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """What comes of each, in order."""
+    """The results, in order. If one fails the others are cancelled, and its error is raised."""
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(work) for work in works]
@@ -122,13 +123,13 @@ async def all_of(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 async def both(first: Coroutine[Any, Any, T], second: Coroutine[Any, Any, U]) -> tuple[T, U]:
-    """What comes of two works of different types."""
+    """The results of two coroutines of different types, as `all_of`."""
     results: list[Any] = await all_of([first, second])
     return results[0], results[1]
 
 
 class StreamSlots:
-    """Counts the open streams of each caller, in this process."""
+    """Counts the open event streams of each caller, in this process."""
 
     def __init__(self, per_caller: int, metrics: Metrics) -> None:
         self._per_caller = per_caller
@@ -136,7 +137,7 @@ class StreamSlots:
         self._metrics = metrics
 
     def check(self, caller: str) -> None:
-        """Raises TooManyStreams if one more is too many."""
+        """Raises TooManyStreams: the caller may open no more."""
         if self._open[caller] >= self._per_caller:
             raise TooManyStreams(
                 f"{self._per_caller} event streams are open already; no caller may have more"
@@ -144,7 +145,7 @@ class StreamSlots:
 
     @contextmanager
     def open(self, caller: str) -> Iterator[None]:
-        """A stream, for as long as this lasts."""
+        """Count a stream while it is open."""
         self._open[caller] += 1
         self._metrics.streams.inc()
         try:

@@ -184,7 +184,7 @@ def problem(
         errors=list(faults),
         error=openai_error(answer, detail, faults),
     )
-    # OpenAI's clients go by it: without it they would send again what is 409 or 500
+    # OpenAI's clients obey it: without it they repeat requests that got 409 or 500
     extra = {"X-Should-Retry": str(retryable).lower()}
     if answer.retry_after_s:
         extra["Retry-After"] = str(answer.retry_after_s)
@@ -217,7 +217,7 @@ def problem_of(scope: Scope, error: Exception) -> JSONResponse:
 
 
 def install(app: FastAPI) -> None:
-    """Answer exceptions as problems, the framework's own too."""
+    """Answer exceptions as problems, also those of the framework."""
     kinds: list[type[Exception]] = [HttpProblem, *_FOREIGN]
     for kind in kinds:
         app.add_exception_handler(kind, _answer)
@@ -233,8 +233,8 @@ async def _answer_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     phrase = HTTPStatus(error.status_code).phrase
     details = {
-        404: f"there is nothing at {request.url.path}",
-        405: f"{request.method} is not possible at {request.url.path}",
+        404: f"nothing is at {request.url.path}",
+        405: f"{request.method} is not allowed at {request.url.path}",
     }
     headers = dict(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
@@ -260,7 +260,7 @@ def _printable(text: str) -> str:
 
 
 def _methods_of(app: FastAPI, path: str) -> list[str]:
-    # of all routes there, where a router knows only of the first that matches
+    # of all routes at the path: a router knows only the first that matches
     operations = [
         names for pattern, names in app.openapi()["paths"].items() if compile_path(pattern)[0].match(path)
     ]

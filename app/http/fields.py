@@ -15,7 +15,7 @@ from app.http.image_input import IMAGE, ImageData
 
 TEXT = {"type": "string", "minLength": 1}
 ITEM: dict[str, Any] = {
-    "description": "a text, or a text or a picture in an object",
+    "description": "a text, or a text or an image in an object",
     "anyOf": [
         TEXT,
         *(
@@ -29,17 +29,17 @@ ITEM: dict[str, Any] = {
 ModelName = Annotated[str, Field(min_length=1, max_length=200, description="a name of GET /v1/models")]
 Label = Annotated[str, Field(min_length=1)]
 Template = Annotated[str, Field(pattern=r"\{label\}", description="a text that holds {label}")]
-TopK = Annotated[int, Field(ge=1, description="how many of the best to answer; all if not said")]
+TopK = Annotated[int, Field(ge=1, description="the number of best results; all by default")]
 
 
 class RequestModel(BaseModel):
-    """A request body: what it does not know it refuses."""
+    """A request body: unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class Item(RequestModel):
-    """A text or a picture; a bare string is a text."""
+    """A text or an image; a bare string is a text."""
 
     text: Annotated[str, Field(min_length=1)] | None = None
     image: ImageData | None = None
@@ -52,7 +52,7 @@ class Item(RequestModel):
     @model_validator(mode="after")
     def _text_or_image(self) -> Self:
         if (self.text is None) == (self.image is None):
-            raise ValueError("say either a text or an image")
+            raise ValueError("give either a text or an image")
         return self
 
 

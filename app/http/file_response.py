@@ -1,4 +1,4 @@
-"""Files over HTTP: content-hash ETags, 304, and ranges, after RFC 9110."""
+"""Files over HTTP: ETags from content hashes, 304, and ranges, after RFC 9110."""
 
 import hashlib
 import re
@@ -9,7 +9,7 @@ _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
 def is_known(etag: str, if_none_match: str | None) -> bool:
-    """Whether a client that says `If-None-Match` has this version already."""
+    """Whether the header `If-None-Match` of a client lists this version."""
     known = (tag.strip().removeprefix("W/") for tag in (if_none_match or "").split(","))
     return any(tag in (etag, "*") for tag in known)
 
@@ -19,15 +19,15 @@ def file_response(
     *,
     name: str,
     content_type: str,
-    final: bool,
-    if_none_match: str | None,
-    byte_range: str | None,
-    if_range: str | None,
+    final: bool = False,
+    if_none_match: str | None = None,
+    byte_range: str | None = None,
+    if_range: str | None = None,
 ) -> Response:
-    """A file, the asked part of it, or word that the client has it.
+    """A file, the range of it that was requested, or 304 if the client has it.
 
     Args:
-        final: it never changes under this name.
+        final: the file never changes under this name.
     """
     etag = f'"sha256-{hashlib.sha256(data).hexdigest()}"'
     headers = {
@@ -38,7 +38,7 @@ def file_response(
     if is_known(etag, if_none_match):
         return Response(status_code=304, headers=headers)
     headers["Content-Disposition"] = f'inline; filename="{name}"'
-    # several ranges, or what is no range, is answered whole, as the RFC allows
+    # several ranges, or an invalid one, are answered with the whole file, as the RFC allows
     match = _RANGE.fullmatch((byte_range or "").replace(" ", ""))
     if match is None or match[0] == "bytes=-" or if_range not in (None, etag):
         return Response(data, 200, headers, content_type)

@@ -1,4 +1,4 @@
-"""Pictures of requests: bytes or base64 in, a checked RGB picture out, or why not, and where it was."""
+"""Images in requests: bytes or base64 in, a decoded RGB image out, or an error with its place."""
 
 import base64
 import binascii
@@ -64,33 +64,33 @@ _REFUSALS = {kind.answer.code: kind for kind in (ImageRefused, UnsupportedImage,
 
 @dataclass(frozen=True)
 class Source:
-    """A picture as it came, and where in the request."""
+    """An image as it was sent, and its place in the request."""
 
-    data: bytes | str  # a file, or base64 with or without a data URL around it
+    data: bytes | str  # a file, or base64, bare or in a data URL
     pointer: str
 
 
 def file_of(source: Source) -> bytes:
-    """The picture's file. Raises ImageRefused, ImageUrlRefused: it is no base64 of one."""
+    """The file of the image. Raises ImageRefused, ImageUrlRefused: the text is not base64."""
     return _decode_base64(source.data, source.pointer) if isinstance(source.data, str) else source.data
 
 
 def decode(source: Source, limits: ImageLimits) -> Image.Image:
-    """The picture, as `jobs.images.decode` has it.
+    """The image, as `jobs.images.decode` returns it.
 
     Raises:
-        UnsupportedImage, ImageTooLarge, ImageUrlRefused, ImageRefused: whose message is fit for the client.
+        UnsupportedImage, ImageTooLarge, ImageUrlRefused, ImageRefused
     """
     return _decode(source, limits, images.decode)
 
 
 def decode_alpha(source: Source, limits: ImageLimits) -> Image.Image:
-    """How opaque each pixel is, as `jobs.images.decode_alpha` has it. Raises as `decode`."""
+    """The opacity of each pixel, as `jobs.images.decode_alpha` returns it. Raises as `decode`."""
     return _decode(source, limits, images.decode_alpha)
 
 
 def refusal(refused: images.ImageRefused, pointer: str) -> ImageRefused:
-    """Why a picture is not taken, with its place in the request."""
+    """The error of a refused image, with its place in the request."""
     return _REFUSALS[refused.code](pointer, str(refused))
 
 

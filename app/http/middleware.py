@@ -1,4 +1,4 @@
-"""What happens to every request: its id, a bounded body, a log line, metrics, and an answer come what may."""
+"""What every request gets: an id, a bounded body, a log line, metrics, and an answer to any exception."""
 
 import asyncio
 import random
@@ -27,7 +27,7 @@ _HEADERS = {
 
 
 class RequestContext:
-    """Gives each request its id and log line, counts it, and answers 500 where nothing else answered."""
+    """Gives each request an id and a log line, counts it, and answers exceptions that reach it."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -58,15 +58,15 @@ class RequestContext:
             try:
                 await self._app(scope, receive, send_with_id)
             except Exception as error:
-                if answered:  # too late for an answer; a broken stream tells the client
-                    log.exception("response broke off")
+                if answered:  # the answer has begun: the broken stream tells the client
+                    log.exception("response interrupted")
                     raise
                 await problem_of(scope, error)(scope, receive, send_with_id)
             finally:
-                self._tell(scope, *(answered[0] if answered else (499, 0.0)), time.perf_counter() - began)
+                self._record(scope, *(answered[0] if answered else (499, 0.0)), time.perf_counter() - began)
 
-    def _tell(self, scope: Scope, status: int, first_byte_s: float, seconds: float) -> None:
-        # the pattern, such as /v1/jobs/{job_id}; a path of a stranger's making would be a label without end
+    def _record(self, scope: Scope, status: int, first_byte_s: float, seconds: float) -> None:
+        # the pattern, such as /v1/jobs/{job_id}: any path as a label would make metrics grow without bound
         route = getattr(scope.get("route"), "path", scope["state"].get("route", "unmatched"))
         method = scope["method"] if scope["method"] in _METHODS else "other"
         code = scope["state"].get("problem_code")
@@ -74,9 +74,9 @@ class RequestContext:
         self._metrics.request_seconds.labels(route, method).observe(first_byte_s)
         if code:
             self._metrics.problems.labels(code).inc()
-        # probes and scrapes come all the time and say nothing
-        tell = log.debug if route in _QUIET and status < 500 else log.info
-        tell(
+        # probes and scrapes come all the time
+        write = log.debug if route in _QUIET and status < 500 else log.info
+        write(
             "request",
             method=method,
             route=route,
@@ -124,7 +124,7 @@ class BodyLimit:
         encoding = headers.get("content-encoding", "identity").lower()
         refusal: HttpProblem | None = None
         if encoding != "identity":
-            refusal = UnsupportedBody(f"the body is encoded with {encoding}; send it as it is")
+            refusal = UnsupportedBody(f"the body is encoded with {encoding}; send it without an encoding")
         elif declared > max_bytes:
             refusal = _too_large(max_bytes)
         elif is_held and self._held + declared > settings.max_held_bytes:
@@ -164,7 +164,7 @@ class BodyLimit:
             self._held -= seen if is_held else 0
 
     def _too_many(self) -> Overloaded:
-        return Overloaded(f"bodies of {self._settings.max_held_bytes} bytes are being worked on already")
+        return Overloaded(f"bodies of {self._settings.max_held_bytes} bytes are in work already")
 
 
 def _too_large(max_bytes: int) -> BodyTooLarge:

@@ -1,4 +1,4 @@
-"""multipart/form-data, taken apart as it comes; what a part is, its name says."""
+"""multipart/form-data, parsed while it arrives: Starlette's parser would write files to disk."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from app.http.errors import Answer, HttpProblem
 
 MAX_PART_HEAD = 16_384  # bytes
 
-_SMALL_PIECE = 4096  # bytes; one that comes after joins it: a body in single bytes costs no more than it has
+_SMALL_PIECE = 4096  # bytes; the next piece is appended to a smaller one, so that tiny pieces cost no memory
 
 
 class MalformedBody(HttpProblem):
@@ -19,17 +19,17 @@ class MalformedBody(HttpProblem):
 
 
 class FormSplitter:
-    """Gives the parts of a form in order, each when it is whole: names, and bytes of files or else text.
+    """Yields the parts of a form in order, each when it is complete: names, and bytes of files or text.
 
     Args:
         content_type: the header, with its boundary.
-        check: is told the size of a part as it grows, in bytes; may raise.
+        check: called with the size of a part in bytes as it grows; may raise.
     """
 
     def __init__(self, content_type: str, *, check: Callable[[int], None] = lambda size: None) -> None:
         boundary = parse_options_header(content_type)[1].get(b"boundary")
         if not boundary:
-            raise MalformedBody("not a form that can be read: the content type names no boundary")
+            raise MalformedBody("the form cannot be parsed: the content type names no boundary")
         self._check = check
         self._parts: list[tuple[str, str | bytes]] = []
         self._head: list[tuple[bytearray, bytearray]] = []  # of the part: names and values
@@ -53,21 +53,21 @@ class FormSplitter:
                 },
             )
         except FormParserError as error:
-            raise MalformedBody("not a form that can be read: the boundary is too long") from error
+            raise MalformedBody("the form cannot be parsed: the boundary is too long") from error
 
     def feed(self, data: bytes) -> list[tuple[str, str | bytes]]:
-        """The parts that end in this piece. Raises MalformedBody, and what `check` raises."""
+        """The parts that end in this piece of the body. Raises MalformedBody, and what `check` raises."""
         try:
             self._parser.write(data)
         except FormParserError as error:
-            raise MalformedBody("not a form that can be read: its parts are not those of a form") from error
+            raise MalformedBody("the form cannot be parsed: its parts are malformed") from error
         parts, self._parts = self._parts, []
         return parts
 
     def close(self) -> None:
-        """Raises MalformedBody: something is missing."""
+        """Raises MalformedBody: the form is incomplete."""
         if not self._ended:
-            raise MalformedBody("not a form that can be read: its end is missing")
+            raise MalformedBody("the form cannot be parsed: its end is missing")
 
     def _begin(self) -> None:
         self._head, self._head_bytes = [], 0
@@ -86,7 +86,7 @@ class FormSplitter:
         self._head_bytes += len(data)
         if self._head_bytes > MAX_PART_HEAD:
             raise MalformedBody(
-                f"not a form that can be read: the head of a part has more than {MAX_PART_HEAD} bytes"
+                f"the form cannot be parsed: the head of a part has more than {MAX_PART_HEAD} bytes"
             )
         into += data
 
@@ -96,7 +96,7 @@ class FormSplitter:
         )
         options = parse_options_header(disposition)[1]
         if b"name" not in options:
-            raise MalformedBody("not a form that can be read: a part has no name")
+            raise MalformedBody("the form cannot be parsed: a part has no name")
         self._name, self._is_file = _text(options[b"name"]), b"filename" in options
 
     def _take_data(self, data: bytes, start: int, end: int) -> None:

@@ -1,4 +1,4 @@
-"""uvicorn as this service needs it: heads that do not end are refused, and a signal is told at once."""
+"""uvicorn with two changes: endless request heads are refused, and a signal is passed on at once."""
 
 import asyncio
 from types import FrameType
@@ -13,12 +13,12 @@ MAX_HEAD_BYTES = 65_536
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """uvicorn's faster parser, which by itself keeps a head, or trailers, of any length."""
+    """uvicorn's faster parser, with a bound on heads and trailers, which it would keep at any length."""
 
-    _unfinished = 0  # bytes since the last end of a head or piece of a body
+    _unfinished = 0  # bytes since the end of the last head or piece of a body
 
     def data_received(self, data: bytes) -> None:
-        """Called with what came."""
+        """Called with the bytes that arrived."""
         self._unfinished += len(data)
         super().data_received(data)
         if self._unfinished > MAX_HEAD_BYTES and not self.transport.is_closing():
@@ -41,7 +41,7 @@ class BoundedHttp(HttpToolsProtocol):
 
 
 class Server(uvicorn.Server):
-    """Tells the application of the signal at once: the lifespan hears of it only after open streams ended."""
+    """Sets `stopping` on a signal at once: the lifespan ends only after open streams have ended."""
 
     def __init__(self, config: uvicorn.Config, stopping: asyncio.Event) -> None:
         super().__init__(config)

@@ -1,4 +1,4 @@
-"""About the service: its models, generators and queue, and what probes and Prometheus ask."""
+"""The models, generators and queue of the service, its health for probes, and its metrics."""
 
 import asyncio
 from collections import Counter
@@ -22,7 +22,7 @@ router = APIRouter(tags=["service"])
 
 
 class ReadyAnswer(BaseModel):
-    """Whether the service can do its work, and how each part of it is."""
+    """Whether the service is ready, and the state of each part."""
 
     status: Literal["ready", "not ready"]
     parts: dict[str, str]
@@ -44,19 +44,19 @@ async def show_model(name: str, caller: AnyCaller, clips: ClipsInUse) -> ModelAn
 
 @router.get("/v1/generators", responses=responses(401))
 async def list_generators(caller: AnyCaller, request: Request) -> GeneratorList:
-    """The ways to draw, with their options as JSON Schema, their defaults and limits."""
+    """The generators, with their options as JSON Schema, their defaults and limits."""
     return GeneratorList(data=request.state.generators)
 
 
 @router.get("/v1/queue", responses=responses(401, 503))
 async def show_queue(caller: AnyCaller, resources: InUse) -> QueueAnswer:
-    """How many jobs wait and run, and the workers that are there."""
-    return await resources.ask(_look, resources.queue)
+    """The numbers of queued and running jobs, and the workers."""
+    return await resources.ask(_read_queue, resources.queue)
 
 
 @router.get("/livez", response_class=PlainTextResponse)
 async def livez() -> Response:
-    """200 while the process turns, whatever its dependencies do."""
+    """200 while the process runs, whatever its dependencies do."""
     return Response("ok\n", media_type="text/plain")
 
 
@@ -64,11 +64,11 @@ async def livez() -> Response:
     "/readyz",
     responses={
         200: {"model": ReadyAnswer},
-        503: {"model": ReadyAnswer, "description": "some part is not ready; each says why"},
+        503: {"model": ReadyAnswer, "description": "a part is not ready; each says why"},
     },
 )
 async def readyz(resources: InUse, clips: ClipsInUse) -> JSONResponse:
-    """200 if every part is ready, else 503; either way each part says how it is.
+    """200 if every part is ready, else 503, with the state of each part.
 
     CLIPs that are not loaded at the start do not count.
     """
@@ -98,25 +98,25 @@ async def readyz(resources: InUse, clips: ClipsInUse) -> JSONResponse:
 
 @router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(resources: InUse) -> Response:
-    """For Prometheus; while Redis is away the rest is told all the same."""
-    told = resources.metrics
-    told.jobs.clear()
-    told.workers.clear()
+    """Metrics for Prometheus, also while Redis is unavailable."""
+    values = resources.metrics
+    values.jobs.clear()
+    values.workers.clear()
     try:
-        seen = await resources.ask(_look, resources.queue)
-        told.webhook_lag.set(await resources.ask(resources.outbox.lag_s))
+        queue = await resources.ask(_read_queue, resources.queue)
+        values.webhook_lag.set(await resources.ask(resources.outbox.lag_s))
     except QueueUnavailable:
-        told.redis_up.set(0)
+        values.redis_up.set(0)
     else:
-        told.redis_up.set(1)
-        told.jobs.labels("queued").set(seen.queued)
-        told.jobs.labels("running").set(seen.running)
-        for state, count in Counter(worker["state"] for worker in seen.workers).items():
-            told.workers.labels(state).set(count)
-    return Response(generate_latest(told.registry), media_type=CONTENT_TYPE_LATEST)
+        values.redis_up.set(1)
+        values.jobs.labels("queued").set(queue.queued)
+        values.jobs.labels("running").set(queue.running)
+        for state, count in Counter(worker["state"] for worker in queue.workers).items():
+            values.workers.labels(state).set(count)
+    return Response(generate_latest(values.registry), media_type=CONTENT_TYPE_LATEST)
 
 
-def _look(queue: JobQueue) -> QueueAnswer:
+def _read_queue(queue: JobQueue) -> QueueAnswer:
     workers = [{"name": worker.name, "state": worker.state, **worker.detail} for worker in queue.workers()]
     return QueueAnswer(**queue.counts(), workers=workers)
 

@@ -108,7 +108,7 @@ def test_every_bad_picture_of_a_request_is_named(unharmed: LiveApi) -> None:
         (b"\xff\xfe", 400, "malformed_body", "not JSON"),
         (b"[]", 422, "invalid_request", "object"),
         (b"null", 422, "invalid_request", "object"),
-        (b'{"images": ["x"], "images": ["y"], "labels": ["a"]}', 422, "invalid_request", "twice"),
+        (b'{"images": ["x"], "images": ["y"], "labels": ["a"]}', 422, "invalid_request", "repeated"),
         (b'{"images": ["\\ud800"], "labels": ["\\ud800"]}', 422, "invalid_request", "#/labels/0"),
         (b'{"\\ud800": 1}', 422, "invalid_request", "Unicode"),
     ],
@@ -196,7 +196,7 @@ def test_bodies_of_another_kind(unharmed: LiveApi) -> None:
     text = json.dumps({"images": [GOOD], "labels": ["a"]})
     for kind in ("text/plain", "image/png", "application/x-www-form-urlencoded"):
         refused(unharmed, 415, "unsupported_media_type", kind, content=text, headers={"Content-Type": kind})
-    refused(unharmed, 415, "unsupported_media_type", "not said", content=text)
+    refused(unharmed, 415, "unsupported_media_type", "missing", content=text)
     gzip = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
     refused(unharmed, 415, "unsupported_media_type", "gzip", content=text, headers=gzip)
     refused(unharmed, 415, "unsupported_media_type", "multipart", files={"image": FILE}, path="/v1/rank")

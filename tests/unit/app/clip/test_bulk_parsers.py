@@ -84,7 +84,7 @@ def test_a_form_gives_its_parts(size: int) -> None:
         (TarSplitter, b"x" * 2000, "after 0 files"),
         (LineSplitter, b'"a"\n{"text"\n', "#/1: not JSON"),
         (lambda most: FormItems("multipart/form-data; boundary=b", most), form(("text", b"a"))[:-9], "end"),
-        (lambda most: FormItems("multipart/form-data; boundary=b", most), b"nonsense", "not a form"),
+        (lambda most: FormItems("multipart/form-data; boundary=b", most), b"nonsense", "cannot be parsed"),
         (lambda most: FormItems("multipart/form-data", most), b"", "boundary"),
     ],
 )
