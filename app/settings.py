@@ -50,24 +50,24 @@ class ApiSettings(JobSettings):
     )
     clip_preload: tuple[str, ...] | None = Field(
         None,
-        description="CLIPs to load at the start, as a JSON list, others when they are first asked for; "
-        "not said: all, or only the first if CLIP_MEMORY bounds them",
+        description="CLIPs to load at the start, as a JSON list, others on their first use; "
+        "not set: all, or only the first if CLIP_MEMORY bounds them",
     )
     clip_memory: int = Field(
         0,
         ge=0,
         description="bytes that CLIPs may take together, as their cards predict; "
-        "the least recently used is put out for one that is wanted; 0: no bound",
+        "the least recently used is evicted for another; 0: no bound",
     )
     clip_warm_up_s: float = Field(
         4,
         ge=0,
         description="longest time to measure which batches suit a CLIP when it is loaded; 0: the largest",
     )
-    max_batch_images: int = Field(256, ge=1, description="pictures encoded in one call; 1 turns batching off")
+    max_batch_images: int = Field(256, ge=1, description="images encoded in one call; 1 turns batching off")
     max_batch_texts: int = Field(256, ge=1, description="texts encoded in one call; 1 turns batching off")
     max_waiting_images: int = Field(
-        512, ge=1, description="pictures in work or waiting, per model; more is 503"
+        512, ge=1, description="images in work or waiting, per model; more is 503"
     )
     max_waiting_texts: int = Field(
         65_536, ge=1, description="texts in work or waiting, per model; more is 503"
@@ -76,7 +76,7 @@ class ApiSettings(JobSettings):
         50_000, ge=0, description="text embeddings kept, per model; likewise label matrices"
     )
     image_cache_rows: int = Field(
-        0, ge=0, description="picture embeddings kept by the hash of their file, per model; 0: none"
+        0, ge=0, description="image embeddings kept by the hash of their file, per model; 0: none"
     )
     exact_decode: bool = Field(
         False,
@@ -90,7 +90,7 @@ class ApiSettings(JobSettings):
         "are long; 0: one per core, as far as the control group lets this process have them",
     )
     decode_threads: int = Field(
-        0, ge=0, description="threads that decode pictures; 0: one per core, likewise"
+        0, ge=0, description="threads that decode images; 0: one per core, likewise"
     )
     body_idle_s: float = Field(30, gt=0, description="a request is given up if its body pauses for so long")
     clip_timeout_s: float = Field(60, gt=0, description="longest time for one CLIP request; then 503")
@@ -112,10 +112,10 @@ class ApiSettings(JobSettings):
         ge=1024,
         description="bodies of all requests that are in work, bulk ones aside; more is 503",
     )
-    max_bulk_items: int = Field(10_000, ge=1, description="texts and pictures of one bulk request")
-    max_archive_bytes: int = Field(2**30, ge=1024, description="longest tar of pictures to index")
+    max_bulk_items: int = Field(10_000, ge=1, description="texts and images of one bulk request")
+    max_archive_bytes: int = Field(2**30, ge=1024, description="longest tar of images to index")
     max_index_urls: int = Field(10_000, ge=1, description="addresses in one request for indexing")
-    max_images: int = Field(64, ge=1, description="pictures in one request")
+    max_images: int = Field(64, ge=1, description="images in one request")
     max_labels: int = Field(4096, ge=1, description="labels of one classification")
     max_templates: int = Field(128, ge=1, description="templates of one classification")
     max_texts: int = Field(
@@ -124,10 +124,10 @@ class ApiSettings(JobSettings):
     max_text_chars: int = Field(2000, ge=1, description="characters of one text")
     max_prompts: int = Field(16, ge=1, le=16, description="prompts of one job")
     max_pixel_steps: int = Field(
-        2_000_000_000, ge=1, description="width times height times steps times pictures of one job"
+        2_000_000_000, ge=1, description="width times height times steps times images of one job"
     )
     max_film_pixels: int = Field(
-        250_000_000, ge=1, description="width times height times frames times pictures of one job's films"
+        250_000_000, ge=1, description="width times height times frames times images of one job's films"
     )
     max_streams_per_caller: int = Field(
         50,
@@ -148,7 +148,7 @@ class ApiSettings(JobSettings):
     )
 
     input_side: int = Field(
-        1024, ge=64, description="pictures of a request are kept no larger than this, or than the drawing"
+        1024, ge=64, description="images of a request are kept no larger than this, or than the drawing"
     )
 
     vector_filter_effort: int = Field(

@@ -78,8 +78,8 @@ def test_the_code_beside_the_picture_runs(visit: Visit, tmp_path: Path) -> None:
     page.get_by_text("The same from a shell or a program").click()
     curl, program = page.locator("#draw-code pre").all_inner_texts()
     assert '"status":"queued"' in ran(["bash", "-c", curl.split("\ncurl")[0]])
-    ran([sys.executable, "-c", program.replace("picture.png", str(tmp_path / "picture.png"))])
-    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+    ran([sys.executable, "-c", program.replace("image.png", str(tmp_path / "image.png"))])
+    assert (tmp_path / "image.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_page_that_is_opened_again_goes_on_with_its_job(visit: Visit) -> None:

@@ -55,7 +55,7 @@ def test_axe_finds_nothing(shared: Service, browser: Browser, scheme: str, size:
     for room in ROOMS:
         page = visit.open(room)
         if room == "look":
-            page.set_input_files("#look-pictures", CAT)
+            page.set_input_files("#look-images", CAT)
             page.get_by_role("button", name="Classify").click()
             page.locator(".bars li").first.wait_for()
         if room == "draw":
@@ -105,7 +105,7 @@ def test_a_service_with_keys_asks_for_one(
 def test_a_service_that_is_away_is_told_in_a_sentence(shared: Service, context: BrowserContext) -> None:
     page = Visit(context.new_page(), shared.url).open("look")
     context.set_offline(True)
-    page.set_input_files("#look-pictures", CAT)
+    page.set_input_files("#look-images", CAT)
     page.get_by_role("button", name="Classify").click()
     page.locator("#look-answer .problem").wait_for()
     assert page.locator("#look-answer").inner_text() == "The service cannot be reached. Is it running?"

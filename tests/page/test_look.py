@@ -12,7 +12,7 @@ pytestmark = pytest.mark.timeout(180)
 
 
 def classify(page: Page) -> None:
-    page.set_input_files("#look-pictures", CAT)
+    page.set_input_files("#look-images", CAT)
     page.get_by_role("button", name="Classify").click()
     page.locator(".bars li").first.wait_for()
 
@@ -30,11 +30,11 @@ def test_a_picture_is_classified_the_likeliest_label_first(visit: Visit) -> None
 
 def test_several_pictures_are_told_apart_and_taken_away(visit: Visit) -> None:
     page = visit.open("look")
-    page.set_input_files("#look-pictures", [CAT, CAT])
+    page.set_input_files("#look-images", [CAT, CAT])
     assert page.locator(".picked li").count() == 2
-    page.get_by_role("button", name="Take cat.jpg away").first.click()
+    page.get_by_role("button", name="Remove cat.jpg").first.click()
     assert page.locator(".picked li").count() == 1
-    page.set_input_files("#look-pictures", CAT)
+    page.set_input_files("#look-images", CAT)
     page.get_by_role("button", name="Classify").click()
     page.locator(".looked").nth(1).wait_for()
 
@@ -60,7 +60,7 @@ def test_a_picture_can_be_dropped_and_pasted(visit: Visit) -> None:
 
 def test_the_keyboard_is_enough(visit: Visit) -> None:
     page = visit.open("look")
-    page.set_input_files("#look-pictures", CAT)
+    page.set_input_files("#look-images", CAT)
     page.locator("#labels").focus()
     page.keyboard.press("Tab")  # to the model
     page.keyboard.press("Tab")
@@ -72,11 +72,11 @@ def test_what_is_no_picture_is_told_in_a_sentence(visit: Visit, tmp_path: Path) 
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(CAT.read_bytes()[:3000])
     page = visit.open("look")
-    page.set_input_files("#look-pictures", broken)
+    page.set_input_files("#look-images", broken)
     page.get_by_role("button", name="Classify").click()
     said = page.locator("#look-answer .problem")
     said.wait_for()
-    assert said.inner_text() == "Picture 1: the image is truncated or damaged."
+    assert said.inner_text() == "Image 1: the image is truncated or damaged."
     # the browser writes refused requests into its console
     visit.errors.clear()
 
@@ -84,7 +84,7 @@ def test_what_is_no_picture_is_told_in_a_sentence(visit: Visit, tmp_path: Path) 
 def test_without_a_picture_it_says_what_is_missing(visit: Visit) -> None:
     page = visit.open("look")
     page.get_by_role("button", name="Classify").click()
-    assert "Choose a picture first" in page.locator("#look-answer").inner_text()
+    assert "Choose an image first" in page.locator("#look-answer").inner_text()
 
 
 def test_the_code_beside_the_answer_gives_the_same_answer(visit: Visit) -> None:

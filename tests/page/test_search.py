@@ -29,11 +29,11 @@ def test_pictures_are_added_and_found(visit: Visit, pictures: list[Path], tmp_pa
     page = visit.open("search")
     page.locator("#search-answer p").wait_for()  # there is no collection yet
     page.fill("#fill-name", "things")
-    page.set_input_files("#fill-pictures", pictures)
+    page.set_input_files("#fill-images", pictures)
     page.get_by_role("button", name="Add", exact=True).click()
     page.locator("#fill-answer span").wait_for()
     said = page.locator("#fill-answer").inner_text()
-    assert "3 of 4 pictures were added to things." in said
+    assert "3 of 4 images were added to things." in said
     assert "broken.jpg: not a picture of a known format" in said
     visit.errors.clear()  # the browser writes refused requests into its console
 
@@ -57,7 +57,7 @@ def test_pictures_are_added_and_found(visit: Visit, pictures: list[Path], tmp_pa
     assert ran([sys.executable, "-c", program]).startswith("rocket.jpg ")
 
     page.fill("#query", "")
-    page.set_input_files("#search-picture", CAT)
+    page.set_input_files("#search-image", CAT)
     page.get_by_role("button", name="Search", exact=True).click()
     page.locator("#search-answer li:first-child", has_text="cat.jpg").wait_for()
 

@@ -24,7 +24,7 @@ export async function call(method, path, body, headers = {}) {
   return response.status === 204 ? null : response.json();
 }
 
-/** A picture or film of the service, as an address that this page may show; free it with URL.revokeObjectURL. */
+/** An image or film of the service, as an address that this page may show; free it with URL.revokeObjectURL. */
 export async function fetched(path) {
   return URL.createObjectURL(await (await send(path)).blob());
 }
@@ -81,9 +81,9 @@ async function problem(response) {
   return new Problem(said + again, status);
 }
 
-/** `#/options/learning_rate` -> `learning rate: `, `#/images/0` -> `picture 1: `; places nobody sees say nothing */
+/** `#/options/learning_rate` -> `learning rate: `, `#/images/0` -> `image 1: `; places nobody sees say nothing */
 function place(pointer) {
-  const seen = pointer.replace(/^#\//, "").replace(/^images\/(\d+)(\/image)?/, (_, index) => `picture ${Number(index) + 1}`);
+  const seen = pointer.replace(/^#\//, "").replace(/^images\/(\d+)(\/image)?/, (_, index) => `image ${Number(index) + 1}`);
   const words = seen.split("/").filter((step) => step && !/^(options|\d+)$/.test(step));
   return words.length ? `${words.join(" ").replaceAll("_", " ")}: ` : "";
 }

@@ -63,5 +63,5 @@ function block(name, text) {
 
 const sh = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
 
-/** Pictures in a body are shown by their beginnings. */
+/** Images in a body are shown by their beginnings. */
 const shortened = (name, value) => (typeof value === "string" && value.startsWith("data:") ? `${value.slice(0, 40)}…` : value);

@@ -77,7 +77,7 @@ async function draw() {
   showCode(
     "draw-code",
     { path: "/v1/jobs", json: asked },
-    [`client.draw(${py(prompt)}${more}).save("picture.png")`],
+    [`client.draw(${py(prompt)}${more}).save("image.png")`],
     { then: `curl -H 'Prefer: wait=60' ${location.origin}/v1/jobs/ID   # until it has ended\ncurl -O ${location.origin}/v1/jobs/ID/outputs/image-0.png` },
   );
   await refreshHistory();

@@ -1,4 +1,4 @@
-// History: the caller's jobs, newest first, as small pictures.
+// History: the caller's jobs, newest first, as small images.
 
 import { call, fetched } from "./api.js";
 import { byId, complain, h } from "./dom.js";

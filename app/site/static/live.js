@@ -1,4 +1,4 @@
-// One job, live: its picture as it forms, how far it is, its loss, and what can be done with it.
+// One job, live: its image as it forms, how far it is, its loss, and what can be done with it.
 
 import { call, events, fetched } from "./api.js";
 import { byId, complain, h } from "./dom.js";
@@ -45,11 +45,11 @@ export class Live {
     this.losses = [];
     this.state = h("p", { "aria-live": "polite" });
     this.bar = h("progress", { max: 1, value: 0, "aria-label": "Progress of the drawing" });
-    this.pictures = h("div", { className: "drawn" });
+    this.images = h("div", { className: "drawn" });
     this.curve = h("div");
     this.cancel = h("button", { type: "button", textContent: "Cancel", onclick: () => this.#cancel() });
     this.buttons = h("div", { className: "buttons" }, this.cancel);
-    place.replaceChildren(h("div", { className: "card" }, this.pictures, this.state, this.bar, this.curve, this.buttons));
+    place.replaceChildren(h("div", { className: "card" }, this.images, this.state, this.bar, this.curve, this.buttons));
     this.#say(job.status);
     if (job.progress) this.#progress(job.progress);
   }
@@ -74,19 +74,19 @@ export class Live {
     if (loss !== null && loss !== undefined && step > (this.losses.at(-1)?.[0] ?? 0)) this.losses.push([step, loss]);
     if (this.losses.length > 1) this.curve.replaceChildren(curve(this.losses));
     // of a job that was there before this page
-    if (preview && !this.pictures.children.length) this.#preview(preview, this.stopped).catch(() => {});
+    if (preview && !this.images.children.length) this.#preview(preview, this.stopped).catch(() => {});
   }
 
   async #preview(path, stopped) {
     // a preview that has been replaced meanwhile is no loss
     const address = await fetched(path).catch(() => null);
     if (!address || stopped.signal.aborted) return;
-    const [shown] = this.pictures.querySelectorAll("img");
+    const [shown] = this.images.querySelectorAll("img");
     if (shown) {
       URL.revokeObjectURL(shown.src);
       shown.src = address;
     } else {
-      this.pictures.replaceChildren(h("img", { src: address, alt: `The drawing so far: ${promptOf(this.job)}` }));
+      this.images.replaceChildren(h("img", { src: address, alt: `The drawing so far: ${promptOf(this.job)}` }));
     }
   }
 
@@ -96,7 +96,7 @@ export class Live {
     const shown = job.outputs.filter(({ kind }) => ["image", "contact_sheet", "video", "svg"].includes(kind));
     const figures = await Promise.all(shown.map((output) => this.#figure(output)));
     if (stopped.signal.aborted) return;
-    if (figures.length) this.pictures.replaceChildren(...figures);
+    if (figures.length) this.images.replaceChildren(...figures);
     this.bar.hidden = true;
     this.cancel.remove();
     const ran = (Date.parse(job.finished_at) - Date.parse(job.started_at ?? job.finished_at)) / 1000;
@@ -150,7 +150,7 @@ export class Live {
 }
 
 /** What a job draws, in words. */
-export const promptOf = (job) => job.request.prompts?.map(({ text }) => text).filter(Boolean).join(", ") || "a picture";
+export const promptOf = (job) => job.request.prompts?.map(({ text }) => text).filter(Boolean).join(", ") || "an image";
 
 /** Losses as a line: `[[step, loss], …]`. */
 function curve(losses) {

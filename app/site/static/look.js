@@ -1,9 +1,9 @@
-// Look: which labels fit which pictures.
+// Look: which labels fit which images.
 
 import { call } from "./api.js";
 import { py, showCode } from "./code.js";
 import { byId, h, onSubmit } from "./dom.js";
-import { filesOf } from "./pictures.js";
+import { filesOf } from "./images.js";
 
 const SHOWN = 12;
 
@@ -12,8 +12,8 @@ export function startLook() {
 }
 
 async function classify() {
-  const files = filesOf("look-pictures"), place = byId("look-answer");
-  if (!files.length) throw new Error("Choose a picture first: drop one, paste one, or pick one.");
+  const files = filesOf("look-images"), place = byId("look-answer");
+  if (!files.length) throw new Error("Choose an image first: drop one, paste one, or pick one.");
   const labels = [...new Set(byId("labels").value.split("\n").map((label) => label.trim()).filter(Boolean))];
   if (!labels.length) throw new Error("Write at least one label.");
   const fields = [

@@ -5,7 +5,7 @@ import { byId, choose } from "./dom.js";
 import { refreshGenerators, showJob, startDraw } from "./draw.js";
 import { refreshHistory, startHistory } from "./history.js";
 import { startLook } from "./look.js";
-import { startPickers } from "./pictures.js";
+import { startPickers } from "./images.js";
 import { refreshCollections, startSearch } from "./search.js";
 
 const ROOMS = ["look", "search", "draw"];

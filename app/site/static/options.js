@@ -12,7 +12,7 @@ export class Options {
     place.replaceChildren(...(this.fields.length ? this.fields.map((field) => field.element) : [h("p", { className: "hint", textContent: "There are none." })]));
   }
 
-  /** What is asked for: options by name, pictures as data URLs. Throws an Error that names a field. */
+  /** What is asked for: options by name, images as data URLs. Throws an Error that names a field. */
   async read() {
     const asked = {};
     for (const field of this.fields) {
@@ -22,7 +22,7 @@ export class Options {
     return asked;
   }
 
-  /** Ask for these, and nothing else; pictures have to be chosen again. */
+  /** Ask for these, and nothing else; images have to be chosen again. */
   write(options) {
     for (const field of this.fields) field.write(options[field.name]);
   }

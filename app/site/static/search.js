@@ -1,12 +1,12 @@
-// Search: the pictures of a collection, by what they show; and how pictures get into one.
+// Search: the images of a collection, by what they show; and how images get into one.
 
 import { call, fetched } from "./api.js";
 import { curl, py, showCode } from "./code.js";
 import { byId, choose, complain, h, onSubmit } from "./dom.js";
-import { clear, filesOf } from "./pictures.js";
+import { clear, filesOf } from "./images.js";
 
 const TOP_K = 24;
-const AT_ONCE = 8; // pictures in one request, so that there is progress to show
+const AT_ONCE = 8; // images in one request, so that there is progress to show
 
 export function startSearch() {
   onSubmit(byId("search-form"), byId("search-answer"), search);
@@ -24,25 +24,25 @@ export async function refreshCollections(kept) {
   choose(byId("collection"), collections.map(({ name, count }) => [name, `${name} (${count})`]), kept);
   if (!collections.length) {
     byId("fill").open = true;
-    byId("search-answer").replaceChildren(h("p", { textContent: "There is no collection yet. Add some pictures to a new one." }));
+    byId("search-answer").replaceChildren(h("p", { textContent: "There is no collection yet. Add some images to a new one." }));
   }
 }
 
 async function search() {
   const name = byId("collection").value, text = byId("query").value.trim(), filter = byId("filter").value.trim();
-  const [picture] = filesOf("search-picture");
-  if (!name) throw new Error("There is no collection to search yet. Add some pictures to a new one.");
-  if (!text && !picture) throw new Error("Say what you look for, or choose a picture like it.");
+  const [image] = filesOf("search-image");
+  if (!name) throw new Error("There is no collection to search yet. Add some images to a new one.");
+  if (!text && !image) throw new Error("Say what you look for, or choose an image like it.");
   const path = `/v1/collections/${encodeURIComponent(name)}/search`;
   const limits = filter ? { top_k: TOP_K, filter } : { top_k: TOP_K };
   let request, query;
-  if (picture && !text) {
-    request = { path, form: [["image", picture], ...Object.entries(limits)] };
-    query = py(picture);
+  if (image && !text) {
+    request = { path, form: [["image", image], ...Object.entries(limits)] };
+    query = py(image);
   } else {
-    const parts = picture ? [{ text }, { image: await dataUrl(picture) }] : text;
+    const parts = image ? [{ text }, { image: await dataUrl(image) }] : text;
     request = { path, json: { query: parts, ...limits } };
-    query = picture ? `[${py(text)}, ${py(picture)}]` : py(text);
+    query = image ? `[${py(text)}, ${py(image)}]` : py(text);
   }
   const answer = await call("POST", path, request.json ?? formOf(request.form));
   byId("search-answer").replaceChildren(
@@ -68,8 +68,8 @@ function hit({ id, similarity, thumbnail_url, source_url, metadata }) {
 }
 
 async function fill() {
-  const name = byId("fill-name").value.trim(), files = filesOf("fill-pictures"), place = byId("fill-answer");
-  if (!files.length) throw new Error("Choose some pictures first.");
+  const name = byId("fill-name").value.trim(), files = filesOf("fill-images"), place = byId("fill-answer");
+  if (!files.length) throw new Error("Choose some images first.");
   const path = `/v1/collections/${encodeURIComponent(name)}`;
   const isThere = [...byId("collection").options].some(({ value }) => value === name);
   if (!isThere) await call("PUT", path, { thumbnails: true });
@@ -87,10 +87,10 @@ async function fill() {
     bar.hidden = true;
     bar.value = 0;
   }
-  clear("fill-pictures");
+  clear("fill-images");
   showFill(name, path, files.filter((file) => !refused.some((said) => said.startsWith(`${file.name}: `))).slice(0, AT_ONCE));
   place.replaceChildren(
-    h("span", { textContent: `${added} of ${files.length} pictures were added to ${name}.` }),
+    h("span", { textContent: `${added} of ${files.length} images were added to ${name}.` }),
     ...refused.map((said) => h("p", { className: "problem", textContent: said })),
   );
   await refreshCollections(name);
@@ -107,7 +107,7 @@ function showFill(name, path, files) {
   );
 }
 
-/** Adds pictures together; one by one if the service refuses some, so that the others are kept. */
+/** Adds images together; one by one if the service refuses some, so that the others are kept. */
 async function add(path, files, refused) {
   const form = formOf(fieldsOf(files));
   try {
@@ -115,7 +115,7 @@ async function add(path, files, refused) {
   } catch (error) {
     if (![413, 415, 422].includes(error.status)) throw error;
     if (files.length === 1) {
-      refused.push(`${files[0].name}: ${error.message.replace(/^Picture 1: /, "")}`);
+      refused.push(`${files[0].name}: ${error.message.replace(/^Image 1: /, "")}`);
       return 0;
     }
   }
@@ -132,7 +132,7 @@ function formOf(fields) {
   return form;
 }
 
-/** A file as a data URL, as JSON takes pictures. */
+/** A file as a data URL, as JSON takes images. */
 export function dataUrl(file) {
   return new Promise((resolve, reject) => {
     const reader = new FileReader();

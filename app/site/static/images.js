@@ -1,4 +1,4 @@
-// Pictures of one's own: dropped, pasted or picked, shown small, and taken away again.
+// Images of the user: dropped, pasted or picked, shown small, and removed again.
 
 import { h } from "./dom.js";
 
@@ -8,11 +8,11 @@ const pickers = new Map();
 export function startPickers() {
   for (const place of document.querySelectorAll("[data-picker]")) pickers.set(place.dataset.picker, new Picker(place));
   document.addEventListener("paste", (event) => {
-    const files = pictures(event.clipboardData.files);
+    const files = images(event.clipboardData.files);
     const shown = [...pickers.values()].find((picker) => picker.place.checkVisibility());
     if (files.length && shown) shown.add(files);
   });
-  // a picture dropped beside a picker would replace the page
+  // an image dropped beside a picker would replace the page
   for (const name of ["dragover", "drop"]) document.addEventListener(name, (event) => event.preventDefault());
 }
 
@@ -28,19 +28,19 @@ class Picker {
     this.many = "many" in place.dataset;
     this.files = [];
     this.input = h("input", { type: "file", accept: "image/*", multiple: this.many, id: place.dataset.picker });
-    const what = place.dataset.label ?? (this.many ? "Pictures" : "A picture");
+    const what = place.dataset.label ?? (this.many ? "Images" : "An image");
     const drop = h("label", { className: "drop", htmlFor: this.input.id }, `${what}: drop, paste or pick`, this.input);
     this.list = h("ul", { className: "picked" });
     place.append(drop, this.list);
     this.input.addEventListener("change", () => {
-      this.add(pictures(this.input.files));
+      this.add(images(this.input.files));
       this.input.value = "";
     });
     drop.addEventListener("dragover", () => drop.classList.add("over"));
     drop.addEventListener("dragleave", () => drop.classList.remove("over"));
     drop.addEventListener("drop", (event) => {
       drop.classList.remove("over");
-      this.add(pictures(event.dataTransfer.files));
+      this.add(images(event.dataTransfer.files));
     });
   }
 
@@ -60,7 +60,7 @@ class Picker {
           h("button", {
             type: "button",
             textContent: "×",
-            "aria-label": `Take ${file.name} away`,
+            "aria-label": `Remove ${file.name}`,
             onclick: () => this.set(this.files.filter((kept) => kept !== file)),
           }),
         ),
@@ -69,7 +69,7 @@ class Picker {
   }
 }
 
-/** Those files that are pictures; what kind, the service looks for itself. */
-function pictures(files) {
+/** The files that are images; the service checks their formats. */
+function images(files) {
   return [...files].filter((file) => file.type.startsWith("image/") || file.type === "");
 }
