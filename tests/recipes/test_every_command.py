@@ -134,7 +134,7 @@ def test_no_block_of_the_readme_is_left_out() -> None:
     """The tests of the other pages that are taken whole say so themselves."""
     text = (ROOT / "README.md").read_text()
     blocks = re.findall(r"^```(?:sh|bash|python)\n(\S+).*?^```", text, re.DOTALL | re.MULTILINE)
-    assert blocks == ["make", "URL=http://127.0.0.1:8000", ".venv/bin/clipcanvas", "from", "from"]
+    assert blocks == ["make", "curl", "URL=http://127.0.0.1:8000", ".venv/bin/clipcanvas", "from", "from"]
     assert all((ROOT / test).exists() for test in BLOCKS_ARE_RUN_BY.values())
 
 

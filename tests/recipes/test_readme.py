@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(900)
 
 def test_the_first_commands_run_the_service(tmp_path: Path) -> None:
     [text] = [block for block in blocks("../README.md", "sh") if "make demo" in block]
-    demo, serve = (line.partition("#")[0].strip() for line in text.splitlines())
+    demo, serve, _ = (line.partition("#")[0].strip() for line in text.splitlines())
     told = subprocess.run(shlex.split(demo), cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert told.returncode == 0, told
     assert re.search(r"^ *cat +0\.[89]", told.stdout, re.MULTILINE)
@@ -38,8 +38,19 @@ def test_the_first_commands_run_the_service(tmp_path: Path) -> None:
         process.wait(90)
 
 
+def test_the_first_request_has_the_answer_that_is_printed(shell: Shell) -> None:
+    [command] = [block for block in blocks("../README.md", "sh") if block.startswith("curl")]
+    [printed] = blocks("../README.md", "json")
+    said, got = json.loads(printed), json.loads(shell.run(command))
+    assert got.keys() == said.keys()
+    assert got["usage"] == said["usage"]
+    for told, found in zip(said["data"][0]["labels"], got["data"][0]["labels"], strict=True):
+        assert found["label"] == told["label"]
+        assert found["probability"] == pytest.approx(told["probability"], abs=0.01)
+
+
 def test_the_curl_commands_do_what_is_said_above_them(shell: Shell) -> None:
-    [text] = [block for block in blocks("../README.md", "sh") if "/v1/classify" in block]
+    [text] = [block for block in blocks("../README.md", "sh") if "curl -i $URL" in block]
     before, asked, after = text.partition("curl -i $URL/v1/jobs")
     told = shell.run(before)
     assert '"label":"cat"' in told
