@@ -1,10 +1,15 @@
-"""Write what states facts of the code: `cli.md` from --help, `settings.md`, and the tables of `models.md`.
+"""Write the pages and tables that state facts of the code.
+
+`cli.md` comes from --help, `settings.md` from the settings; tables of `models.md` and `architecture.md` come
+from cards and docstrings.
 
 `python docs/generate.py` writes them; with --check it only says whether they are up to date.
 """
 
 import argparse
+import ast
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -37,6 +42,19 @@ COLUMNS = {
     "min-dalle": {"codes": "codes", "pixels of a code": "pixels_per_code"},
     "unclip": {"pixels": "pixels"},
 }
+FOLDERS = (
+    "<!-- folders: written by docs/generate.py from the docstring of each folder -->",
+    "<!-- /folders -->",
+)
+PACKAGES = ("app", "jobs", "storage", "workers", "models", "clipcanvas", "training", "benchmarks")
+WITHOUT_CODE = {
+    "static": "HTML, CSS and JavaScript of the page, as the browser runs them.",
+    "cards": "One card for each model: what it is, where its weights are, its license.",
+    "peers": "Other servers of CLIP to compare with, started in environments of their own.",
+    "results": "What the benchmarks measured: a page for each question, written by `make bench`.",
+    "weights": "The weights files of the demo models, and of models that were pulled.",
+}
+"""What folders are for that have no `__init__.py`, by their name."""
 GENERATED = "<!-- Written by docs/generate.py: edit the code, not this page. -->"
 
 
@@ -46,7 +64,12 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing, fail if a page is out of date")
     check = parser.parse_args().check
     stale = 0
-    pages = {"cli.md": cli_page(), "settings.md": settings_page(), "models.md": models_page()}
+    pages = {
+        "cli.md": cli_page(),
+        "settings.md": settings_page(),
+        "models.md": models_page(),
+        "architecture.md": architecture_page(),
+    }
     for path, text in ((DOCS / name, text) for name, text in pages.items()):
         if path.exists() and path.read_text() == text:
             continue
@@ -113,6 +136,44 @@ def models_page() -> str:
         for kind, columns in COLUMNS.items()
     ]
     return "\n\n".join([f"{before}{CATALOG[0]}", *tables, f"{CATALOG[1]}{after}"])
+
+
+def architecture_page() -> str:
+    """The page as it is, with the table of folders."""
+    before, rest = (DOCS / "architecture.md").read_text().split(FOLDERS[0])
+    after = rest.split(FOLDERS[1])[1]
+    rows = [
+        (f"`{folder.relative_to(ROOT)}/`", _purpose(folder))
+        for name in PACKAGES
+        for folder in _folders(ROOT / name)
+    ]
+    return "\n\n".join(
+        [f"{before}{FOLDERS[0]}", _table(("folder", "what it is for"), rows), f"{FOLDERS[1]}{after}"]
+    )
+
+
+def _folders(folder: Path) -> Iterator[Path]:
+    """A folder and those below it that hold code, cards or files of the page; not what lies among weights."""
+    if any(folder.glob("*.*")) or folder.name == "weights":
+        yield folder
+    if folder.name != "weights":
+        for child in sorted(
+            path for path in folder.iterdir() if path.is_dir() and path.name != "__pycache__"
+        ):
+            yield from _folders(child)
+
+
+def _purpose(folder: Path) -> str:
+    """The first sentence of a folder's docstring, or what `WITHOUT_CODE` says of its name."""
+    if folder.name in WITHOUT_CODE:
+        return WITHOUT_CODE[folder.name]
+    text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
+    sentence = re.match(r".+?(?<=[.])(?=\s|$)", text.partition("\n\n")[0].replace("\n", " "))
+    if sentence is None:
+        raise RuntimeError(
+            f"{folder.relative_to(ROOT)}/__init__.py does not say in a sentence what it is for"
+        )
+    return _cell(sentence[0])
 
 
 def _weights(item: dict[str, Any]) -> tuple[str, str, str, str]:
