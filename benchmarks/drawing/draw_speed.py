@@ -27,7 +27,7 @@ from models.clip.cards import find_card
 from models.clip.encoder import ClipNetwork
 from models.clip.parts import assemble
 from models.clip.precision import pick_precision
-from models.generators import complete, vqgan_clip
+from models.generators import _vqgan_latents, complete
 from models.networks import vqgan
 from models.networks.shared_networks import Networks
 from models.networks.vqgan.vqgan_model import Vqgan
@@ -193,7 +193,7 @@ def _ours(case: Case, method: str, steps: int, loop: str) -> Iterator[float]:
         seed=1,
         options={"cutouts": case.cutouts, **({} if loop == "ours, defaults" else same)},
     )
-    return (step.loss() for step in vqgan_clip.generate(networks, Drawing(request, seed=1)) if step.loss)
+    return (step.loss() for step in _vqgan_latents.generate(networks, Drawing(request, seed=1)) if step.loss)
 
 
 def _plain(case: Case, method: str, steps: int, loop: str) -> Iterator[float]:

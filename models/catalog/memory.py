@@ -5,6 +5,7 @@ guide, by view. `python -m benchmarks.drawing.memory` measures the terms; cards 
 """
 
 from bisect import bisect_right
+from functools import lru_cache
 from pathlib import Path
 
 from models.clip.cards import ClipCard, find_card
@@ -30,7 +31,7 @@ _VIEW_FLOATS = 24  # per value of a view: as it is cut, filtered and colored
 _COMPARED = 1.5  # of the candidates of a start: what decoder and CLIP take as they are compared
 
 
-def predict(request: GenerationRequest, names: "NetworkNames", *, low_memory: bool) -> int:
+def predict(request: GenerationRequest, names: NetworkNames, *, low_memory: bool) -> int:
     """Bytes that a worker takes to draw; several pictures are drawn one after the other.
 
     Args:
@@ -48,7 +49,7 @@ def predict(request: GenerationRequest, names: "NetworkNames", *, low_memory: bo
     share = 1.0 if names.dtype == "fp32" else _HALF
     weights = vqgan_weights(vqgan) + share * sum(weight for weight, _, _ in guides)
     loaded = {request.generator, *names.generators}
-    weights += sum(find(name).profile(names).weight_bytes for name in loaded)
+    weights += sum(_weight_bytes(name, names) for name in loaded)
     if names.held_out is not None:
         weights += share * guide_memory(find_card(names.held_out, names.weights), names.weights)[0]
     picture, sampling = step, 0
@@ -77,6 +78,12 @@ def predict(request: GenerationRequest, names: "NetworkNames", *, low_memory: bo
     return round(RUNTIME + weights + HEADROOM * step)
 
 
+@lru_cache(maxsize=256)
+def _weight_bytes(generator: str, names: NetworkNames) -> int:
+    """Bytes of a generator's networks beside the VQGAN and the guides."""
+    return find(generator).profile(names).weight_bytes
+
+
 def serving_memory(card: ClipCard, weights: Path, dtype: str) -> int:
     """Bytes that a CLIP takes to serve: its weights, and a batch on its way, which frees each layer at once.
 
@@ -91,7 +98,7 @@ def serving_memory(card: ClipCard, weights: Path, dtype: str) -> int:
     return round(HEADROOM * share * (weight_bytes + view_bytes))
 
 
-def largest_size(request: GenerationRequest, names: "NetworkNames", limit: int) -> tuple[int, int] | None:
+def largest_size(request: GenerationRequest, names: NetworkNames, limit: int) -> tuple[int, int] | None:
     """The largest size of the request's shape that fits, drawn with low memory; None: no size fits.
 
     Args:

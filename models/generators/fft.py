@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from models.optimize.drawer import Drawer
+from models.optimize.drawer import Drawer, DrawerInit
 from models.requests import presets as known
 from models.requests.generator import Generate, Profile
 from models.requests.network_names import NetworkNames
@@ -16,7 +16,6 @@ from models.requests.request import Presets
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from models.generators._clip_guided import DrawerInit
     from models.networks.shared_networks import Networks
 
 _COLORS = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
@@ -61,9 +60,9 @@ check = check_prompts
 
 def load(networks: "Networks") -> Generate:
     """Load the CLIPs that guide."""
-    from models.generators import _clip_guided
+    from models.optimize.objective import load_guided
 
-    return _clip_guided.load(networks, Options, Waves)
+    return load_guided(networks, Options, Waves)
 
 
 class Waves(Drawer):
@@ -75,7 +74,7 @@ class Waves(Drawer):
     Parameterizations, Distill 2018). A wave's amplitude means the same at every resolution.
     """
 
-    def __init__(self, options: Options, init: "DrawerInit") -> None:
+    def __init__(self, options: Options, init: DrawerInit) -> None:
         import torch
 
         self._size = init.size

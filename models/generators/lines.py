@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from models.optimize.drawer import Drawer
+from models.optimize.drawer import Drawer, DrawerInit
 from models.requests import presets as known
 from models.requests.generator import Generate, Profile
 from models.requests.network_names import NetworkNames
@@ -15,7 +15,6 @@ from models.requests.request import Presets
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from models.generators._clip_guided import DrawerInit
     from models.generators._rasterizer import Strokes
     from models.networks.shared_networks import Networks
     from models.optimize.motion import Motion
@@ -64,15 +63,15 @@ check = check_prompts
 
 def load(networks: "Networks") -> Generate:
     """Load the CLIPs that guide."""
-    from models.generators import _clip_guided
+    from models.optimize.objective import load_guided
 
-    return _clip_guided.load(networks, Options, StrokeDrawer)
+    return load_guided(networks, Options, StrokeDrawer)
 
 
 class StrokeDrawer(Drawer):
     """Strokes, as a drawer: points (S, K, 2), widths (S), colors (S, 3), opacities (S) as in `Strokes`."""
 
-    def __init__(self, options: Options, init: "DrawerInit") -> None:
+    def __init__(self, options: Options, init: DrawerInit) -> None:
         import torch
 
         from models.generators._rasterizer import POINTS

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from models.optimize.drawer import Drawer
+from models.optimize.drawer import Drawer, DrawerInit
 from models.requests import presets as known
 from models.requests.generator import Generate, Profile
 from models.requests.network_names import NetworkNames
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from models.generators._clip_guided import DrawerInit
     from models.networks.shared_networks import Networks
 
 
@@ -70,9 +69,9 @@ def check(request: GenerationRequest, options: Options, names: NetworkNames) -> 
 
 def load(networks: "Networks") -> Generate:
     """Load the CLIPs that guide."""
-    from models.generators import _clip_guided
+    from models.optimize.objective import load_guided
 
-    return _clip_guided.load(networks, Options, Grid)
+    return load_guided(networks, Options, Grid)
 
 
 class Grid(Drawer):
@@ -82,7 +81,7 @@ class Grid(Drawer):
     pyramids of Lucid, https://github.com/tensorflow/lucid. Without washes the result is noise.
     """
 
-    def __init__(self, options: Options, init: "DrawerInit") -> None:
+    def __init__(self, options: Options, init: DrawerInit) -> None:
         import torch
 
         rows = options.rows or _regular_rows(options, init.size)

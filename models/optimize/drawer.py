@@ -1,9 +1,11 @@
 """Drawers: parameters that render to an image. Imports no torch, since the modules of generators do not."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from models.optimize.motion import Motion
@@ -63,3 +65,20 @@ class Drawer:
             name: tensor.detach().clone().contiguous().requires_grad_(True)
             for name, tensor in latents.items()
         }
+
+
+@dataclass(frozen=True)
+class DrawerInit:
+    """What a drawer starts with.
+
+    Attributes:
+        size: (H, W) of the image.
+        start: the image to start from, (1, 3, H, W) in [0, 1]; None: the drawer has its own start.
+        rng: on the CPU; for the start only, since checkpoints do not keep its state.
+        device: of the latents.
+    """
+
+    size: tuple[int, int]
+    start: "Tensor | None"
+    rng: "torch.Generator"
+    device: "torch.device"

@@ -1,6 +1,7 @@
 """The objective of a drawing that CLIP guides, by the options of its request."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +10,7 @@ from torch import Tensor
 from models.cutouts.cutouts import Cutouts, cutouts_of
 from models.networks.shared_networks import Networks
 from models.optimize.clip_loss import ClipLoss, guides_of, held_out_of, scores
-from models.optimize.drawer import Drawer
+from models.optimize.drawer import Drawer, DrawerInit
 from models.optimize.image_losses import ImageLosses, colors_of, in_palette, white_mask
 from models.optimize.init_image import random_image
 from models.optimize.loop import optimize
@@ -17,9 +18,11 @@ from models.optimize.mask import mask_of
 from models.optimize.motion import Motion
 from models.optimize.prompt_targets import to_tensor
 from models.optimize.style_loss import style_of
-from models.requests.generator import Drawing, Step
+from models.requests.generator import Drawing, Generate, Step
 from models.requests.options import DrawingOptions
 from models.runtime.batched_steps import Compute
+
+OptionsT = TypeVar("OptionsT", bound=DrawingOptions)
 
 _UNTIL_PALETTE = 0.75
 """Share of the steps after which CLIP sees the image in the palette's colors only."""
@@ -42,6 +45,26 @@ def draw(
     """
     objective = GuidedObjective(drawer, drawing, options, networks, start)
     return optimize(drawer, objective, drawing, options, networks.company)
+
+
+def load_guided(
+    networks: Networks, options: type[OptionsT], make: Callable[[OptionsT, DrawerInit], Drawer]
+) -> Generate:
+    """A generator that needs no network but the CLIPs that guide, which are loaded.
+
+    Args:
+        options: the generator's own.
+        make: makes its drawer.
+    """
+    networks.guides()
+
+    def generate(drawing: Drawing) -> Iterator[Step]:
+        typed = options.model_validate(drawing.request.options)
+        rng, device = torch.Generator().manual_seed(drawing.seed), networks.device
+        start = init_image(drawing, typed, device, rng)
+        return draw(make(typed, DrawerInit(drawing.size, start, rng, device)), drawing, typed, networks)
+
+    return generate
 
 
 def init_image(

@@ -186,3 +186,50 @@ class DrawingOptions(GuideOptions, frozen=True, extra="forbid"):
     def moves(self) -> bool:
         """Whether the drawing is zoomed, shifted or rotated between steps."""
         return (self.zoom, self.pan_x, self.pan_y, self.rotate) != (1, 0, 0, 0)
+
+
+class VqganClipOptions(DrawingOptions, frozen=True, extra="forbid", title="Options"):
+    """Where the latents start, and the losses on them."""
+
+    start: Literal["random", "pixels", "gradient", "perlin", "prior", "dalle"] = Field(  # type: ignore[assignment]  # one more
+        "random",
+        description="where the drawing starts: random: random codes; pixels: uniform noise; gradient: a "
+        "random ramp in each color; perlin: soft noise of three sizes; prior: what it expects of the texts; "
+        "dalle: the best of what that generator samples for them",
+    )
+    candidates: int = Field(
+        16, ge=1, le=64, description="of start=dalle: images sampled, of which one is taken"
+    )
+    prior_temperature: float = Field(
+        0.7, gt=0, le=10, description="of the prior's code probabilities; higher is softer"
+    )
+    paint: bool = Field(
+        True, description="paint what the prior makes in the color that the first text names, if it names one"
+    )
+    commitment: float = Field(
+        0, ge=0, le=1e4, allow_inf_nan=False, description="how strongly the latents are held to their codes"
+    )
+    clamp: bool = Field(True, description="keep each channel of the latents in the range that its codes have")
+    init_method: Literal["square", "gray", "angle"] = Field(
+        "square",
+        description="what init_weight does: square: mean squared distance from the start's latents; angle: "
+        "angle to them; gray: pull to zero, which is gray and not the start, ever less (compat=nerdyrodent)",
+    )
+    latent_decay: Weight = Field(
+        0, description="weight of the latents' mean square, in the first steps: it draws calmer images"
+    )
+    latent_decay_drop: Weight = Field(
+        0.3, description="by how much latent_decay falls each time, and the optimizer starts anew"
+    )
+    latent_decay_every: int = Field(50, ge=1, le=10_000, description="steps from one such fall to the next")
+
+    def latent_decay_at(self, index: int) -> float:
+        """The weight of the latents' mean square in step `index`, of 1 …; zero before the first."""
+        if index < 1:
+            return 0.0
+        falls = (index - 1) // self.latent_decay_every
+        return max(0.0, self.latent_decay - falls * self.latent_decay_drop)
+
+    def latent_decay_falls(self, index: int) -> bool:
+        """Whether it is less in step `index` than in the one before."""
+        return self.latent_decay_at(index) < self.latent_decay_at(index - 1)

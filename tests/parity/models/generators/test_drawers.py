@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 
 from models.generators import available, complete, find
-from models.generators._clip_guided import DrawerInit
 from models.generators._rasterizer import POINTS, Strokes, rasterize, svg_of
 from models.generators.fft import Waves
 from models.generators.lines import StrokeDrawer
 from models.generators.pixels import Grid, cells_of
 from models.networks.shared_networks import Networks
+from models.optimize.drawer import DrawerInit
 from models.optimize.motion import Motion
 from models.requests.generator import Drawing
 from models.requests.network_names import NetworkNames

@@ -8,7 +8,8 @@ from torch import nn
 from models.cutouts.crops import random_crops
 from models.cutouts.cutouts import random_views
 from models.generators import complete, find
-from models.generators.vqgan_clip import Options, VqganLatents
+from models.generators._vqgan_latents import VqganLatents
+from models.generators.vqgan_clip import Options
 from models.networks.shared_networks import Networks
 from models.networks.vqgan import VqganConfig, load, read_card
 from models.networks.vqgan.vqgan_model import EncoderMissing, Vqgan, WeightsMismatch

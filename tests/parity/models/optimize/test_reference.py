@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks.drawing import reference
-from models.generators import complete, vqgan_clip
+from models.generators import _vqgan_latents, complete
 from models.networks.shared_networks import Networks
 from models.networks.vqgan import VqganConfig, read_card
 from models.networks.vqgan.vqgan_model import Vqgan
@@ -80,7 +80,7 @@ def losses_of_both(
         options=options,
         presets=presets,
     )
-    generator = partial(vqgan_clip.generate, Given(vqgan, clip))
+    generator = partial(_vqgan_latents.generate, Given(vqgan, clip))
     ours = [step.loss() for step in generator(Drawing(request, seed=seed))]
     with torch.no_grad():
         texts = clip.encode_text([prompt.text for prompt in request.prompts])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.generators import complete, vqgan_clip
+from models.generators import _vqgan_latents, complete
 from models.networks.shared_networks import Networks
 from models.requests.generator import Drawing, Step
 from models.requests.network_names import NetworkNames
@@ -55,7 +55,7 @@ def draw(
         options={"cutouts": 1, "templates": ["{prompt}"], **options},
     )
     losses = []
-    for step in vqgan_clip.generate(networks, Drawing(request, seed=request.seed)):
+    for step in _vqgan_latents.generate(networks, Drawing(request, seed=request.seed)):
         losses.append(step.loss() if step.loss else 0.0)
         after(step)
     return losses, step.render().tobytes(), step.checkpoint()

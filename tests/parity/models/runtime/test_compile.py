@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.clip import use_cores
 from models.clip.encoder import OpenClipEncoder
-from models.generators import complete, vqgan_clip
+from models.generators import _vqgan_latents, complete
 from models.networks.shared_networks import Networks
 from models.requests.generator import Drawing
 from models.requests.network_names import NetworkNames
@@ -119,7 +119,7 @@ def test_a_compiler_that_fails_leaves_drawing_as_it_was():
 
     company = Compiled(Alternating(), fail)
     networks = drawing_networks(company)
-    compile_steps(networks, {"vqgan_clip": partial(vqgan_clip.generate, networks)}, ["32x32"])
+    compile_steps(networks, {"vqgan_clip": partial(_vqgan_latents.generate, networks)}, ["32x32"])
     assert company.shapes == 0
     made, _ = slopes(company, torch.ones(1, 3, 2, 2))
     torch.testing.assert_close(made, wave(torch.ones(1, 3, 2, 2)))
@@ -129,7 +129,7 @@ def test_a_warm_up_meets_the_shapes_of_a_drawing():
     noted = Noted()
     company = Compiled(Alternating(), noted)
     networks = drawing_networks(company)
-    compile_steps(networks, {"vqgan_clip": partial(vqgan_clip.generate, networks)}, ["48x32"])
+    compile_steps(networks, {"vqgan_clip": partial(_vqgan_latents.generate, networks)}, ["48x32"])
     assert company.shapes == 8  # as above
     codes, latents, views, seen = noted.shapes[:4]
     assert codes[2:] == latents[2:] == (4, 6)
@@ -162,7 +162,7 @@ def test_all_parts_of_a_step_are_of_one_piece_and_give_what_they_gave(method):
             seed=0,
             options={"cutouts": 2, "cutout_method": method, "start": "random", **looks, **palette},
         )
-        generator = partial(vqgan_clip.generate, networks)
+        generator = partial(_vqgan_latents.generate, networks)
         with company.warm_up() if isinstance(company, Compiled) else nullcontext():
             for step in generator(Drawing(request, seed=0)):
                 step.render()
@@ -230,7 +230,7 @@ def test_nearly_all_operations_of_a_step_are_in_parts():
         options={"start": "random"},
     )
     with company.warm_up():
-        steps = vqgan_clip.generate(networks, Drawing(request, seed=0))
+        steps = _vqgan_latents.generate(networks, Drawing(request, seed=0))
         next(steps)
     next(steps)
     with counter:
