@@ -89,9 +89,7 @@ class ApiSettings(JobSettings):
         description="batches of a CLIP that a CPU computes at once, each on its share of the cores, if they "
         "are long; 0: one per core, as far as the control group lets this process have them",
     )
-    decode_threads: int = Field(
-        0, ge=0, description="threads that decode images; 0: one per core, likewise"
-    )
+    decode_threads: int = Field(0, ge=0, description="threads that decode images; 0: one per core, likewise")
     body_idle_s: float = Field(30, gt=0, description="a request is given up if its body pauses for so long")
     clip_timeout_s: float = Field(60, gt=0, description="longest time for one CLIP request; then 503")
 
