@@ -21,7 +21,6 @@ from app.clip.schemas import (
     ClassifyUsage,
     EmbeddingsAnswer,
     EmbeddingsRequest,
-    LabelScore,
     RankAnswer,
     Ranked,
     RankRequest,
@@ -95,14 +94,14 @@ async def classify(
     )
     cosines = similarity(images, labels)  # (N, L)
     chances = probabilities(cosines, clip.encoder.logit_scale, clip.encoder.logit_bias)
-    data = [
-        Classified(
-            index=index,
-            labels=[
-                LabelScore(label=body.labels[i], probability=chance[i], similarity=row[i])
+    data: list[Classified] = [
+        {
+            "index": index,
+            "labels": [
+                {"label": body.labels[i], "probability": chance[i], "similarity": row[i]}
                 for i in _best(row, body.top_k)
             ],
-        )
+        }
         for index, (row, chance) in enumerate(zip(cosines, chances, strict=True))
     ]
     usage = ClassifyUsage(images=len(sources), texts=len(body.labels) * len(templates))

@@ -1,6 +1,6 @@
 """Requests and answers of the CLIP routes, as pydantic models."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NotRequired
 
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
@@ -91,15 +91,18 @@ class ClassifyAnswer(BaseModel):
     usage: ClassifyUsage
 
 
-class Embedding(BaseModel):
+class Embedding(TypedDict):
     """A vector of unit length."""
 
-    object: Literal["embedding"] = "embedding"
+    object: NotRequired[Annotated[Literal["embedding"], Field(json_schema_extra={"default": "embedding"})]]
     index: int
-    embedding: list[float] | str | None = Field(
-        description="numbers, or base64 of little-endian `dtype`; null: see `error`"
-    )
-    error: Fault | None = Field(None, description="why an item of a bulk request has no vector")
+    embedding: Annotated[
+        list[float] | str | None,
+        Field(description="numbers, or base64 of little-endian `dtype`; null: see `error`"),
+    ]
+    error: NotRequired[
+        Annotated[Fault | None, Field(description="why an item of a bulk request has no vector")]
+    ]
 
 
 class EmbeddingsUsage(TypedDict):

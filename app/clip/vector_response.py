@@ -43,10 +43,10 @@ def vector_answer(
         if refused:
             headers = {**headers, "X-Refused-Items": ",".join(map(str, sorted(refused)[:1000]))}
         return Response(file.getvalue(), headers=dict(headers), media_type=NPY)
-    data = [
-        Embedding.model_construct(index=index, embedding=None, error=refused[index])
+    data: list[Embedding] = [
+        {"object": "embedding", "index": index, "embedding": None, "error": refused[index]}
         if index in refused
-        else Embedding.model_construct(index=index, embedding=_encode(row, options.encoding_format))
+        else {"object": "embedding", "index": index, "embedding": _encode(row, options.encoding_format)}
         for index, row in enumerate(numbers)
     ]
     usage = EmbeddingsUsage(prompt_tokens=tokens, total_tokens=tokens)

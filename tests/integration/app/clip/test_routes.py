@@ -68,8 +68,8 @@ def test_embeddings_of_texts_and_pictures_keep_their_order(api: LiveApi) -> None
     red_image, blue_image = ({"image": b64(plain(color))} for color in ("red", "blue"))
     inputs = ["a fox", red_image, {"text": "a hen"}, blue_image, "a fox"]
     said = EmbeddingsAnswer.model_validate(api.http.post("/v1/embeddings", json={"input": inputs}).json())
-    rows = np.array([entry.embedding for entry in said.data])
-    assert [entry.index for entry in said.data] == [0, 1, 2, 3, 4]
+    rows = np.array([entry["embedding"] for entry in said.data])
+    assert [entry["index"] for entry in said.data] == [0, 1, 2, 3, 4]
     assert np.linalg.norm(rows, axis=1) == pytest.approx(np.ones(5), abs=1e-5)
     for index, text in ((0, "a fox"), (2, "a hen"), (4, "a fox")):
         assert rows[index] == pytest.approx(text_vector(text), abs=1e-5)
