@@ -29,7 +29,10 @@ from tests.recipes.conftest import ROOT
 pytestmark = pytest.mark.timeout(300)
 
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/results.md")),
+    *(
+        ROOT / name
+        for name in ("README.md", "CONTRIBUTING.md", "training/README.md", "benchmarks/results.md")
+    ),
     *ROOT.glob("docs/*.md"),
 ]
 BLOCKS_ARE_RUN_BY = {  # all of them
