@@ -1,6 +1,6 @@
 """`make gallery`: draw every example of examples.toml with the demo models, and write docs/generation.md.
 
-`python docs/gallery/draw.py [NAME …]` draws these anew, and those whose pictures are missing.
+`python docs/gallery/draw.py [NAME …]` draws these anew, and those whose images are missing.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from clipcanvas.client.results import Prompt  # noqa: E402
 from clipcanvas.demo import service  # noqa: E402
 
 PAGE = HERE.parent / "generation.md"
-SIDE = 160  # pixels, of the pictures on the page
+SIDE = 160  # pixels, of the images on the page
 WRITTEN = "<!-- Written by docs/gallery/draw.py: edit examples.toml, not this page. -->"
 INTRO = """\
 # What can be drawn, and how
 
-Every picture here was drawn by a running service with the demo models: `make gallery` sends each request to
+Every image here was drawn by a running service with the demo models: `make gallery` sends each request to
 `POST /v1/jobs` and keeps what comes back. `<cat>` stands for the photo of the demo, `<disk>` for a white disk
 on black, `<stripes>` for blue stripes on yellow. The demo models are small and know icons; the options do the
 same with larger ones. `GET /v1/generators` has every option with its bounds and its default."""
@@ -39,16 +39,16 @@ OUTRO = """\
 
 Programs of the field had these as well; this service leaves them out:
 
-- losses by networks of their own (how pleasing, how memorable), larger pictures by a network made for it,
+- losses by networks of their own (how pleasing, how memorable), larger images by a network made for it,
   frames in between others: steps of a client's own, after the job;
 - drawing by diffusion: a generator of its own, [one file](adding.md);
 - a film redrawn frame by frame: a job for each, with its `init_image` and the same `seed`;
-- prompts for one part of a picture beside others for the rest: a job for each part, with its `mask`;
-- triangles, diamonds and stitches as pixels; wavelets; pictures with transparent parts."""
+- prompts for one part of an image beside others for the rest: a job for each part, with its `mask`;
+- triangles, diamonds and stitches as pixels; wavelets; images with transparent parts."""
 
 
 def main() -> int:
-    """Draw what is to be drawn; the exit code is 0 if every example has its picture."""
+    """Draw what is to be drawn; the exit code is 0 if every example has its image."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="examples to draw anew; `all` for every one")
     parser.add_argument("--page", action="store_true", help="draw nothing, write the page only")
@@ -58,7 +58,7 @@ def main() -> int:
     wanted = [
         example
         for example in examples
-        if "all" in chosen.names or example["name"] in chosen.names or not picture_of(example).exists()
+        if "all" in chosen.names or example["name"] in chosen.names or not image_path(example).exists()
     ]
     if wanted and not chosen.page:
         with tempfile.TemporaryDirectory() as data, service(Path(data)) as client:
@@ -69,40 +69,40 @@ def main() -> int:
 
 
 def draw(client: Client, example: dict[str, Any]) -> None:
-    """Send an example's request, wait, and keep its picture, its sheet or its film."""
+    """Send an example's request, wait, and keep its image, its sheet or its film."""
     started = time.perf_counter()
     request = filled(json.loads(example["request"]))
     prompt = request.pop("prompt", None) or [Prompt(**fields) for fields in request.pop("prompts")]
     job = client.draw(prompt, **request)
-    outputs = {output.kind: output for output in reversed(job.outputs)}  # of pictures, the first
+    outputs = {output.kind: output for output in reversed(job.outputs)}  # of images, the first
     shown = next(outputs[kind] for kind in ("video", "contact_sheet", "image") if kind in outputs)
     data = client.output(job.id, shown.name)
     if shown.kind == "video":
-        picture_of(example).write_bytes(data)
+        image_path(example).write_bytes(data)
     else:
-        picture = Image.open(io.BytesIO(data)).convert("RGB")
+        image = Image.open(io.BytesIO(data)).convert("RGB")
         if example.get("two_by_two"):
-            picture = two_by_two(picture)
-        picture.thumbnail((2 * SIDE, 2 * SIDE))
-        picture.save(picture_of(example), quality=85, method=6)
+            image = two_by_two(image)
+        image.thumbnail((2 * SIDE, 2 * SIDE))
+        image.save(image_path(example), quality=85, method=6)
     size = f"{shown.width}x{shown.height}"
     seconds = time.perf_counter() - started
     print(f"{example['name']:<20} {size:>9} {job.progress.step:4} steps {seconds:6.1f} s")
 
 
 def filled(value: Any) -> Any:
-    """A request with the bytes of pictures in their places."""
+    """A request with the bytes of images in their places."""
     if isinstance(value, dict):
         return {key: filled(item) for key, item in value.items()}
     if isinstance(value, list):
         return [filled(item) for item in value]
     if isinstance(value, str) and value.startswith("<"):
-        return picture_named(value.strip("<>"))
+        return image_named(value.strip("<>"))
     return value
 
 
-def picture_named(name: str) -> bytes:
-    """The bytes of a picture that requests use."""
+def image_named(name: str) -> bytes:
+    """The bytes of an image that requests use."""
     if name == "cat":
         return (ROOT / "examples" / "cat.jpg").read_bytes()
     if name == "disk":
@@ -127,8 +127,8 @@ def two_by_two(tile: Image.Image) -> Image.Image:
     return wall
 
 
-def picture_of(example: dict[str, Any]) -> Path:
-    """Where an example's picture lies."""
+def image_path(example: dict[str, Any]) -> Path:
+    """Where an example's image lies."""
     return HERE / f"{example['name']}.webp"
 
 
@@ -136,13 +136,13 @@ def page(sections: list[dict[str, Any]]) -> str:
     """The page: a table for each section."""
     parts = [INTRO, WRITTEN]
     for section in sections:
-        table = ["| Feature | Option | Request | Picture |", "| --- | --- | --- | --- |"]
+        table = ["| Feature | Option | Request | Image |", "| --- | --- | --- | --- |"]
         for example in section["example"]:
             name, feature = example["name"], html.escape(example["feature"])
             request = html.escape(example["request"], quote=False).replace("|", "&#124;")
             option = example["option"].replace("|", "\\|")
-            picture = f'<img src="gallery/{name}.webp" width="{SIDE}" alt="{feature}">'
-            table.append(f"| {feature} | {option} | <code>{request}</code> | {picture} |")
+            image = f'<img src="gallery/{name}.webp" width="{SIDE}" alt="{feature}">'
+            table.append(f"| {feature} | {option} | <code>{request}</code> | {image} |")
         parts.append(f"## {section['title']}\n\n{section['text'].strip()}\n\n" + "\n".join(table))
     return "\n\n".join([*parts, OUTRO]) + "\n"
 
