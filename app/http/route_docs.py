@@ -94,17 +94,11 @@ def _part_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
     if schema.get("examples") == IMAGE["examples"]:
         return FILE
     if "items" in schema:
-        return {
-            "type": "array",
-            "items": _part_schema(schema["items"]),
-            "minItems": schema.get("minItems", 0),
-        }
+        bound = {"minItems": schema["minItems"]} if "minItems" in schema else {}
+        return {"type": "array", "items": _part_schema(schema["items"]), **bound}
     if "enum" in schema:
         return {"enum": schema["enum"]}
-    match schema["type"]:
-        case "string":
-            return {"type": "string", "pattern": schema["pattern"]} if "pattern" in schema else TEXT
-        case "integer":
-            return {"type": "integer", "minimum": schema["minimum"]}
-        case kind:
-            return {"type": kind}
+    if schema["type"] == "string" and "pattern" not in schema:
+        return TEXT
+    kept = {"string": ("type", "pattern"), "integer": ("type", "minimum")}
+    return {key: schema[key] for key in kept.get(schema["type"], ("type",)) if key in schema}
