@@ -10,7 +10,7 @@ from PIL import Image
 
 from clipcanvas import Job
 from tests.support.redis_server import RedisServer
-from tests.support.service import Service
+from tests.support.service import LOADED, Service
 
 pytestmark = pytest.mark.timeout(500)
 
@@ -24,7 +24,9 @@ def service(redis_server: RedisServer, tmp_path: Path) -> Iterator[Service]:
     for index in range(PICTURES):
         Image.new("RGB", (64, 64), f"hsl({index * 2}, 80%, 50%)").save(photos / f"{index:03d}.png")
     (photos / "broken.png").write_bytes(b"broken")
-    service = Service(redis_server, tmp_path, CLIPCANVAS_INDEX_ROOTS=json.dumps({"photos": str(photos)}))
+    service = Service(
+        redis_server, tmp_path, **LOADED, CLIPCANVAS_INDEX_ROOTS=json.dumps({"photos": str(photos)})
+    )
     service.start("workers", "janitor")
     yield service
     service.stop()

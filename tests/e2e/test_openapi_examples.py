@@ -21,7 +21,7 @@ from PIL import Image
 from app.http.body import LINES
 from app.site.openapi_examples import ANSWERS, JOB
 from tests.support.redis_server import RedisServer, private_redis
-from tests.support.service import Service
+from tests.support.service import LOADED, Service
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -139,6 +139,7 @@ def walk_on(redis: RedisServer, folder: Path) -> Iterator[Walk]:
     service = Service(
         redis,
         folder,
+        **LOADED,
         CLIPCANVAS_IMAGES_WAIT_S="0.1",
         CLIPCANVAS_COMPAT='["weaviate", "immich"]',
         CLIPCANVAS_GENERATORS='["gradient", "vqgan_clip", "pixels"]',

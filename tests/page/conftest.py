@@ -14,7 +14,7 @@ from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, Request, sync_playwright
 
 from tests.support.redis_server import RedisServer, private_redis
-from tests.support.service import Service
+from tests.support.service import LOADED, Service
 
 FLAGS = [
     "--no-sandbox",
@@ -86,7 +86,7 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory, page_redis: RedisServer) -> Iterator[Service]:
     """The API with its CLIP, and a worker that draws."""
-    service = Service(page_redis, tmp_path_factory.mktemp("service"))
+    service = Service(page_redis, tmp_path_factory.mktemp("service"), **LOADED)
     service.start("app")
     service.worker('["gradient", "vqgan_clip", "pixels"]')
     service.wait_until(lambda: httpx.get(f"{service.url}/readyz").status_code == 200, 120)

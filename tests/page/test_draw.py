@@ -12,7 +12,7 @@ from playwright.sync_api import BrowserContext, Page
 
 from tests.page.conftest import PHONE, Visit, ran, wait_for_pixels
 from tests.support.redis_server import RedisServer
-from tests.support.service import Service
+from tests.support.service import LOADED, Service
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -178,7 +178,7 @@ def test_a_job_that_is_not_there_is_told(visit: Visit) -> None:
 def test_a_drawing_goes_on_over_a_restart_of_the_service(
     redis_server: RedisServer, tmp_path: Path, context: BrowserContext
 ) -> None:
-    service = Service(redis_server, tmp_path)
+    service = Service(redis_server, tmp_path, **LOADED)
     try:
         api = service.start("app")
         service.worker()

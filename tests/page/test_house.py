@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, BrowserContext
 from app.dependencies import new_key
 from tests.page.conftest import CAT, DESKTOP, PHONE, Visit, wait_for_pixels
 from tests.support.redis_server import RedisServer
-from tests.support.service import Service
+from tests.support.service import LOADED, Service
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -76,7 +76,7 @@ def test_a_service_with_keys_asks_for_one(
     redis_server: RedisServer, tmp_path: Path, context: BrowserContext
 ) -> None:
     key, entry = new_key("visitor")
-    service = Service(redis_server, tmp_path, CLIPCANVAS_API_KEYS=f"[{entry}]")
+    service = Service(redis_server, tmp_path, **LOADED, CLIPCANVAS_API_KEYS=f"[{entry}]")
     try:
         service.start("app")
         service.worker()

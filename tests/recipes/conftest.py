@@ -60,6 +60,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, ports: dict[int, int]) -> 
             CLIPCANVAS_WEBHOOK_ALLOW_HTTP="1",
             CLIPCANVAS_WEBHOOK_ALLOW_PRIVATE="1",
             CLIPCANVAS_CLIP_MODELS='["demo-photo", "demo-icons"]',
+            CLIPCANVAS_CLIP_PRELOAD='["demo-photo", "demo-icons"]',
             CLIPCANVAS_COMPAT='["immich"]',
             CLIPCANVAS_INDEX_ROOTS=json.dumps({"photos": str(photos)}),
         )

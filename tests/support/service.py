@@ -19,8 +19,12 @@ ENVIRONMENT = {
     "CLIPCANVAS_HEARTBEAT_S": "0.5",
     "CLIPCANVAS_PROGRESS_EVERY_S": "0.1",
     "CLIPCANVAS_CHECKPOINT_EVERY_S": "0.5",
+    "CLIPCANVAS_CLIP_PRELOAD": "[]",  # most of these tests need no CLIP in the API
+    "CLIPCANVAS_CLIP_WARM_UP_S": "0",
     "OMP_NUM_THREADS": "1",
 }
+LOADED = {"CLIPCANVAS_CLIP_PRELOAD": '["demo-photo"]'}
+"""Settings of a service whose readiness waits for its CLIP."""
 
 
 class Service:

@@ -28,7 +28,7 @@ from storage.redis import connect
 from tests.support.cutting_proxy import CuttingProxy
 from tests.support.live_api import StartApi
 from tests.support.redis_server import RedisServer
-from tests.support.service import Service
+from tests.support.service import LOADED, Service
 from tests.support.worker import Generates, Worker
 from workers.janitor import Janitor
 from workers.settings import WorkerSettings
@@ -277,7 +277,7 @@ def test_clocks_may_differ_by_hours(redis_server: RedisServer, tmp_path: Path) -
         (tmp_path / name).mkdir()
         (tmp_path / name / "sitecustomize.py").write_text(SHIFTED.format(shift_s=shift_s))
         clocks[name] = {"PYTHONPATH": str(tmp_path / name)}
-    service = Service(redis_server, tmp_path, CLIPCANVAS_WEIGHTS=str(tmp_path))
+    service = Service(redis_server, tmp_path, **LOADED, CLIPCANVAS_WEIGHTS=str(tmp_path))
     try:
         service.start("app", **clocks["ahead"])
         service.start("workers", "janitor", **clocks["ahead"])
