@@ -26,8 +26,7 @@ from models.runtime.machine import keep_freed_memory
 from storage.blobs import open_store
 from storage.redis import connect, connect_rq
 from workers.drawing.outputs import versions
-from workers.drawing.run import Studio
-from workers.drawing.task import Drawing
+from workers.drawing.task import DrawingWork, Studio
 from workers.indexing.task import Indexing
 from workers.janitor import Janitor
 from workers.runner.attempt import HARD_GRACE_S, Attempts
@@ -116,7 +115,7 @@ def draw(settings: WorkerSettings) -> int:
     about |= {"min_dalle": settings.min_dalle} if "min_dalle" in settings.generators else {}
     about |= {"unclip": ", ".join(settings.unclip)[:512]} if "unclip" in settings.generators else {}
     studio = Studio(loaded, open_store(settings.store), about)
-    work = Drawing(settings, studio)
+    work = DrawingWork(settings, studio)
     pulse.show("idle", memory=work.memory)
     attempts = Attempts(settings, work, pulse, name, drain)
     _serve(settings, name, work.type, run_job_of(settings, attempts, work, drain), drain)

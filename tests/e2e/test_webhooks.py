@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from standardwebhooks import Webhook as Verifier
 
-from tests.integration.workers.test_webhooks import SECRET, Receiver
 from tests.support.redis_server import RedisServer
 from tests.support.service import Service
+from tests.support.webhooks import SECRET, Receiver
 
 pytestmark = pytest.mark.timeout(180)
 

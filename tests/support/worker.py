@@ -15,8 +15,7 @@ from models.requests.request import GenerationRequest, Prompt
 from storage.blobs import Store, open_store
 from storage.redis import connect, connect_rq
 from tests.support.live_api import LiveApi, TinyClip
-from workers.drawing.run import Studio
-from workers.drawing.task import Drawing
+from workers.drawing.task import DrawingWork, Studio
 from workers.indexing.task import Indexing
 from workers.runner.attempt import Attempts
 from workers.runner.concurrent import run_job_of
@@ -50,7 +49,7 @@ class Worker:
             {"gradient": generator or gradient.generate},  # type: ignore[arg-type]
             open_store(settings.store),
         )
-        work = Drawing(settings, studio)
+        work = DrawingWork(settings, studio)
         self.attempts = Attempts(settings, work, self.pulse, "w", self.drain)
         self.run_job = run_job_of(settings, self.attempts, work, self.drain)
         self.rq = WarmWorker(

@@ -1,15 +1,40 @@
-"""Drawing as attempts do it: with the memory that there is, on a studio that stays warm."""
+"""The work of drawing jobs: from a request to images in the store. Knows no queue and no Redis."""
+
+import time
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import structlog
 
 from jobs.record.priorities import JobType
 from jobs.record.record import Job, Output
 from models.catalog.memory import predict
+from models.requests.checkpoint import CheckpointUnusable
+from models.requests.generator import Drawing, Generate, GenerationError, Step
+from storage.blobs import Store
 from workers import device
-from workers.drawing.run import Studio, run
+from workers.drawing.background_writer import Writer
+from workers.drawing.outputs import Drawn, Keeper, open_picture, versions
+from workers.drawing.progress import Speaker, load_checkpoint
+from workers.drawing.video import Film
 from workers.runner.pacing import Pace, Report, Signals
 from workers.settings import WorkerSettings
 
+log = structlog.get_logger(__name__)
 
-class Drawing:
+
+@dataclass(frozen=True)
+class Studio:
+    """What a worker holds for its whole life."""
+
+    generators: Mapping[str, Generate]
+    store: Store
+    about: Mapping[str, str] = field(default_factory=versions)  # of what draws; pictures tell it
+
+
+class DrawingWork:
     """The work of a worker that draws; `workers.runner.attempt.Work` says how it is called."""
 
     type: JobType = "draw"
@@ -39,3 +64,87 @@ class Drawing:
         self, job: Job, folder: str, report: Report, signals: Signals, pace: Pace, *, frugal: bool
     ) -> tuple[Output, ...]:
         return run(job, folder, self._studio, report, signals, pace, low_memory=frugal)
+
+
+def run(
+    job: Job,
+    folder: str,
+    studio: Studio,
+    report: Report,
+    signals: Signals,
+    pace: Pace,
+    *,
+    low_memory: bool = False,
+) -> tuple[Output, ...]:
+    """Draw a job's pictures and keep them; returns what is to be published.
+
+    Args:
+        folder: where this attempt keeps its files in the store.
+        low_memory: use less device memory and more time.
+
+    Raises:
+        workers.runner.pacing.Canceled, Drained, TimedOut: it stopped between two steps.
+        models.requests.generator.GenerationError: it cannot be drawn.
+        storage.blobs.StorageFull: no room for the pictures.
+    """
+    request = job.drawing
+    generate = studio.generators.get(request.generator)
+    if generate is None:
+        raise GenerationError(f"no worker draws with {request.generator}")
+    images = {item.name: open_picture(studio.store.read(item.key)) for item in job.inputs}
+    start = load_checkpoint(studio.store, job.checkpoint)
+    keeper = Keeper(job, folder, studio.store, studio.about)
+    outputs = [*start.outputs]
+    with closing(Writer()) as writer:
+        speaker = Speaker(keeper, writer, report, signals, pace, drawn=start.drawn)
+        for image in range(start.image, request.num_images):
+            state, frames = (start.state, start.frames) if image == start.image else (None, ())
+            film = Film(image, request.save, folder, studio.store, writer, speaker.tell_frame, frames)
+            speaker.begin(image, film, outputs)
+            drawing = Drawing(request, request.seed_of(image), images, state, low_memory)
+            last: Step | None = None
+            # closed at once: nobody waits for a generator that stopped
+            with closing(_steps(generate, drawing)) as steps:
+                watch = _Watch(steps)
+                for last in watch:
+                    writer.check()
+                    film.after(last)
+                    speaker.after(last)
+            if last is None:
+                raise GenerationError("the generator made no picture")
+            log.info(
+                "picture drawn", image=image, steps=watch.count, seconds_in_steps=round(watch.seconds, 3)
+            )
+            writer.add(partial(_keep, keeper, Drawn.of(last), image, film, outputs))
+        writer.settle()
+        return keeper.all_of(tuple(outputs))
+
+
+def _keep(keeper: Keeper, drawn: Drawn, image: int, film: Film, outputs: list[Output]) -> None:
+    outputs += keeper.picture(drawn, image, film)
+
+
+class _Watch:
+    """Counts steps, and the seconds until each is made: the rest of a job's time is what surrounds them."""
+
+    def __init__(self, steps: Iterator[Step]) -> None:
+        self._steps = steps
+        self.count, self.seconds = 0, 0.0
+
+    def __iter__(self) -> Iterator[Step]:
+        while True:
+            started_s = time.monotonic()
+            step = next(self._steps, None)
+            self.seconds += time.monotonic() - started_s
+            if step is None:
+                return
+            self.count += 1
+            yield step
+
+
+def _steps(generate: Generate, drawing: Drawing) -> Generator[Step]:
+    try:
+        yield from generate(drawing)
+    except CheckpointUnusable:
+        log.warning("checkpoint unusable, starting over")
+        yield from generate(replace(drawing, resume_from=None))

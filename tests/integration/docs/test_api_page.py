@@ -23,8 +23,7 @@ from storage.redis import connect, connect_rq
 from tests.support.images import b64, png
 from tests.support.live_api import LiveApi
 from tests.support.redis_server import RedisServer
-from workers.drawing.run import Studio
-from workers.drawing.task import Drawing
+from workers.drawing.task import DrawingWork, Studio
 from workers.indexing.task import Indexing
 from workers.runner.attempt import Attempts
 from workers.runner.heartbeat import Pulse
@@ -132,7 +131,7 @@ def work(redis: RedisServer, api: LiveApi) -> None:
     store = open_store(settings.store)
     studio = Studio({"gradient": gradient.load(None)}, store)  # type: ignore[arg-type]
     time.sleep(0.3)  # the client is waiting by now
-    for does in (Drawing(settings, studio), Indexing(settings, store)):
+    for does in (DrawingWork(settings, studio), Indexing(settings, store)):
         worker = WarmWorker(
             connect_rq(settings.redis_url, patience_s=5),
             new_id(),

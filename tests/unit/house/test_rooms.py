@@ -1,5 +1,6 @@
 """The tree: small folders that say what they are for, and module names that say which module is meant."""
 
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -60,3 +61,14 @@ def test_a_file_is_one_subject(package: str) -> None:
         for path in (ROOT / package).rglob("*.py")
     }
     assert not {name: length for name, length in lengths.items() if length > 350}
+
+
+def test_no_test_imports_from_a_test() -> None:
+    found = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "tests").rglob("*.py")
+        if re.search(
+            r"^ *from tests\.[\w.]*\.test_\w+ import", path.read_text(encoding="utf-8"), re.MULTILINE
+        )
+    }
+    assert not found, "what tests share lies in tests/support or in a conftest"

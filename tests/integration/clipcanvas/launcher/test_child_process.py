@@ -15,6 +15,7 @@ import pytest
 from clipcanvas.launcher import child_process
 from clipcanvas.launcher.child_process import Child, GaveUp
 from clipcanvas.launcher.log_files import Logbook
+from tests.integration.clipcanvas.launcher.conftest import is_alive
 
 MakeChild = Callable[..., Child]
 
@@ -45,14 +46,6 @@ async def until(promise: Callable[[], bool]) -> None:
     while not promise():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.02)
-
-
-def is_alive(pid: int) -> bool:
-    """Whether it runs: an ended process that nobody has waited for yet does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 @contextlib.asynccontextmanager

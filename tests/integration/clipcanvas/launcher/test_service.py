@@ -18,7 +18,7 @@ import redis
 from clipcanvas import Client, ClipcanvasError
 from clipcanvas.launcher import redis_server as embedded
 from clipcanvas.launcher import service as launcher
-from tests.integration.clipcanvas.launcher.test_child_process import is_alive
+from tests.integration.clipcanvas.launcher.conftest import is_alive
 from tests.support.redis_server import RedisServer
 
 pytestmark = pytest.mark.timeout(120)

@@ -26,7 +26,7 @@ from starlette.routing import Route
 from clipcanvas.cli.terminal.images import HalfBlocks, Kitty, Sixels, picture, sixels
 from clipcanvas.cli.terminal.query import Graphics
 from tests.support.contract_server import DONE, JOB
-from tests.unit.clipcanvas.cli.test_commands import Service
+from tests.unit.clipcanvas.cli.conftest import Service
 from tests.unit.clipcanvas.conftest import Serve
 
 pytestmark = pytest.mark.timeout(180)  # processes that start on a busy machine

@@ -10,10 +10,10 @@ import pytest
 from models.generators import gradient
 from models.requests.request import SaveOptions
 from storage.blobs import StorageFull
-from tests.unit.workers.drawing.test_run import PACE, REQUEST, DictStore, Reports, job
-from workers.drawing import saved_checkpoint
+from tests.support.drawing import PACE, REQUEST, DictStore, Reports, job
 from workers.drawing.background_writer import MOST_WAITING, Writer
-from workers.drawing.run import Studio, run
+from workers.drawing.progress import load_checkpoint
+from workers.drawing.task import Studio, run
 from workers.runner.pacing import Drained, Signals
 
 FILMED = REQUEST.model_copy(update={"save": SaveOptions(video="frames", metadata=False)})
@@ -66,7 +66,7 @@ def test_no_checkpoint_follows_a_file_that_is_not_kept(file: str) -> None:
     store, reports = Watched(refuse), Reports()
     with pytest.raises(StorageFull):
         run(job(FILMED), "job_a/t", studio_of(store), reports, Signals(), replace(PACE, checkpoint_every_s=0))
-    known = saved_checkpoint.load(store, reports.checkpoints[-1])
+    known = load_checkpoint(store, reports.checkpoints[-1])
     assert known.image == 0
     assert [step for _, step in known.frames] == list(range(1, 4 if file.startswith("frame-") else 10))
     assert not any("-1." in key for key in store.kept), "nothing of the next picture"
@@ -106,7 +106,7 @@ def test_who_is_drained_tells_of_the_checkpoint_first() -> None:
     with pytest.raises(Drained):
         run(job(FILMED), "job_a/t", studio_of(store), reports, signals, PACE)
     assert [frame.step for frame in reports.frames] == [1, 2, 3]
-    assert [step for _, step in saved_checkpoint.load(store, reports.checkpoints[-1]).frames] == [1, 2, 3]
+    assert [step for _, step in load_checkpoint(store, reports.checkpoints[-1]).frames] == [1, 2, 3]
 
 
 def assert_set(event: threading.Event) -> None:

@@ -21,10 +21,9 @@ from models.generators import gradient
 from models.requests.generator import Drawing, Step
 from models.requests.request import GenerationRequest, SaveOptions
 from storage.blobs.file import FileStore
-from tests.unit.workers.drawing.test_run import PACE, Reports
-from workers.drawing.image_files import MAX_EXIF_BYTES, contact_sheet, encode, settings_of
-from workers.drawing.outputs import recipe
-from workers.drawing.run import Studio, run
+from tests.support.drawing import PACE, Reports
+from workers.drawing.outputs import MAX_EXIF_BYTES, contact_sheet, encode, recipe, settings_of
+from workers.drawing.task import Studio, run
 from workers.runner.pacing import Signals
 
 BODY: dict[str, Any] = {"generator": "gradient", "prompt": "a fox | blurry:-0.3", "width": 24, "height": 16}

@@ -22,8 +22,8 @@ from models.requests import checkpoint
 from models.requests.generator import Drawing, GenerationError, Step
 from models.requests.request import GenerationRequest, Prompt, SaveOptions
 from storage.blobs.file import FileStore
-from tests.unit.workers.drawing.test_run import PACE, Reports, job
-from workers.drawing.run import Studio, run
+from tests.support.drawing import PACE, Reports, job
+from workers.drawing.task import Studio, run
 from workers.runner.pacing import Drained, Signals
 
 REQUEST = GenerationRequest(
