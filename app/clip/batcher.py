@@ -15,9 +15,7 @@ from app.http.errors import Overloaded
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-GATHER_FRACTION = (
-    0.2  # the next batch waits at most this share of the last batch's duration for callers to return
-)
+GATHER_FRACTION = 0.2  # the next batch waits so much of the last one's duration for callers to return
 BATCH_MULTIPLE = 8  # on a CPU, 9 to 15 items cost as much as 16: the batch is rounded down
 
 

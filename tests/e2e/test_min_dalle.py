@@ -14,9 +14,9 @@ from PIL import Image
 
 from clipcanvas import JobCanceled
 from models.weights_io.card import WEIGHTS
-from tests.support import wild
 from tests.support.redis_server import RedisServer
 from tests.support.service import Service
+from tests.support.weights import wild
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -30,7 +30,7 @@ PHOTO = base64.b64encode(plain("red")).decode()
 WRITE = """
 import sys
 from pathlib import Path
-from tests.support.unclip_folders import write_unclip
+from tests.support.weights.unclip_folders import write_unclip
 for reads in ("text", "image"):
     write_unclip(Path(sys.argv[1]) / f"tiny-{reads}", reads)
 """

@@ -32,13 +32,13 @@ from models.requests.generator import Drawing
 from models.requests.network_names import NetworkNames
 from models.requests.prompts import parse
 from models.weights_io import WeightsCorrupt
-from tests.support import wild
-from tests.support.clip_families import FAMILIES, save_tokenizer
 from tests.support.images import plain
 from tests.support.live_api import live_api
 from tests.support.redis_server import RedisServer
-from tests.support.unclip_folders import write_unclip
-from tests.support.weights_server import WeightsServer, weights_server
+from tests.support.weights import wild
+from tests.support.weights.clip_families import FAMILIES, save_tokenizer
+from tests.support.weights.server import WeightsServer, weights_server
+from tests.support.weights.unclip_folders import write_unclip
 
 pytestmark = pytest.mark.timeout(240)
 

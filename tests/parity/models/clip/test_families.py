@@ -24,7 +24,7 @@ from models.requests.prompts import parse
 from models.requests.request import Prompt
 from models.weights_io import WeightsUnusable
 from models.weights_io.card import WEIGHTS
-from tests.support.clip_families import FAMILIES, save_tokenizer
+from tests.support.weights.clip_families import FAMILIES, save_tokenizer
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

@@ -25,7 +25,7 @@ from models.requests.prompts import parse
 from models.runtime.batched_steps import Alternating, Joined
 from models.runtime.compile import Compiled, Padded
 from models.weights_io.card import WEIGHTS
-from tests.support.wild import CLIP, write_hub_folder
+from tests.support.weights.wild import CLIP, write_hub_folder
 from workers.drawing.precompile import compile_steps
 from workers.settings import WorkerSettings
 

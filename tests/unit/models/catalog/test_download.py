@@ -12,7 +12,7 @@ import pytest
 from models.catalog import download
 from models.catalog.download import Absent, TransferFailed, fetch
 from models.weights_io import WeightsCorrupt
-from tests.support.weights_server import WeightsServer, weights_server
+from tests.support.weights.server import WeightsServer, weights_server
 
 CONTENT = bytes(range(256)) * 4000
 OTHER = CONTENT[::-1]

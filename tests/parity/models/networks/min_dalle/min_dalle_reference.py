@@ -12,7 +12,7 @@ import torch
 from min_dalle.models import DalleBartDecoder, DalleBartEncoder, VQGanDetokenizer
 from min_dalle.text_tokenizer import TextTokenizer
 
-from tests.support import wild
+from tests.support.weights import wild
 
 EXPECTED = Path(__file__).with_name("min_dalle_expected.npz")
 TEXTS = ["a red heart", "A Red HEART, cat", "cooool cat", "un œuf é", "🐱 red", "heartheart  x", "z9"]

@@ -23,7 +23,7 @@ from models.requests.prompts import parse
 from models.requests.request import Prompt
 from models.weights_io import load_tensors, unpickle
 from models.weights_io.card import WEIGHTS
-from tests.support import wild
+from tests.support.weights import wild
 
 LIKELIEST = Choice(temperature=1, top_k=1, top_p=1)
 NO_CODES = torch.empty(0, dtype=torch.long)

@@ -22,7 +22,7 @@ from models.requests.network_names import NetworkNames
 from models.requests.request import Prompt
 from models.weights_io import WeightsCorrupt, WeightsMissing, WeightsUnusable, write_sums
 from models.weights_io.card import WEIGHTS
-from tests.support.unclip_folders import SIDE, write_unclip
+from tests.support.weights.unclip_folders import SIDE, write_unclip
 
 BOTH = ("tiny-text", "tiny-image")
 FEW = {"prior_steps": 3, "decoder_steps": 4, "upscaling_steps": 3}

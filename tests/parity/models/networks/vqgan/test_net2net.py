@@ -18,7 +18,7 @@ from models.requests.prompts import parse
 from models.requests.request import InvalidRequest
 from models.weights_io import WeightsUnusable, load_tensors, unpickle
 from models.weights_io.card import WEIGHTS
-from tests.support import wild
+from tests.support.weights import wild
 
 SIDE, LENGTH = 8, 65  # of the grid of codes; a class and its codes
 
