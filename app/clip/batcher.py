@@ -95,14 +95,10 @@ class BatchLimits:
     """How a batcher forms batches, and how much work it accepts."""
 
     max_batch: int
-    max_reserved: int
-    """Items in work at once, from `reserve` to their results."""
-    max_wait_s: float = math.inf
-    """No more items are accepted than can be done in this time, at the recent speed."""
-    at_once: int = 1
-    """Batches that run at once, if the device has as many threads."""
-    max_cores: int | None = None
-    """Cores of a batch that runs alone; None: all."""
+    max_reserved: int  # items in work at once, from `reserve` to their results
+    max_wait_s: float = math.inf  # no more items are accepted than can be done so soon, at the recent speed
+    at_once: int = 1  # batches that run at once, if the device has as many threads
+    max_cores: int | None = None  # of a batch that runs alone; None: all
 
 
 @dataclass(eq=False)
