@@ -7,12 +7,12 @@ from jobs.index_request import IndexRequest
 from models.requests.request import GenerationRequest, SaveOptions
 
 CHECKPOINT, PREVIEW, FRAMES = "checkpoint", "preview-{}.jpg", "frames"
-PICTURE, SIDECAR, SVG, THUMBNAIL = "image-{}.{}", "image-{}.json", "image-{}.svg", "thumbnail-{}.{}"
+IMAGE, SIDECAR, SVG, THUMBNAIL = "image-{}.{}", "image-{}.json", "image-{}.svg", "thumbnail-{}.{}"
 CONTACT_SHEET, VIDEO, FRAMES_ZIP = "contact-sheet.{}", "video-{}.{}", "frames-{}.zip"
 
 REPORT = "report.json"  # of a job that indexes
 
-SUFFIX = {"png": "png", "jpeg": "jpg", "webp": "webp"}  # of the pictures, by SaveOptions.format
+SUFFIX = {"png": "png", "jpeg": "jpg", "webp": "webp"}  # of the images, by SaveOptions.format
 
 _FRAME = re.compile(r"frame-(?:0|[1-9]\d?)-\d{5}\.png")
 
@@ -32,7 +32,7 @@ def attempt_files(request: GenerationRequest | IndexRequest) -> list[str]:
 
 def _files_of(image: int, save: SaveOptions) -> Iterator[str]:
     yield PREVIEW.format(image)
-    yield PICTURE.format(image, SUFFIX[save.format])
+    yield IMAGE.format(image, SUFFIX[save.format])
     yield SVG.format(image)
     if save.metadata:
         yield SIDECAR.format(image)
@@ -43,12 +43,12 @@ def _files_of(image: int, save: SaveOptions) -> Iterator[str]:
 
 
 def video_name(image: int, save: SaveOptions) -> str:
-    """Of the film of one picture."""
+    """Of the film of one image."""
     return FRAMES_ZIP.format(image) if save.video == "frames" else VIDEO.format(image, save.video)
 
 
 def frame_name(image: int, step: int) -> str:
-    """Of a frame of one picture's film, while the job runs."""
+    """Of a frame of one image's film, while the job runs."""
     return f"frame-{image}-{step:05d}.png"
 
 

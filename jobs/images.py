@@ -1,4 +1,4 @@
-"""Pictures from strangers: a file's bytes in, a checked RGB picture out, or why not, in a client's words."""
+"""Images from strangers: a file's bytes in, a checked RGB image out, or why not, in a client's words."""
 
 import io
 from collections.abc import Callable
@@ -12,7 +12,7 @@ _WHITE = (255, 255, 255, 255)
 
 
 class ImageRefused(ValueError):
-    """A picture that is not taken; says why."""
+    """An image that is not taken; says why."""
 
     code = "invalid_image"
 
@@ -24,14 +24,14 @@ class UnsupportedImage(ImageRefused):
 
 
 class ImageTooLarge(ImageRefused):
-    """More pixels than one picture may have."""
+    """More pixels than one image may have."""
 
     code = "image_too_large"
 
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """How large a picture may be. It is refused by its header, before it is decoded."""
+    """How large an image may be. It is refused by its header, before it is decoded."""
 
     pixels: int
     side: int  # pixels
@@ -39,7 +39,7 @@ class ImageLimits:
 
 
 def decode(data: bytes, limits: ImageLimits, draft_side: int | None = None) -> Image.Image:
-    """The picture, upright, RGB with 8 bits, transparency laid on white; of an animation the first frame.
+    """The image, upright, RGB with 8 bits, transparency laid on white; of an animation the first frame.
 
     Args:
         draft_side: a JPEG may be decoded at a half, a quarter or an eighth of its size, as long as its
@@ -76,7 +76,7 @@ def _read(
         raise
     except UnidentifiedImageError:
         known = ", ".join("WebP" if name == "WEBP" else name for name in FORMATS)
-        raise UnsupportedImage(f"not a picture of a known format ({known})") from None
+        raise UnsupportedImage(f"not an image of a known format ({known})") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageTooLarge(f"far too many pixels; at most {limits.pixels} are allowed") from None
     except Exception as error:  # the decoders raise nearly anything on broken files

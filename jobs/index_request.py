@@ -1,4 +1,4 @@
-"""Requests for indexing: where the pictures come from, and into which collection they go."""
+"""Requests for indexing: where the images come from, and into which collection they go."""
 
 from typing import Self
 
@@ -9,7 +9,7 @@ PART_BYTES = 8 * 2**20  # of an archive, but for its last part
 
 
 class IndexRequest(BaseModel, frozen=True, extra="forbid"):
-    """Exactly one of `folder`, `urls` and `archive` says where the pictures are."""
+    """Exactly one of `folder`, `urls` and `archive` says where the images are."""
 
     collection: str  # of the job's tenant
     folder: str | None = None  # the name of a root, and a path below it

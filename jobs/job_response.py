@@ -9,7 +9,7 @@ from jobs.record.record import Frame, Job, Output, Progress
 
 
 class ProgressAnswer(BaseModel):
-    """How far a running job is, over all of its pictures."""
+    """How far a running job is, over all of its images."""
 
     step: int
     steps: int
@@ -19,7 +19,7 @@ class ProgressAnswer(BaseModel):
     steps_per_s: float | None
     preview: str | None
     counts: dict[str, int] | None = Field(
-        description="of a job that indexes: pictures added, replaced, known already, and refused"
+        description="of a job that indexes: images added, replaced, known already, and refused"
     )
 
 
@@ -35,7 +35,7 @@ class OutputAnswer(BaseModel):
     width: int | None
     height: int | None
     seed: int | None
-    clip_score: float | None = Field(description="cosine of picture and prompts, by the CLIPs that guided")
+    clip_score: float | None = Field(description="cosine of image and prompts, by the CLIPs that guided")
     held_out_score: float | None = Field(description="likewise, by a CLIP that did not")
 
 

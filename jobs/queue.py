@@ -184,7 +184,7 @@ class JobQueue:
     def tidy(self, job_id: str, store: Store) -> None:
         """Delete what a final job's record does not name: checkpoints, archives, files of lost attempts.
 
-        While a job goes on it does nothing: whoever has it may need the checkpoint and the finished pictures.
+        While a job goes on it does nothing: whoever has it may need the checkpoint and the finished images.
 
         Raises:
             JobMissing: there is none of that id.

@@ -32,7 +32,7 @@ class JobSettings(BaseSettings):
     )
     store: str = Field(
         default_factory=lambda: Path("data/store").absolute().as_uri(),
-        description="where pictures are kept: file:///folder or s3://bucket/prefix",
+        description="where images are kept: file:///folder or s3://bucket/prefix",
     )
 
     vqgan: str = Field("demo", description="card of the VQGAN that draws")
@@ -79,9 +79,9 @@ class JobSettings(BaseSettings):
         description="folder that keeps what was compiled for the next start",
     )
 
-    max_image_pixels: int = Field(40_000_000, ge=1, description="pixels of one picture")
-    max_image_side: int = Field(16_384, ge=1, description="longest side of one picture, in pixels")
-    max_image_aspect: float = Field(50, ge=1, description="longest side of a picture over its shortest")
+    max_image_pixels: int = Field(40_000_000, ge=1, description="pixels of one image")
+    max_image_side: int = Field(16_384, ge=1, description="longest side of one image, in pixels")
+    max_image_aspect: float = Field(50, ge=1, description="longest side of an image over its shortest")
 
     vector_timeout_s: float = Field(
         5, gt=0, description="longest time for one call of the vector Redis; then 503"
@@ -99,7 +99,7 @@ class JobSettings(BaseSettings):
         256,
         ge=16,
         le=2048,
-        description="shortest side of a thumbnail, in pixels; pictures are never enlarged",
+        description="shortest side of a thumbnail, in pixels; images are never enlarged",
     )
 
     max_queued: int = Field(1000, ge=1, description="jobs that may wait in all; one more is refused with 503")
@@ -133,17 +133,17 @@ class JobSettings(BaseSettings):
 
     index_roots: dict[str, Path] = Field(
         {},
-        description="folders of the workers' machines whose pictures every key may index, as a JSON object: "
+        description="folders of the workers' machines whose images every key may index, as a JSON object: "
         "names of your choice, and absolute paths; none: none",
     )
-    max_index_file_bytes: int = Field(32 * 2**20, ge=1024, description="file of one picture that is indexed")
-    fetch_urls: bool = Field(False, description="index pictures at addresses that clients name, too")
+    max_index_file_bytes: int = Field(32 * 2**20, ge=1024, description="file of one image that is indexed")
+    fetch_urls: bool = Field(False, description="index images at addresses that clients name, too")
     fetch_ports: tuple[int, ...] = Field((443, 80), description="ports that those addresses may name")
     fetch_allow_http: bool = Field(False, description="fetch from http:// addresses, too")
     fetch_allow_private: bool = Field(
         False, description="fetch from this machine and from private networks, too"
     )
-    fetch_timeout_s: float = Field(10, gt=0, description="longest time for one picture, redirects included")
+    fetch_timeout_s: float = Field(10, gt=0, description="longest time for one image, redirects included")
 
     @field_validator("index_roots")
     @classmethod
@@ -179,7 +179,7 @@ class JobSettings(BaseSettings):
 
     @property
     def image_limits(self) -> ImageLimits:
-        """How large one picture may be."""
+        """How large one image may be."""
         return ImageLimits(self.max_image_pixels, self.max_image_side, self.max_image_aspect)
 
     @property
@@ -189,7 +189,7 @@ class JobSettings(BaseSettings):
 
     @property
     def fetch_rules(self) -> Rules:
-        """Where pictures may be fetched from."""
+        """Where images may be fetched from."""
         return Rules(frozenset(self.fetch_ports), self.fetch_allow_http, self.fetch_allow_private)
 
     @property

@@ -26,12 +26,12 @@ from models.runtime.machine import keep_freed_memory
 from storage.blobs import open_store
 from storage.redis import connect, connect_rq
 from workers.drawing.outputs import versions
-from workers.drawing.task import DrawingWork, Studio
+from workers.drawing.task import DrawingContext, DrawingWork
 from workers.indexing.task import Indexing
 from workers.janitor import Janitor
 from workers.runner.attempt import HARD_GRACE_S, Attempts
 from workers.runner.concurrent import run_job_of
-from workers.runner.heartbeat import Pulse
+from workers.runner.heartbeat import Heartbeat
 from workers.runner.rq_worker import WarmWorker
 from workers.settings import WorkerSettings
 from workers.webhooks import WebhookSender
@@ -91,7 +91,7 @@ def draw(settings: WorkerSettings) -> int:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.compile_cache))
     keep_freed_memory(one_heap=settings.jobs_at_once > 1)
     name = _name()
-    pulse = Pulse(
+    heartbeat = Heartbeat(
         connect(settings.redis_url, patience_s=0.5),
         name,
         period_s=settings.heartbeat_s,
@@ -102,42 +102,42 @@ def draw(settings: WorkerSettings) -> int:
             "guides": ", ".join(settings.guides),
         },
     )
-    pulse.start()
+    heartbeat.start()
     try:
         loaded = _load(settings)
     except Exception as error:
         log.exception("models could not be loaded")
-        pulse.show("failed", reason=f"{type(error).__name__}: {error}")
+        heartbeat.show("failed", reason=f"{type(error).__name__}: {error}")
         time.sleep(settings.heartbeat_s)  # long enough to be seen; whoever started us starts us again
         return LOAD_FAILED
     drain = threading.Event()
     about = {**versions(), "vqgan": settings.vqgan, "guides": ", ".join(settings.guides)[:512]}
     about |= {"min_dalle": settings.min_dalle} if "min_dalle" in settings.generators else {}
     about |= {"unclip": ", ".join(settings.unclip)[:512]} if "unclip" in settings.generators else {}
-    studio = Studio(loaded, open_store(settings.store), about)
-    work = DrawingWork(settings, studio)
-    pulse.show("idle", memory=work.memory)
-    attempts = Attempts(settings, work, pulse, name, drain)
+    context = DrawingContext(loaded, open_store(settings.store), about)
+    work = DrawingWork(settings, context)
+    heartbeat.show("idle", memory=work.memory)
+    attempts = Attempts(settings, work, heartbeat, name, drain)
     _serve(settings, name, work.type, run_job_of(settings, attempts, work, drain), drain)
-    pulse.stop()
+    heartbeat.stop()
     return 0
 
 
 def index(settings: WorkerSettings) -> int:
     """Be a worker that indexes. Its CLIP is loaded for the first job: until then it needs no torch."""
     name = _name()
-    pulse = Pulse(
+    heartbeat = Heartbeat(
         connect(settings.redis_url, patience_s=0.5),
         name,
         period_s=settings.heartbeat_s,
         details={"type": "index", "device": settings.device},
     )
-    pulse.start()
+    heartbeat.start()
     drain = threading.Event()
     work = Indexing(settings, open_store(settings.store))
-    pulse.show("idle")
-    _serve(settings, name, work.type, Attempts(settings, work, pulse, name, drain).run_job, drain)
-    pulse.stop()
+    heartbeat.show("idle")
+    _serve(settings, name, work.type, Attempts(settings, work, heartbeat, name, drain).run_job, drain)
+    heartbeat.stop()
     return 0
 
 

@@ -189,8 +189,8 @@ def body_of(claimed: Claimed) -> bytes:
         job = {**job, "metadata": None}
         body = _json({**told, "data": job})
     if len(body) > MAX_BODY_BYTES:
-        pictures = [output for output in job["outputs"] if output["kind"] == "image"]
-        body = _json({**told, "data": {**job, "outputs": pictures}})
+        images = [output for output in job["outputs"] if output["kind"] == "image"]
+        body = _json({**told, "data": {**job, "outputs": images}})
     return body
 
 

@@ -99,12 +99,12 @@ class Frame:
     name: str  # frame-0-00012.png
     image: int
     frame: int  # 0 is the first
-    step: int  # of that picture
+    step: int  # of that image
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a running job is, over all of its pictures."""
+    """How far a running job is, over all of its images."""
 
     step: int
     steps: int
@@ -112,7 +112,7 @@ class Progress:
     eta_s: float | None = None
     steps_per_s: float | None = None
     preview: Output | None = None
-    counts: dict[str, int] | None = None  # of a job that indexes: what became of its pictures
+    counts: dict[str, int] | None = None  # of a job that indexes: what became of its images
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class Job:
     cancel_requested_at: datetime | None = None
     queue_position: int | None = None  # 0 is next
     progress: Progress | None = None
-    inputs: tuple[Output, ...] = ()  # the request's pictures
+    inputs: tuple[Output, ...] = ()  # the request's images
     outputs: tuple[Output, ...] = ()
     error: JobError | None = None
     checkpoint: str | None = None  # key in the store

@@ -1,4 +1,4 @@
-"""Stores: where pictures and checkpoints are kept, by key. A URL's scheme is the name of a module here."""
+"""Stores: where images and checkpoints are kept, by key. A URL's scheme is the name of a module here."""
 
 import importlib
 import re
@@ -50,7 +50,7 @@ class Store(Protocol):
         """Drop one key, or all keys below a folder. It is no error if there is nothing."""
 
     def check(self) -> None:
-        """Whether pictures can be kept.
+        """Whether images can be kept.
 
         Raises:
             StorageFull: there is little room left.

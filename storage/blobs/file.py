@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from storage.blobs import KeyMissing, StorageFull, Store, StoreUnavailable, UnknownStore, check_key
 
-MIN_FREE_BYTES = 200_000_000  # less is not ready: previews and checkpoints need room as well as pictures
+MIN_FREE_BYTES = 200_000_000  # less is not ready: previews and checkpoints need room as well as images
 
 
 class FileStore:

@@ -1,4 +1,4 @@
-"""What a collection of pictures is, what is kept of its images, and how one is searched."""
+"""What a collection of images is, what is kept of its images, and how one is searched."""
 
 import json
 import secrets
@@ -42,7 +42,7 @@ class Collection:
     quantization: Quantization = "q8"
     m: int = 16  # links of a vector in each layer of the index
     ef_construction: int = 200  # candidates that are looked at when a vector is linked
-    thumbnails: bool = False  # whether small pictures are kept
+    thumbnails: bool = False  # whether small images are kept
     uid: str = field(default_factory=lambda: secrets.token_hex(12))  # no other ever has it
     created_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
     count: int = 0  # images
@@ -59,7 +59,7 @@ class Collection:
 
 @dataclass(frozen=True)
 class Image:
-    """What is kept of a picture beside its vector."""
+    """What is kept of an image beside its vector."""
 
     id: str
     metadata: Mapping[str, Any] = field(default_factory=dict)

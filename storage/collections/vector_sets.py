@@ -1,4 +1,4 @@
-"""Collections of pictures as vector sets of Redis 8; nothing else knows their keys.
+"""Collections of images as vector sets of Redis 8; nothing else knows their keys.
 
 All keys of a collection have the same hash tag, so that a Redis Cluster keeps them on one server; the list of
 collections is one more key.

@@ -22,11 +22,11 @@ LONG_AGO_S = 2 * 3600  # older than the janitor asks of files without a record
 COLLECT_S = 30.0
 
 
-def check_all(stage: Stage, tickets: list[Ticket], pictures: list[list[bytes]], max_attempts: int) -> None:
+def check_all(stage: Stage, tickets: list[Ticket], images: list[list[bytes]], max_attempts: int) -> None:
     """Blame what does not hold.
 
     Args:
-        pictures: for each template, its pictures as drawn undisturbed.
+        images: for each template, its images as drawn undisturbed.
     """
     with (
         connect(stage.redis_url, patience_s=5) as connection,
@@ -34,7 +34,7 @@ def check_all(stage: Stage, tickets: list[Ticket], pictures: list[list[bytes]], 
     ):
         kept: set[str] = set()
         for ticket in tickets:
-            for problem in _job_problems(connection, http, ticket, pictures[ticket.template], max_attempts):
+            for problem in _job_problems(connection, http, ticket, images[ticket.template], max_attempts):
                 stage.diary.blame(f"{ticket.id} ({ticket.name}, asked {ticket.asked} times): {problem}")
                 tell_of(stage, connection, ticket)
             kept |= _keys_of(connection, ticket)
@@ -63,7 +63,7 @@ def tell_of(stage: Stage, connection: redis.Redis, ticket: Ticket) -> None:
 
 
 def _job_problems(
-    connection: redis.Redis, http: httpx.Client, ticket: Ticket, pictures: list[bytes], max_attempts: int
+    connection: redis.Redis, http: httpx.Client, ticket: Ticket, images: list[bytes], max_attempts: int
 ) -> list[str]:
     if ticket.id is None or ticket.final is None:
         return ["it never ended"]
@@ -80,10 +80,10 @@ def _job_problems(
     problems += _event_problems(connection, job, ticket)
     outputs = [output for output in job["outputs"] if output["kind"] == "image"]
     names = [output["name"] for output in outputs]
-    expected = [f"image-{number}.png" for number in range(len(pictures))]
+    expected = [f"image-{number}.png" for number in range(len(images))]
     if names != (expected if job["status"] == "succeeded" else []):
         problems.append(f"its outputs are {names}")
-    for output, picture in zip(outputs, pictures, strict=False):
+    for output, picture in zip(outputs, images, strict=False):
         file = http.get(output["url"])
         if file.status_code != 200:
             problems.append(f"{output['name']}: {file.status_code} {file.text[:200]}")

@@ -74,7 +74,7 @@ def run(seconds: float, seed: int, folder: Path, only: str = "") -> Diary:
     try:
         stage.start()
         templates = make_templates(dice)
-        pictures = draw_undisturbed(stage, templates)
+        images = draw_undisturbed(stage, templates)
         callers = Callers(stage.url, templates, random.Random(seed + 1), diary, IN_FLIGHT)
         callers.start()
         try:
@@ -82,14 +82,14 @@ def run(seconds: float, seed: int, folder: Path, only: str = "") -> Diary:
             settle(stage, callers)
         finally:
             callers.leave()
-        check_all(stage, callers.tickets, pictures, MAX_ATTEMPTS)
+        check_all(stage, callers.tickets, images, MAX_ATTEMPTS)
     finally:
         stage.stop()
     return diary
 
 
 def make_templates(dice: random.Random) -> list[dict[str, Any]]:
-    """Requests that differ in generator, length, pictures and size; jobs repeat them."""
+    """Requests that differ in generator, length, images and size; jobs repeat them."""
     seeds = iter(dice.sample(range(1000), 10))
 
     def gradient(steps: int, num_images: int, **more: Any) -> dict[str, Any]:
@@ -111,21 +111,21 @@ def make_templates(dice: random.Random) -> list[dict[str, Any]]:
         more = {"steps": steps, "num_images": num_images, "options": options, "seed": next(seeds)}
         return {"generator": "pixels", "prompt": "a red heart", **size, **more}
 
-    pictured = {"prompt": None, "prompts": [{"image": DOT}]}
+    imaged = {"prompt": None, "prompts": [{"image": DOT}]}
     return [
         gradient(30, 1),
         gradient(60, 2),
         gradient(100, 1),
         gradient(15, 2),
         gradient(5, 1),
-        gradient(40, 1, **pictured),
+        gradient(40, 1, **imaged),
         pixels(20, 1),
         pixels(12, 2),
     ]
 
 
 def draw_undisturbed(stage: Stage, templates: list[dict[str, Any]]) -> list[list[bytes]]:
-    """Each template's pictures, drawn before anything is broken."""
+    """Each template's images, drawn before anything is broken."""
     with httpx.Client(base_url=stage.url, timeout=30, trust_env=False) as http:
 
         def is_ready() -> bool:

@@ -1,4 +1,4 @@
-"""Whatever dies while jobs run, each accepted job ends once, with the pictures of a quiet run."""
+"""Whatever dies while jobs run, each accepted job ends once, with the images of a quiet run."""
 
 from pathlib import Path
 

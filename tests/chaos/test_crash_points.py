@@ -42,7 +42,7 @@ def service(redis_process: RedisServer, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="module")
-def picture(service: Service) -> bytes:
+def image(service: Service) -> bytes:
     """What the request gives when nobody dies."""
     worker = service.worker()
     with service.client() as client:
@@ -51,7 +51,7 @@ def picture(service: Service) -> bytes:
         return client.output(job.id, "image-0.png")
 
 
-def check_end(service: Service, job_id: str, picture: bytes, attempts: int) -> None:
+def check_end(service: Service, job_id: str, image: bytes, attempts: int) -> None:
     """A healthy worker ends the job, and it looks as if nothing had happened."""
     worker = service.worker()
     try:
@@ -60,7 +60,7 @@ def check_end(service: Service, job_id: str, picture: bytes, attempts: int) -> N
         worker.kill()
     assert (job.status, job.attempt) == ("succeeded", attempts)
     with service.client() as client:
-        assert client.output(job_id, "image-0.png") == picture
+        assert client.output(job_id, "image-0.png") == image
     with redis.Redis.from_url(service.redis.url, decode_responses=True) as connection:
         kinds = [fields["event"] for _, fields in connection.xrange(key("events", job_id))]
     assert kinds.count("completed") == 1
@@ -82,7 +82,7 @@ def check_end(service: Service, job_id: str, picture: bytes, attempts: int) -> N
     ],
 )
 def test_a_worker_may_die_there(
-    service: Service, picture: bytes, target: str, when: str, count: int, attempts: int
+    service: Service, image: bytes, target: str, when: str, count: int, attempts: int
 ) -> None:
     doomed = service.start(
         "tests.chaos.doomed", target, when, str(count), "workers", CLIPCANVAS_GENERATORS='["gradient"]'
@@ -90,7 +90,7 @@ def test_a_worker_may_die_there(
     with service.client() as client:
         job = client.create_job(**REQUEST)
     assert doomed.wait(60) == -signal.SIGKILL
-    check_end(service, job.id, picture, attempts)
+    check_end(service, job.id, image, attempts)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_a_worker_may_die_there(
     ],
 )
 def test_a_worker_may_be_killed_while_it_stops(
-    service: Service, picture: bytes, target: str, when: str
+    service: Service, image: bytes, target: str, when: str
 ) -> None:
     doomed = service.start(
         "tests.chaos.doomed", target, when, "1", "workers", CLIPCANVAS_GENERATORS='["gradient"]'
@@ -111,7 +111,7 @@ def test_a_worker_may_be_killed_while_it_stops(
     service.wait_for(job.id, lambda job: bool(job.progress and job.progress.step > 5))
     doomed.terminate()
     assert doomed.wait(60) == -signal.SIGKILL
-    check_end(service, job.id, picture, 2 if when == "before" else 1)
+    check_end(service, job.id, image, 2 if when == "before" else 1)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_a_worker_may_be_killed_while_it_stops(
     ],
 )
 def test_the_api_may_die_in_a_create(
-    service: Service, picture: bytes, target: str, when: str, tmp_path: Path
+    service: Service, image: bytes, target: str, when: str, tmp_path: Path
 ) -> None:
     """The client asks another replica with the same Idempotency-Key, and has one job."""
     with socket.socket() as probe:
@@ -141,7 +141,7 @@ def test_the_api_may_die_in_a_create(
     assert answer.status_code == 202
     assert {job["id"] for job in _list(service)} == before | {job_id}
     assert (job_id in before) == (target.endswith("dispatch") or when == "after")
-    check_end(service, job_id, picture, 1)
+    check_end(service, job_id, image, 1)
 
 
 def _list(service: Service) -> list[dict[str, Any]]:

@@ -117,7 +117,7 @@ def check_one_end(service: Service, job_id: str, attempts: int) -> None:
     assert (job.status, job.attempt) == ("succeeded", attempts), service.logs()
     assert events(service, job_id)["completed"] == 1
     with service.client() as client:
-        for output in job.pictures:
+        for output in job.images:
             assert client.output(job_id, output.name).startswith(b"\x89PNG")
 
 
@@ -151,12 +151,12 @@ def test_a_full_disk_fails_the_job_and_leaves_no_part_of_a_file(service: Service
 def test_a_worker_that_was_frozen_past_its_lease_writes_nothing_and_takes_nothing_away(
     service: Service,
 ) -> None:
-    """The picture that it had finished is kept, for the one who goes on."""
+    """The image that it had finished is kept, for the one who goes on."""
     frozen = service.worker()
     with service.client() as client:
         job = client.create_job(**SLOW, num_images=2)
-        past_one_picture = SLOW["steps"] + 60  # and past a checkpoint
-        service.wait_for(job.id, lambda job: bool(job.progress and job.progress.step > past_one_picture), 60)
+        past_one_image = SLOW["steps"] + 60  # and past a checkpoint
+        service.wait_for(job.id, lambda job: bool(job.progress and job.progress.step > past_one_image), 60)
         frozen.send_signal(signal.SIGSTOP)
         service.wait_for(job.id, lambda job: job.status == "queued", 60)
         service.worker()
@@ -210,13 +210,13 @@ def test_a_job_that_is_dispatched_often_runs_once(service: Service) -> None:
 
 
 def test_a_film_goes_on_after_kill_9_to_the_same_bytes(service: Service) -> None:
-    """And the sidecar of its picture, posted back, draws that again."""
+    """And the sidecar of its image, posted back, draws that again."""
     save = {"video": "mp4", "frame_every": 2, "contact_sheet": True}
     killed = service.worker()
     with service.client() as client:
         job = client.create_job(**SLOW, num_images=2, save=save)
-        past_one_picture = SLOW["steps"] + 60
-        service.wait_for(job.id, lambda job: bool(job.progress and job.progress.step > past_one_picture), 60)
+        past_one_image = SLOW["steps"] + 60
+        service.wait_for(job.id, lambda job: bool(job.progress and job.progress.step > past_one_image), 60)
         killed.kill()
         service.worker()
         ended = service.wait_for(job.id, lambda job: job.is_final, 60)

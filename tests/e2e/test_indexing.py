@@ -14,14 +14,14 @@ from tests.support.service import LOADED, Service
 
 pytestmark = pytest.mark.timeout(500)
 
-PICTURES = 120
+IMAGES = 120
 
 
 @pytest.fixture
 def service(redis_server: RedisServer, tmp_path: Path) -> Iterator[Service]:
     photos = tmp_path / "photos"
     photos.mkdir()
-    for index in range(PICTURES):
+    for index in range(IMAGES):
         Image.new("RGB", (64, 64), f"hsl({index * 2}, 80%, 50%)").save(photos / f"{index:03d}.png")
     (photos / "broken.png").write_bytes(b"broken")
     service = Service(
@@ -55,9 +55,7 @@ def test_a_job_goes_on_after_its_worker_and_the_api_were_killed(service: Service
         assert job.progress
         counts = job.progress.counts or {}
         assert counts["refused"] == 1
-        assert counts["added"] + counts["known"] == PICTURES, (
-            "those of the time since the checkpoint are known"
-        )
+        assert counts["added"] + counts["known"] == IMAGES, "those of the time since the checkpoint are known"
         images = http.get("/v1/collections/all/images", params={"limit": 1000}).json()["data"]
-        assert [image["id"] for image in images] == [f"photos/{index:03d}.png" for index in range(PICTURES)]
-        assert http.get("/v1/collections/all").json()["count"] == PICTURES
+        assert [image["id"] for image in images] == [f"photos/{index:03d}.png" for index in range(IMAGES)]
+        assert http.get("/v1/collections/all").json()["count"] == IMAGES

@@ -69,14 +69,14 @@ def test_it_draws_and_goes_on_after_kill_9_to_the_same_bytes(drawing: Service) -
         ended = client.wait(job.id, timeout_s=200)
         whole = client.draw("a red heart", timeout_s=200, **sheet)
         assert (ended.attempt, whole.attempt) == (2, 1)
-        pictures = [output for output in ended.outputs if output.kind == "image"]
-        assert len(pictures) == 3
-        for picture in pictures:
-            content = client.output(job.id, picture.name)
-            assert content == client.output(whole.id, picture.name)
+        images = [output for output in ended.outputs if output.kind == "image"]
+        assert len(images) == 3
+        for image in images:
+            content = client.output(job.id, image.name)
+            assert content == client.output(whole.id, image.name)
             assert Image.open(io.BytesIO(content)).size == (64, 64)
-            assert picture.clip_score is not None
-        assert len({client.output(job.id, picture.name) for picture in pictures}) == 3
+            assert image.clip_score is not None
+        assert len({client.output(job.id, image.name) for image in images}) == 3
         assert any("sheet" in output.name for output in ended.outputs)
 
 

@@ -89,10 +89,10 @@ def rgba(size: tuple[int, int], alpha: int) -> Image.Image:
 def png(picture: Image.Image) -> tuple[str, bytes, str]:
     file = io.BytesIO()
     picture.save(file, "PNG")
-    return "picture.png", file.getvalue(), "image/png"
+    return "image.png", file.getvalue(), "image/png"
 
 
-def test_it_draws_and_brings_the_pictures_along(drawing: Service, client: openai.OpenAI) -> None:
+def test_it_draws_and_brings_the_images_along(drawing: Service, client: openai.OpenAI) -> None:
     answer = client.images.generate(**QUICK, n=2, user="ann", quality="high")
     assert answer.created > 1_700_000_000
     assert answer.data is not None
@@ -107,7 +107,7 @@ def test_it_draws_and_brings_the_pictures_along(drawing: Service, client: openai
     ], "a prompt of OpenAI's has no syntax"
 
 
-def test_it_draws_and_says_where_the_pictures_are(client: openai.OpenAI) -> None:
+def test_it_draws_and_says_where_the_images_are(client: openai.OpenAI) -> None:
     answer = client.images.generate(
         **QUICK, response_format="url", output_format="jpeg", output_compression=50
     )
@@ -124,12 +124,12 @@ async def test_its_asynchronous_client_draws_side_by_side(drawing: Service) -> N
         answers = await asyncio.gather(*(client.images.generate(**QUICK) for _ in range(3)))
         assert {opened(answer.data[0].b64_json).tobytes() for answer in answers if answer.data} == {
             opened(answers[0].data[0].b64_json).tobytes()  # type: ignore[index]
-        }, "the same seed, the same picture"
+        }, "the same seed, the same image"
         events = [event async for event in await client.images.generate(**QUICK, stream=True)]
         assert [event.type for event in events] == ["image_generation.completed"]
 
 
-def test_it_shows_a_picture_as_it_forms(client: openai.OpenAI) -> None:
+def test_it_shows_a_image_as_it_forms(client: openai.OpenAI) -> None:
     with client.images.generate(**SLOW, stream=True, partial_images=2, quality="low") as stream:
         events = list(stream)
     partial, completed = events[:-1], events[-1]
@@ -137,7 +137,7 @@ def test_it_shows_a_picture_as_it_forms(client: openai.OpenAI) -> None:
     assert [event.partial_image_index for event in partial] == [0, 1]  # type: ignore[union-attr]
     assert [event.output_format for event in partial] == ["jpeg", "jpeg"]
     contrasts = [np.asarray(opened(event.b64_json), np.float32).std() for event in events]
-    assert contrasts == sorted(contrasts), "each is nearer to the picture, which rises out of gray"
+    assert contrasts == sorted(contrasts), "each is nearer to the image, which rises out of gray"
     assert completed.type == "image_generation.completed"
     assert (completed.output_format, completed.size, completed.quality) == ("png", "64x48", "low")
     assert completed.usage.total_tokens == 0
@@ -247,7 +247,7 @@ def test_edits_are_streamed(client: openai.OpenAI) -> None:
         (openai.UnprocessableEntityError, {"style": "vivid"}, "style", "not known"),
         (openai.UnprocessableEntityError, {"output_compression": 9}, "output_compression", "jpeg"),
         (openai.UnprocessableEntityError, {"partial_images": 1}, "partial_images", "stream"),
-        (openai.UnprocessableEntityError, {"stream": True, "n": 2}, "n", "one picture"),
+        (openai.UnprocessableEntityError, {"stream": True, "n": 2}, "n", "one image"),
         (openai.NotFoundError, {"model": "gpt-image-2"}, None, "no model 'gpt-image-2' draws here"),
     ],
 )
@@ -267,8 +267,8 @@ def test_what_it_cannot_have_is_told_in_its_words(
         ({"mask": png(rgba((32, 32), 0))}, "mask", "as large"),
         ({"mask": png(rgba((64, 64), 255))}, "mask", "nothing to draw"),
         ({"mask": png(Image.new("RGB", (64, 64)))}, "mask", "nothing to draw"),
-        ({"mask": b"no picture"}, "mask", "known format"),
-        ({"image": b"no picture"}, "image", "known format"),
+        ({"mask": b"no image"}, "mask", "known format"),
+        ({"image": b"no image"}, "image", "known format"),
         ({"image": [png(rgba((64, 64), 0)), png(rgba((64, 64), 0))]}, "image", "twice"),
         ({"model": "gradient"}, "model", "cannot draw over"),
         ({"markup": png(rgba((64, 64), 0))}, "markup", "not known"),

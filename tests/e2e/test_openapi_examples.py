@@ -50,8 +50,8 @@ class Walk:
         }
         self.known: dict[str, str] = {}  # what stands for what is written in the examples
         self.answers: dict[str, dict[str, dict[str, Any]]] = {}
-        picture = self.operations["edit_image"][2]["requestBody"]["content"][JSON]["example"]["image"]
-        self._files = {"cat.jpg": base64.b64decode(picture.partition(",")[2])}
+        image = self.operations["edit_image"][2]["requestBody"]["content"][JSON]["example"]["image"]
+        self._files = {"cat.jpg": base64.b64decode(image.partition(",")[2])}
         mask = io.BytesIO()
         Image.new("RGBA", Image.open(io.BytesIO(self._files["cat.jpg"])).size).save(mask, "PNG")
         self._files["mask.png"] = mask.getvalue()

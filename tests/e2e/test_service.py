@@ -29,9 +29,9 @@ SLOW: dict[str, Any] = {
 QUICK = {**SLOW, "steps": 5, "options": {}}
 
 
-def jpeg(picture: Image.Image) -> bytes:
+def jpeg(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG")
+    image.save(buffer, "JPEG")
     return buffer.getvalue()
 
 
@@ -43,9 +43,9 @@ def cat() -> bytes:
 @pytest.fixture
 def disk() -> Image.Image:
     """A white one on black."""
-    picture = Image.new("RGB", (48, 48))
-    ImageDraw.Draw(picture).ellipse((8, 8, 39, 39), fill="white")
-    return picture
+    image = Image.new("RGB", (48, 48))
+    ImageDraw.Draw(image).ellipse((8, 8, 39, 39), fill="white")
+    return image
 
 
 @pytest.fixture
@@ -82,9 +82,9 @@ def test_it_looks_and_draws_on_the_demo_models(looking: Service, cat: bytes) -> 
         assert client.classify(cat, ["dog", "cat", "car"]).best == "cat"
         job = client.draw("a red heart", steps=3, seed=5, timeout_s=120)
         again = client.draw("a red heart", steps=3, seed=5, timeout_s=120)
-        pictures = [client.output(item.id, "image-0.png") for item in (job, again)]
-    assert pictures[0] == pictures[1], "the same request and seed give the same bytes"
-    assert Image.open(io.BytesIO(pictures[0])).size == (job.outputs[0].width, job.outputs[0].height)
+        images = [client.output(item.id, "image-0.png") for item in (job, again)]
+    assert images[0] == images[1], "the same request and seed give the same bytes"
+    assert Image.open(io.BytesIO(images[0])).size == (job.outputs[0].width, job.outputs[0].height)
     assert job.outputs[0].clip_score is not None
 
 
@@ -156,14 +156,14 @@ def test_every_drawer_goes_on_in_motion_after_kill_9_to_the_same_bytes(
             assert ended.attempt > 1
             whole = client.draw("a fox ^ a red heart", generator=name, timeout_s=300, **asked)
             assert whole.attempt == 1
-            pictures = [output.name for output in whole.outputs if output.kind in ("image", "svg")]
-            for picture in pictures:
-                assert client.output(job.id, picture) == client.output(whole.id, picture), (name, picture)
+            images = [output.name for output in whole.outputs if output.kind in ("image", "svg")]
+            for image in images:
+                assert client.output(job.id, image) == client.output(whole.id, image), (name, image)
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("generator", ["dalle", "vqgan_transformer"])
-def test_a_sampled_picture_goes_on_after_kill_9_to_the_same_bytes(service: Service, generator: str) -> None:
+def test_a_sampled_image_goes_on_after_kill_9_to_the_same_bytes(service: Service, generator: str) -> None:
     asked = {"seed": 7, "generator": generator, "num_images": 2, "options": {"candidates": 24}}
     worker = service.worker(json.dumps([generator]))
     with service.client() as client:
@@ -175,11 +175,11 @@ def test_a_sampled_picture_goes_on_after_kill_9_to_the_same_bytes(service: Servi
         ended = client.wait(job.id, timeout_s=200)
         whole = client.draw("a red heart", timeout_s=200, **asked)
         assert (ended.attempt, whole.attempt) == (2, 1)
-        pictures = [output for output in ended.outputs if output.kind == "image"]
-        assert len(pictures) == 2
-        for picture in pictures:
-            assert client.output(job.id, picture.name) == client.output(whole.id, picture.name)
-            assert -1 <= picture.clip_score <= 1
+        images = [output for output in ended.outputs if output.kind == "image"]
+        assert len(images) == 2
+        for image in images:
+            assert client.output(job.id, image.name) == client.output(whole.id, image.name)
+            assert -1 <= image.clip_score <= 1
 
 
 def test_redis_may_be_gone_for_10_s(service: Service) -> None:
@@ -204,13 +204,13 @@ def test_redis_may_be_gone_for_10_s(service: Service) -> None:
         assert client.draw("a fox", timeout_s=30, **QUICK).status == "succeeded"
 
 
-def test_bad_pictures_are_refused_and_harm_nobody(looking: Service, cat: bytes) -> None:
+def test_bad_images_are_refused_and_harm_nobody(looking: Service, cat: bytes) -> None:
     bomb = io.BytesIO()
     Image.new("1", (30_000, 30_000)).save(bomb, "PNG")
     bad = {
         "truncated JPEG": cat[:20_000],
         "huge PNG": bomb.getvalue(),
-        "text file": b"this is no picture",
+        "text file": b"this is no image",
         "SVG": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
         "empty": b"",
     }

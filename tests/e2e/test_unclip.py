@@ -79,15 +79,15 @@ def test_it_draws_and_goes_on_after_kill_9_to_the_same_bytes(drawing: Service) -
         assert (ended.attempt, whole.attempt) == (2, 1)
         pictures = [output for output in ended.outputs if output.kind == "image"]
         assert len(pictures) == 2
-        for picture in pictures:
-            content = client.output(job.id, picture.name)
-            assert content == client.output(whole.id, picture.name)
+        for image in pictures:
+            content = client.output(job.id, image.name)
+            assert content == client.output(whole.id, image.name)
             assert Image.open(io.BytesIO(content)).size == (32, 32)
-            assert picture.clip_score is not None
-        assert len({client.output(job.id, picture.name) for picture in pictures}) == 2
+            assert image.clip_score is not None
+        assert len({client.output(job.id, image.name) for image in pictures}) == 2
 
 
-def test_it_says_what_it_is_refuses_what_it_cannot_varies_a_picture_and_is_canceled(drawing: Service) -> None:
+def test_it_says_what_it_is_refuses_what_it_cannot_varies_a_image_and_is_canceled(drawing: Service) -> None:
     [told] = httpx.get(f"{drawing.url}/v1/generators").json()["data"]
     assert "not OpenAI's" in told["description"]
     assert told["model"]["name"] == "tiny-text, tiny-image"

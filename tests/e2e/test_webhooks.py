@@ -42,7 +42,7 @@ def telling(redis_server: RedisServer, tmp_path: Path, receiver: Receiver) -> It
     service.stop()
 
 
-def test_a_receiver_hears_of_a_picture_and_can_fetch_it(telling: Service, receiver: Receiver) -> None:
+def test_a_receiver_hears_of_a_image_and_can_fetch_it(telling: Service, receiver: Receiver) -> None:
     with telling.client() as client:
         job = client.create_job("a fox", webhook={"url": receiver.url}, **QUICK)
         [request] = receiver.wait_for(1, seconds=60)

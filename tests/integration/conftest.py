@@ -53,7 +53,7 @@ def demo_api(redis_process: RedisServer, tmp_path_factory: pytest.TempPathFactor
     secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
     photos = tmp_path_factory.mktemp("photos")
     (photos / "cat.jpg").write_bytes((Path(__file__).parents[2] / "examples" / "cat.jpg").read_bytes())
-    (photos / "broken.png").write_bytes(b"no picture")
+    (photos / "broken.png").write_bytes(b"no image")
     settings = {
         "webhook_secrets": [secret],
         "index_roots": {"photos": photos},

@@ -7,9 +7,9 @@ from typing import Any
 from jobs.record.record import Frame, Job, Output, Progress, Status
 from models.requests.request import GenerationRequest, Prompt, SaveOptions
 from storage.blobs import KeyMissing
-from workers.runner.pacing import Pace
+from workers.runner.pacing import Intervals
 
-PACE = Pace(progress_every_s=0, preview_every=4, checkpoint_every_s=1000, run_timeout_s=1000)
+INTERVALS = Intervals(progress_every_s=0, preview_every=4, checkpoint_every_s=1000, run_timeout_s=1000)
 REQUEST = GenerationRequest(
     generator="gradient",
     prompts=(Prompt(text="a fox"),),

@@ -7,10 +7,10 @@ from typing import Any
 from PIL import Image
 
 
-def png(picture: Image.Image, format: str = "PNG", **options: Any) -> bytes:
-    """A picture's file."""
+def png(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
+    """An image's file."""
     file = io.BytesIO()
-    picture.save(file, format, **options)
+    image.save(file, format, **options)
     return file.getvalue()
 
 

@@ -23,7 +23,7 @@ POISON = "poison"
 
 
 class TinyClip:
-    """Embeds a picture by the colors of its 16 fields, a text by a hash; `POISON` fails its batch."""
+    """Embeds an image by the colors of its 16 fields, a text by a hash; `POISON` fails its batch."""
 
     name = "tiny"
     dimension = 48

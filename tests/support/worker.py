@@ -15,11 +15,11 @@ from models.requests.request import GenerationRequest, Prompt
 from storage.blobs import Store, open_store
 from storage.redis import connect, connect_rq
 from tests.support.live_api import LiveApi, TinyClip
-from workers.drawing.task import DrawingWork, Studio
+from workers.drawing.task import DrawingContext, DrawingWork
 from workers.indexing.task import Indexing
 from workers.runner.attempt import Attempts
 from workers.runner.concurrent import run_job_of
-from workers.runner.heartbeat import Pulse
+from workers.runner.heartbeat import Heartbeat
 from workers.runner.rq_worker import WarmWorker
 from workers.settings import WorkerSettings
 
@@ -42,15 +42,15 @@ class Worker:
         self, settings: WorkerSettings, generator: Generate | None = None, store: Store | None = None
     ):
         self.drain = threading.Event()
-        self.pulse = Pulse(
+        self.heartbeat = Heartbeat(
             connect(settings.redis_url, patience_s=0.5), "w", period_s=settings.heartbeat_s, details={}
         )
-        studio = Studio(
+        context = DrawingContext(
             {"gradient": generator or gradient.generate},  # type: ignore[arg-type]
             open_store(settings.store),
         )
-        work = DrawingWork(settings, studio)
-        self.attempts = Attempts(settings, work, self.pulse, "w", self.drain)
+        work = DrawingWork(settings, context)
+        self.attempts = Attempts(settings, work, self.heartbeat, "w", self.drain)
         self.run_job = run_job_of(settings, self.attempts, work, self.drain)
         self.rq = WarmWorker(
             connect_rq(settings.redis_url, patience_s=5),
@@ -62,9 +62,9 @@ class Worker:
         )
 
     def work(self) -> None:
-        self.pulse.start()
+        self.heartbeat.start()
         self.rq.work(burst=True, logging_level="WARNING")
-        self.pulse.stop()
+        self.heartbeat.stop()
 
 
 class Generates:
@@ -121,9 +121,9 @@ class Indexer:
         self.clip = clip or TinyClip()
         self.drain = threading.Event()
         redis_url = self.settings.redis_url
-        self.pulse = Pulse(connect(redis_url, patience_s=0.5), "w", period_s=0.1, details={})
+        self.heartbeat = Heartbeat(connect(redis_url, patience_s=0.5), "w", period_s=0.1, details={})
         work = Indexing(self.settings, open_store(self.settings.store), lambda name: self.clip)
-        self.attempts = Attempts(self.settings, work, self.pulse, "w", self.drain)
+        self.attempts = Attempts(self.settings, work, self.heartbeat, "w", self.drain)
         self.rq = WarmWorker(
             connect_rq(redis_url, patience_s=5),
             new_id(),
@@ -134,6 +134,6 @@ class Indexer:
         )
 
     def work(self) -> None:
-        self.pulse.start()
+        self.heartbeat.start()
         self.rq.work(burst=True, logging_level="WARNING")
-        self.pulse.stop()
+        self.heartbeat.stop()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from jobs.filenames import CONTACT_SHEET, PICTURE, PREVIEW, SIDECAR, SUFFIX, SVG, THUMBNAIL, video_name
+from jobs.filenames import CONTACT_SHEET, IMAGE, PREVIEW, SIDECAR, SUFFIX, SVG, THUMBNAIL, video_name
 from jobs.record.record import Job, Output
 from models.requests.generator import Step
 from models.requests.request import GenerationRequest, SaveOptions
@@ -36,7 +36,7 @@ _ASCII = b"ASCII\0\0\0"  # how EXIF says the character code of a comment
 
 
 def versions() -> dict[str, str]:
-    """Of all that has a part in a picture's bytes."""
+    """Of all that has a part in an image's bytes."""
     told = {"python": platform.python_version()}
     for name in ("clipcanvas", "torch", "numpy", "pillow", "open_clip_torch", "av"):
         with contextlib.suppress(metadata.PackageNotFoundError):  # such as when run from the sources
@@ -45,8 +45,8 @@ def versions() -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A finished picture, apart from what drew it: what that goes on to draw does not change it."""
+class FinishedImage:
+    """A finished image, apart from what drew it: what that goes on to draw does not change it."""
 
     pixels: NDArray[np.uint8]  # (H, W, 3)
     score: float | None
@@ -54,7 +54,7 @@ class Drawn:
     svg: str | None
 
     @classmethod
-    def of(cls, step: Step) -> "Drawn":
+    def of(cls, step: Step) -> "FinishedImage":
         """What the last step shows."""
         return cls(
             step.render(),
@@ -65,12 +65,12 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Keeper:
+class OutputWriter:
     """Keeps the outputs of one attempt.
 
     Args:
         folder: of the attempt, in the store.
-        about: versions and names of what draws, which go into pictures and sidecars.
+        about: versions and names of what draws, which go into images and sidecars.
     """
 
     job: Job
@@ -78,8 +78,8 @@ class Keeper:
     store: Store
     about: Mapping[str, str]
 
-    def picture(self, drawn: Drawn, image: int, film: Film) -> tuple[Output, ...]:
-        """All of a finished picture."""
+    def picture(self, drawn: FinishedImage, image: int, film: Film) -> tuple[Output, ...]:
+        """All of a finished image."""
         request = self.job.drawing
         save, seed, suffix = request.save, request.seed_of(image), SUFFIX[request.save.format]
         picture = Image.fromarray(drawn.pixels)
@@ -87,7 +87,7 @@ class Keeper:
         size = {"width": picture.width, "height": picture.height}
         kept = [
             self._keep(
-                PICTURE.format(image, suffix),
+                IMAGE.format(image, suffix),
                 encode(picture, save, settings),
                 CONTENT_TYPES[save.format],
                 "image",
@@ -108,7 +108,7 @@ class Keeper:
             small = picture.copy()
             small.thumbnail((save.thumbnail, save.thumbnail), Image.Resampling.LANCZOS)
             name = THUMBNAIL.format(image, suffix)
-            kept.append(self._picture(name, small, "thumbnail", seed=seed))
+            kept.append(self._image(name, small, "thumbnail", seed=seed))
         if save.video != "none":
             kept.append(
                 self._keep(
@@ -123,24 +123,24 @@ class Keeper:
         return tuple(kept)
 
     def all_of(self, outputs: tuple[Output, ...]) -> tuple[Output, ...]:
-        """What is to be published: the pictures first, and what shows all of them."""
+        """What is to be published: the images first, and what shows all of them."""
         save = self.job.drawing.save
-        pictures = [output for output in outputs if output.kind == "image"]
+        images = [output for output in outputs if output.kind == "image"]
         rest = [output for output in outputs if output.kind != "image"]
         if save.contact_sheet:
-            sheet = contact_sheet([open_picture(self.store.read(output.key)) for output in pictures])
-            rest.append(self._picture(CONTACT_SHEET.format(SUFFIX[save.format]), sheet, "contact_sheet"))
-        return (*pictures, *rest)
+            sheet = contact_sheet([open_image(self.store.read(output.key)) for output in images])
+            rest.append(self._image(CONTACT_SHEET.format(SUFFIX[save.format]), sheet, "contact_sheet"))
+        return (*images, *rest)
 
     def preview(self, pixels: NDArray[np.uint8], image: int) -> Output:
-        """How a picture looks by now: (H, W, 3)"""
+        """How an image looks by now: (H, W, 3)"""
         picture = Image.fromarray(pixels)
         buffer = io.BytesIO()
         picture.save(buffer, "JPEG", quality=85)
         size = {"width": picture.width, "height": picture.height}
         return self._keep(PREVIEW.format(image), buffer.getvalue(), "image/jpeg", "preview", **size)
 
-    def _picture(self, name: str, picture: Image.Image, kind: str, seed: int | None = None) -> Output:
+    def _image(self, name: str, picture: Image.Image, kind: str, seed: int | None = None) -> Output:
         save, size = self.job.drawing.save, {"width": picture.width, "height": picture.height}
         return self._keep(name, encode(picture, save), CONTENT_TYPES[save.format], kind, **size, seed=seed)
 
@@ -158,15 +158,15 @@ class Keeper:
 
 
 def recipe(
-    request: GenerationRequest, seed: int, about: Mapping[str, str], pictures: Mapping[str, str] | None = None
+    request: GenerationRequest, seed: int, about: Mapping[str, str], images: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """A body for `POST /v1/jobs` that draws one picture of a request again, alone.
+    """A body for `POST /v1/jobs` that draws one image of a request again, alone.
 
     Args:
-        seed: of that picture.
-        pictures: what is said in place of the names of the request's pictures; none: the names.
+        seed: of that image.
+        images: what is said in place of the names of the request's images; none: the names.
     """
-    said = pictures or {}
+    said = images or {}
     body = request.model_dump(mode="json")
     prompts = [
         {
@@ -187,13 +187,13 @@ def _rounded(score: float | None) -> float | None:
     return None if score is None else round(score, 4)
 
 
-def open_picture(data: bytes) -> Image.Image:
-    """A picture of the store, RGB."""
+def open_image(data: bytes) -> Image.Image:
+    """An image of the store, RGB."""
     return Image.open(io.BytesIO(data)).convert("RGB")
 
 
 def encode(picture: Image.Image, save: SaveOptions, settings: dict[str, Any] | None = None) -> bytes:
-    """The file of a picture, in the format that was asked for.
+    """The file of an image, in the format that was asked for.
 
     Args:
         settings: to write into it; a JPEG file has no room for those beyond 64 KiB, which are left out.
@@ -218,7 +218,7 @@ def encode(picture: Image.Image, save: SaveOptions, settings: dict[str, Any] | N
 
 
 def settings_of(file: bytes) -> dict[str, Any] | None:
-    """What `encode` wrote into a picture beside its pixels; none: nothing of the sort is there."""
+    """What `encode` wrote into an image beside its pixels; none: nothing of the sort is there."""
     with Image.open(io.BytesIO(file)) as picture:
         text = picture.info.get(PNG_KEY)
         comment = picture.getexif().get_ifd(EXIF_IFD).get(USER_COMMENT)
@@ -231,17 +231,17 @@ def settings_of(file: bytes) -> dict[str, Any] | None:
     return settings if isinstance(settings, dict) else None
 
 
-def contact_sheet(pictures: list[Image.Image], *, gap: int = 8, max_side: int = 4096) -> Image.Image:
-    """Pictures of one size in rows, in order, as near to a square as they fit.
+def contact_sheet(images: list[Image.Image], *, gap: int = 8, max_side: int = 4096) -> Image.Image:
+    """Images of one size in rows, in order, as near to a square as they fit.
 
     Args:
         gap: pixels between them and around.
         max_side: pixels; they are made smaller where the sheet would be larger.
     """
-    columns = next(count for count in range(1, len(pictures) + 1) if count * count >= len(pictures))
-    rows = -(-len(pictures) // columns)
+    columns = next(count for count in range(1, len(images) + 1) if count * count >= len(images))
+    rows = -(-len(images) // columns)
     room = [(max_side - gap) // count - gap for count in (columns, rows)]
-    tiles = [picture.copy() for picture in pictures]
+    tiles = [picture.copy() for picture in images]
     for tile in tiles:
         tile.thumbnail((room[0], room[1]), Image.Resampling.LANCZOS)
     width, height = tiles[0].size

@@ -12,9 +12,9 @@ from jobs.record.record import Frame, Output, Progress
 from models.requests.generator import Step
 from storage.blobs import KeyMissing, Store
 from workers.drawing.background_writer import Writer
-from workers.drawing.outputs import Keeper
+from workers.drawing.outputs import OutputWriter
 from workers.drawing.video import Film, Kept
-from workers.runner.pacing import Pace, Rate, Report, Rhythm, Signals
+from workers.runner.pacing import Intervals, Pacing, Rate, Report, Signals
 
 log = structlog.get_logger(__name__)
 
@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 class Resume:
     """How far a job is."""
 
-    image: int = 0  # pictures that are finished
+    image: int = 0  # images that are finished
     drawn: int = 0  # steps of those
     outputs: tuple[Output, ...] = ()  # of those
     frames: Kept = ()  # of the next one
@@ -59,20 +59,32 @@ def load_checkpoint(store: Store, key: str | None) -> Resume:
         return Resume()
 
 
-class Speaker:
-    """Says how far a drawing is, keeps its checkpoints, and stops it when others want that.
+class ProgressReporter:
+    """Reports the progress of a drawing, keeps its checkpoints, and stops it on request.
 
     Args:
         writer: of the attempt's files.
-        drawn: steps of the pictures that are finished.
+        drawn: steps of the images that are finished.
     """
 
     def __init__(
-        self, keeper: Keeper, writer: Writer, report: Report, signals: Signals, pace: Pace, *, drawn: int
+        self,
+        output_writer: OutputWriter,
+        writer: Writer,
+        report: Report,
+        signals: Signals,
+        intervals: Intervals,
+        *,
+        drawn: int,
     ) -> None:
-        self._keeper, self._writer, self._report, self._pace = keeper, writer, report, pace
-        self._rhythm = Rhythm(signals, pace, keeper.job.ran_s)
-        self._request = keeper.job.drawing
+        self._output_writer, self._writer, self._report, self._intervals = (
+            output_writer,
+            writer,
+            report,
+            intervals,
+        )
+        self._pacing = Pacing(signals, intervals, output_writer.job.ran_s)
+        self._request = output_writer.job.drawing
         self._drawn = drawn
         self._progress = Progress(step=0, steps=0)
         self._previewed_step = 0
@@ -81,11 +93,11 @@ class Speaker:
         self._rate = Rate()
 
     def begin(self, image: int, film: Film, outputs: list[Output]) -> None:
-        """The steps that follow are of this picture. The writer's thread adds to the outputs."""
+        """The steps that follow are of this image. The writer's thread adds to the outputs."""
         self._image, self._film, self._outputs = image, film, outputs
-        self._left = (self._request.num_images - image - 1) * self._request.steps  # after this picture
+        self._left = (self._request.num_images - image - 1) * self._request.steps  # after this image
 
-    def tell_frame(self, frame: Frame) -> None:
+    def report_frame(self, frame: Frame) -> None:
         """A film has one more frame."""
         self._report(frame=frame)
 
@@ -94,21 +106,21 @@ class Speaker:
         done = self._drawn + step.index
         total = done + self._left + (0 if step.is_last else step.total - step.index)
         self._rate.add(done)
-        self._rhythm.after_step(
-            lambda: self._speak(step, done, total),
-            # the picture is about to be kept; from a checkpoint of its end no step would follow
+        self._pacing.after_step(
+            lambda: self._report_progress(step, done, total),
+            # the image is about to be kept; from a checkpoint of its end no step would follow
             None if step.is_last else lambda: self._keep_checkpoint(step),
             is_end=done == total,
         )
         if step.is_last:
             self._drawn = done
 
-    def _speak(self, step: Step, done: int, total: int) -> None:
-        is_due = done - self._previewed_step >= self._pace.preview_every and done < total
+    def _report_progress(self, step: Step, done: int, total: int) -> None:
+        is_due = done - self._previewed_step >= self._intervals.preview_every and done < total
         preview = self._saved_preview(wait=is_due or done == total)
         if is_due:
             self._previewed_step = done
-            self._saving = self._writer.add(partial(self._keeper.preview, step.render(), self._image))
+            self._saving = self._writer.add(partial(self._output_writer.preview, step.render(), self._image))
         steps_per_s = self._rate.per_s
         self._progress = replace(
             self._progress,
@@ -139,9 +151,9 @@ class Speaker:
     def _save_checkpoint(self, resume: Resume, outputs: list[Output], film: Film) -> None:
         # in the writer's thread, where all is kept that was added before
         data = replace(resume, outputs=tuple(outputs), frames=film.kept).pack()
-        if len(data) > self._pace.max_checkpoint_bytes:
+        if len(data) > self._intervals.max_checkpoint_bytes:
             log.warning("checkpoint too large, not kept", bytes=len(data))
             return
-        key = f"{self._keeper.folder}/{CHECKPOINT}"
-        self._keeper.store.save(key, data)
+        key = f"{self._output_writer.folder}/{CHECKPOINT}"
+        self._output_writer.store.save(key, data)
         self._report(checkpoint=key)

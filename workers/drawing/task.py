@@ -16,22 +16,22 @@ from models.requests.generator import Drawing, Generate, GenerationError, Step
 from storage.blobs import Store
 from workers import device
 from workers.drawing.background_writer import Writer
-from workers.drawing.outputs import Drawn, Keeper, open_picture, versions
-from workers.drawing.progress import Speaker, load_checkpoint
+from workers.drawing.outputs import FinishedImage, OutputWriter, open_image, versions
+from workers.drawing.progress import ProgressReporter, load_checkpoint
 from workers.drawing.video import Film
-from workers.runner.pacing import Pace, Report, Signals
+from workers.runner.pacing import Intervals, Report, Signals
 from workers.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
-class Studio:
-    """What a worker holds for its whole life."""
+class DrawingContext:
+    """What a worker keeps between jobs."""
 
     generators: Mapping[str, Generate]
     store: Store
-    about: Mapping[str, str] = field(default_factory=versions)  # of what draws; pictures tell it
+    about: Mapping[str, str] = field(default_factory=versions)  # of what draws; images tell it
 
 
 class DrawingWork:
@@ -39,14 +39,14 @@ class DrawingWork:
 
     type: JobType = "draw"
 
-    def __init__(self, settings: WorkerSettings, studio: Studio) -> None:
-        self._settings, self._studio = settings, studio
-        self.store = studio.store
+    def __init__(self, settings: WorkerSettings, context: DrawingContext) -> None:
+        self._settings, self._context = settings, context
+        self.store = context.store
         self.memory = settings.device_memory or device.memory(settings.device)  # bytes
 
-    def is_tight(self, job: Job) -> bool:
+    def needs_low_memory(self, job: Job) -> bool:
         request = job.drawing
-        if request.generator not in self._studio.generators:
+        if request.generator not in self._context.generators:
             return False  # which is told as it is run
         return predict(request, self._settings.network_names, low_memory=False) > self.memory
 
@@ -61,22 +61,29 @@ class DrawingWork:
         return len(kinds) == 1 and need <= self.memory
 
     def run(
-        self, job: Job, folder: str, report: Report, signals: Signals, pace: Pace, *, frugal: bool
+        self,
+        job: Job,
+        folder: str,
+        report: Report,
+        signals: Signals,
+        intervals: Intervals,
+        *,
+        low_memory: bool,
     ) -> tuple[Output, ...]:
-        return run(job, folder, self._studio, report, signals, pace, low_memory=frugal)
+        return run(job, folder, self._context, report, signals, intervals, low_memory=low_memory)
 
 
 def run(
     job: Job,
     folder: str,
-    studio: Studio,
+    context: DrawingContext,
     report: Report,
     signals: Signals,
-    pace: Pace,
+    intervals: Intervals,
     *,
     low_memory: bool = False,
 ) -> tuple[Output, ...]:
-    """Draw a job's pictures and keep them; returns what is to be published.
+    """Draw a job's images and keep them; returns what is to be published.
 
     Args:
         folder: where this attempt keeps its files in the store.
@@ -85,22 +92,22 @@ def run(
     Raises:
         workers.runner.pacing.Canceled, Drained, TimedOut: it stopped between two steps.
         models.requests.generator.GenerationError: it cannot be drawn.
-        storage.blobs.StorageFull: no room for the pictures.
+        storage.blobs.StorageFull: no room for the images.
     """
     request = job.drawing
-    generate = studio.generators.get(request.generator)
+    generate = context.generators.get(request.generator)
     if generate is None:
         raise GenerationError(f"no worker draws with {request.generator}")
-    images = {item.name: open_picture(studio.store.read(item.key)) for item in job.inputs}
-    start = load_checkpoint(studio.store, job.checkpoint)
-    keeper = Keeper(job, folder, studio.store, studio.about)
+    images = {item.name: open_image(context.store.read(item.key)) for item in job.inputs}
+    start = load_checkpoint(context.store, job.checkpoint)
+    output_writer = OutputWriter(job, folder, context.store, context.about)
     outputs = [*start.outputs]
     with closing(Writer()) as writer:
-        speaker = Speaker(keeper, writer, report, signals, pace, drawn=start.drawn)
+        reporter = ProgressReporter(output_writer, writer, report, signals, intervals, drawn=start.drawn)
         for image in range(start.image, request.num_images):
             state, frames = (start.state, start.frames) if image == start.image else (None, ())
-            film = Film(image, request.save, folder, studio.store, writer, speaker.tell_frame, frames)
-            speaker.begin(image, film, outputs)
+            film = Film(image, request.save, folder, context.store, writer, reporter.report_frame, frames)
+            reporter.begin(image, film, outputs)
             drawing = Drawing(request, request.seed_of(image), images, state, low_memory)
             last: Step | None = None
             # closed at once: nobody waits for a generator that stopped
@@ -109,19 +116,19 @@ def run(
                 for last in watch:
                     writer.check()
                     film.after(last)
-                    speaker.after(last)
+                    reporter.after(last)
             if last is None:
-                raise GenerationError("the generator made no picture")
-            log.info(
-                "picture drawn", image=image, steps=watch.count, seconds_in_steps=round(watch.seconds, 3)
-            )
-            writer.add(partial(_keep, keeper, Drawn.of(last), image, film, outputs))
+                raise GenerationError("the generator made no image")
+            log.info("image drawn", image=image, steps=watch.count, seconds_in_steps=round(watch.seconds, 3))
+            writer.add(partial(_keep, output_writer, FinishedImage.of(last), image, film, outputs))
         writer.settle()
-        return keeper.all_of(tuple(outputs))
+        return output_writer.all_of(tuple(outputs))
 
 
-def _keep(keeper: Keeper, drawn: Drawn, image: int, film: Film, outputs: list[Output]) -> None:
-    outputs += keeper.picture(drawn, image, film)
+def _keep(
+    output_writer: OutputWriter, drawn: FinishedImage, image: int, film: Film, outputs: list[Output]
+) -> None:
+    outputs += output_writer.picture(drawn, image, film)
 
 
 class _Watch:

@@ -27,17 +27,17 @@ BT709, NARROW = 1, 1  # FFmpeg's numbers of the usual color space of video, and 
 BITEXACT = 1 << 23  # AV_CODEC_FLAG_BITEXACT
 
 Kept = tuple[tuple[str, int], ...]
-"""Frames of a picture: the folder of the attempt that kept each, and the step that it shows."""
+"""Frames of an image: the folder of the attempt that kept each, and the step that it shows."""
 
 
 class Film:
-    """The frames of one picture.
+    """The frames of one image.
 
     Args:
         folder: of this attempt.
         writer: encodes and saves the frames; only in its thread `kept` is of one moment.
         tell: is told of each new frame, in that thread.
-        kept: what earlier attempts have kept of this picture, up to the checkpoint that is gone on from.
+        kept: what earlier attempts have kept of this image, up to the checkpoint that is gone on from.
 
     Raises:
         GenerationError: PyAV is not installed, and the film needs it.
@@ -99,7 +99,7 @@ def _write_zip(path: Path, frames: Iterator[bytes]) -> None:
             archive.writestr(zipfile.ZipInfo(f"{number:05d}.png"), data)  # whose time is always the same
 
 
-def _write_mp4(path: Path, pictures: Iterator[NDArray[np.uint8]], fps: int) -> None:
+def _write_mp4(path: Path, images: Iterator[NDArray[np.uint8]], fps: int) -> None:
     # H.264 with 4:2:0, which every browser plays. One thread, no dates and no macroblock tree, which reads
     # memory that nobody has written (x264 165, by MALLOC_PERTURB_): for the same bytes each time
     options = {"crf": "18", "preset": "medium", "x264-params": "mbtree=0"}
@@ -108,16 +108,16 @@ def _write_mp4(path: Path, pictures: Iterator[NDArray[np.uint8]], fps: int) -> N
         stream.pix_fmt = "yuv420p"
         stream.color_primaries = stream.color_trc = stream.colorspace = BT709
         stream.color_range = NARROW
-        _encode(container, stream, map(_even, pictures), fps)
+        _encode(container, stream, map(_even, images), fps)
 
 
-def _write_webp(path: Path, pictures: Iterator[NDArray[np.uint8]], save: SaveOptions) -> None:
+def _write_webp(path: Path, images: Iterator[NDArray[np.uint8]], save: SaveOptions) -> None:
     exact = save.quality == 100
     options = {"lossless": str(int(exact)), "quality": str(save.quality)}
     with _open_video(path, "webp", {"loop": "0"}) as container:
         stream = container.add_stream("libwebp_anim", rate=save.fps, options=options)
         stream.pix_fmt = "bgra" if exact else "yuv420p"
-        _encode(container, stream, pictures, save.fps)
+        _encode(container, stream, images, save.fps)
 
 
 def _open_video(path: Path, kind: str, options: dict[str, str]) -> Any:
@@ -126,12 +126,12 @@ def _open_video(path: Path, kind: str, options: dict[str, str]) -> Any:
     return av.open(str(path), "w", format=kind, options={"fflags": "+bitexact", **options})
 
 
-def _encode(container: Any, stream: Any, pictures: Iterator[NDArray[np.uint8]], fps: int) -> None:
+def _encode(container: Any, stream: Any, images: Iterator[NDArray[np.uint8]], fps: int) -> None:
     from av import VideoFrame
 
     stream.thread_count = 1
     stream.codec_context.flags |= BITEXACT
-    for number, picture in enumerate(pictures):
+    for number, picture in enumerate(images):
         if number == 0:
             stream.height, stream.width = picture.shape[:2]
         frame = VideoFrame.from_ndarray(picture, format="rgb24").reformat(

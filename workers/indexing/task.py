@@ -1,4 +1,4 @@
-"""Indexing as attempts do it: a source's pictures go into a collection, past those that cannot be read."""
+"""Indexing as attempts do it: a source's images go into a collection, past those that cannot be read."""
 
 import json
 import time
@@ -28,15 +28,15 @@ from storage.collections.collection import Collection, CollectionFull, Collectio
 from storage.collections.image_fields import is_image_id
 from storage.collections.thumbnails import thumbnail_key, thumbnail_of
 from storage.collections.vector_sets import VectorSets, VectorsFull, VectorsUnavailable, VectorsUnsupported
-from workers.indexing.sources import Entry, PictureRefused, Source, open_source
+from workers.indexing.sources import Entry, EntryRefused, Source, open_source
 from workers.runner.job_errors import JobFailed
-from workers.runner.pacing import Pace, Rate, Report, Rhythm, Signals
+from workers.runner.pacing import Intervals, Pacing, Rate, Report, Signals
 from workers.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
-BATCH, FRUGAL_BATCH = 32, 8  # pictures that are embedded in one call
+BATCH, FRUGAL_BATCH = 32, 8  # images that are embedded in one call
 AHEAD = 3  # batches that are being read while one is embedded
 READERS = 16  # threads; most of them wait for a disk or a network
 MAX_REFUSALS = 10_000  # that the report lists; the others are counted
@@ -62,17 +62,24 @@ class Indexing:
         )
         self._clip: tuple[str, ClipEncoder] | None = None  # the one of the last job
 
-    def is_tight(self, job: Job) -> bool:
+    def needs_low_memory(self, job: Job) -> bool:
         return False
 
     def run(
-        self, job: Job, folder: str, report: Report, signals: Signals, pace: Pace, *, frugal: bool
+        self,
+        job: Job,
+        folder: str,
+        report: Report,
+        signals: Signals,
+        intervals: Intervals,
+        *,
+        low_memory: bool,
     ) -> tuple[Output, ...]:
-        run = _Run(job, folder, self.store, self._vectors, self._settings, report, signals, pace)
+        run = _Run(job, folder, self.store, self._vectors, self._settings, report, signals, intervals)
         try:
             collection = run.patiently(partial(self._vectors.get, job.tenant, job.indexing.collection))
             encoder = self._clip_of(collection)
-            return run.index(collection, encoder, FRUGAL_BATCH if frugal else BATCH)
+            return run.index(collection, encoder, FRUGAL_BATCH if low_memory else BATCH)
         except CollectionMissing as error:
             raise JobFailed("collection_not_found", str(error)) from error
         except CollectionFull as error:
@@ -144,15 +151,15 @@ class _Run:
         settings: WorkerSettings,
         report: Report,
         signals: Signals,
-        pace: Pace,
+        intervals: Intervals,
     ) -> None:
         self._job, self._folder, self._store, self._vectors = job, folder, store, vectors
         self._settings, self._report = settings, report
-        self._rhythm = Rhythm(signals, pace, job.ran_s)
+        self._pacing = Pacing(signals, intervals, job.ran_s)
         self._rate = Rate()
         self._state = self._resume()
         self._total = 0
-        self._decoding = Semaphore(cores())  # a decoded picture may take 120 MB
+        self._decoding = Semaphore(cores())  # a decoded image may take 120 MB
 
     def index(self, collection: Collection, encoder: ClipEncoder, batch: int) -> tuple[Output, ...]:
         """Add what the source has; returns the report."""
@@ -164,12 +171,12 @@ class _Run:
             for pending in self._ahead(source, collection, encoder, readers, batch):
                 self._add(pending, collection, encoder)
                 self._rate.add(self._state.done)
-                self._rhythm.after_step(self._speak, self._keep_checkpoint)
+                self._pacing.after_step(self._report_progress, self._keep_checkpoint)
         finally:
             source.close()
             readers.shutdown(cancel_futures=True)
         self._total = self._state.done  # files may have come or gone
-        self._speak()
+        self._report_progress()
         return (self._keep_report(),)
 
     def patiently(self, call: Callable[[], T]) -> T:
@@ -220,7 +227,7 @@ class _Run:
     def _prepare(self, collection: Collection, encoder: ClipEncoder, entry: Entry) -> _Prepared:
         if not is_image_id(entry.id):
             detail = "an id has 1 to 256 printable characters, and no empty, . or .. part between slashes"
-            raise PictureRefused("image_id", detail)
+            raise EntryRefused("image_id", detail)
         content = entry.read()
         with self._decoding:
             picture = decode(content.data, self._settings.image_limits)
@@ -242,7 +249,7 @@ class _Run:
             try:
                 if future is not None:
                     prepared.append(future.result())
-            except (PictureRefused, ImageRefused) as error:
+            except (EntryRefused, ImageRefused) as error:
                 refused.append((entry.id, error.code, str(error)))
         created: list[bool] = []
         if prepared:
@@ -264,9 +271,9 @@ class _Run:
 
     def _listen(self) -> None:
         """Stop here if others want that."""
-        self._rhythm.after_step(lambda: None, self._keep_checkpoint)
+        self._pacing.after_step(lambda: None, self._keep_checkpoint)
 
-    def _speak(self) -> None:
+    def _report_progress(self) -> None:
         done, per_s = self._state.done, self._rate.per_s
         total = max(self._total, done)
         self._report(

@@ -19,9 +19,9 @@ from models.requests.generator import GenerationError
 from storage.blobs import KeyMissing, StorageFull, Store, StoreUnavailable
 from storage.redis import connect
 from workers import device
-from workers.runner.heartbeat import Pulse
+from workers.runner.heartbeat import Heartbeat
 from workers.runner.job_errors import JobFailed
-from workers.runner.pacing import Canceled, Drained, Pace, Report, Signals, TimedOut
+from workers.runner.pacing import Canceled, Drained, Intervals, Report, Signals, TimedOut
 from workers.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)
@@ -36,17 +36,24 @@ class Work(Protocol):
     type: JobType
     store: Store
 
-    def is_tight(self, job: Job) -> bool:
-        """Whether it is known beforehand that the job fits only frugally: a CPU's worker would be killed."""
+    def needs_low_memory(self, job: Job) -> bool:
+        """Whether the job fits into the memory only with less: the kernel would kill a worker on a CPU."""
 
     def run(
-        self, job: Job, folder: str, report: Report, signals: Signals, pace: Pace, *, frugal: bool
+        self,
+        job: Job,
+        folder: str,
+        report: Report,
+        signals: Signals,
+        intervals: Intervals,
+        *,
+        low_memory: bool,
     ) -> tuple[Output, ...]:
         """Do a job; returns what is to be published.
 
         Args:
             folder: where this attempt keeps its files in the store.
-            frugal: with less of the device's memory.
+            low_memory: use less device memory and more time.
 
         Raises:
             workers.runner.pacing.Canceled, Drained, TimedOut: it stopped between two steps.
@@ -61,13 +68,19 @@ class Attempts:
     """
 
     def __init__(
-        self, settings: WorkerSettings, work: Work, pulse: Pulse, name: str, drain: threading.Event
+        self, settings: WorkerSettings, work: Work, heartbeat: Heartbeat, name: str, drain: threading.Event
     ) -> None:
-        self._settings, self._work, self._pulse, self._name, self._drain = settings, work, pulse, name, drain
+        self._settings, self._work, self._heartbeat, self._name, self._drain = (
+            settings,
+            work,
+            heartbeat,
+            name,
+            drain,
+        )
         self._limits = HardLimits()
         self._queue = JobQueue(settings, patience_s=settings.redis_patience_s)
-        self._patient = connect(settings.redis_url, patience_s=settings.redis_patience_s)
-        self._hurried = connect(settings.redis_url, patience_s=0.5)
+        self._retrying = connect(settings.redis_url, patience_s=settings.redis_patience_s)
+        self._fail_fast = connect(settings.redis_url, patience_s=0.5)
 
     def run_job(self, ticket: str) -> None:
         """Run the job whose turn it is; its record then says how it ended.
@@ -84,7 +97,7 @@ class Attempts:
     def take(self, ticket: str, accepts: Callable[[str], bool] = lambda job_id: True) -> Lease | None:
         """The lease of the job whose turn it is; none: no job waits, or that one is not accepted."""
         lease = Lease.start_next(
-            self._patient, self._name, self._settings.lease_s, self._work.type, accepts=accepts
+            self._retrying, self._name, self._settings.lease_s, self._work.type, accepts=accepts
         )
         if lease is None and ticket:
             log.info("nothing waits", ticket=ticket)
@@ -100,7 +113,7 @@ class Attempts:
 
     def _attempt(self, lease: Lease) -> str:
         signals = Signals(drain=self._drain)
-        self._pulse.hold(lease, signals)
+        self._heartbeat.hold(lease, signals)
         try:
             return self._carry_out(lease, signals)
         except (LeaseLost, JobMissing):
@@ -108,7 +121,7 @@ class Attempts:
             return "lease lost"
         finally:
             self._limits.release(lease.token)
-            self._pulse.release(lease)
+            self._heartbeat.release(lease)
 
     def _carry_out(self, lease: Lease, signals: Signals) -> str:
         def report(
@@ -119,13 +132,15 @@ class Attempts:
             frame: Frame | None = None,
         ) -> None:
             try:
-                if hurried.report(progress=progress, previewed=previewed, checkpoint=checkpoint, frame=frame):
+                if fail_fast.report(
+                    progress=progress, previewed=previewed, checkpoint=checkpoint, frame=frame
+                ):
                     signals.cancel.set()
             except redis.RedisError as error:
                 # the work goes on: what matters is written at its end, with patience
                 log.warning("progress not told", error=type(error).__name__)
 
-        hurried = replace(lease, connection=self._hurried)
+        fail_fast = replace(lease, connection=self._fail_fast)
         try:
             job = self._queue.get(lease.job_id)
             outputs = self._run(job, lease, report, signals)
@@ -144,20 +159,20 @@ class Attempts:
         return self._end(lease, Status.SUCCEEDED, outputs=outputs)
 
     def _run(self, job: Job, lease: Lease, report: Report, signals: Signals) -> tuple[Output, ...]:
-        folder, pace = f"{job.id}/{lease.token}", self._pace(job)
-        left_s = max(0.0, pace.run_timeout_s - job.ran_s)
+        folder, intervals = f"{job.id}/{lease.token}", self._intervals(job)
+        left_s = max(0.0, intervals.run_timeout_s - job.ran_s)
         self._limits.hold(lease.token, left_s + HARD_GRACE_S)
-        frugal = self._work.is_tight(job)
+        low_memory = self._work.needs_low_memory(job)
         try:
-            return self._work.run(job, folder, report, signals, pace, frugal=frugal)
+            return self._work.run(job, folder, report, signals, intervals, low_memory=low_memory)
         except Exception as error:
-            if frugal or not device.is_out_of_memory(error):
+            if low_memory or not device.is_out_of_memory(error):
                 raise
         # out of the handler: what the error remembers of its way holds the memory that was too little
         log.warning("out of memory on the device, trying again with less")
         device.free_memory()
         job = self._queue.get(job.id)  # it may have a checkpoint by now
-        return self._work.run(job, folder, report, signals, pace, frugal=True)
+        return self._work.run(job, folder, report, signals, intervals, low_memory=True)
 
     def _leave(self, lease: Lease, job: Job) -> NoReturn:
         """The device is lost to this process: another takes the job, and our supervisor starts us again."""
@@ -165,12 +180,12 @@ class Attempts:
         self._insist(lease.give_up)
         if self._queue.get(job.id).status == Status.QUEUED:
             self._queue.dispatch(job.id, job.type)
-        self._pulse.stop()
+        self._heartbeat.stop()
         os._exit(DEVICE_LOST)
 
-    def _pace(self, job: Job) -> Pace:
+    def _intervals(self, job: Job) -> Intervals:
         settings, longest_s = self._settings, self._settings.longest_run_s(job.type)
-        return Pace(
+        return Intervals(
             settings.progress_every_s,
             settings.preview_every,
             settings.checkpoint_every_s,
@@ -225,7 +240,7 @@ class HardLimits:
             self._arm()
 
     def release(self, name: str) -> None:
-        """It did not hang."""
+        """Cancel the deadline registered under `name`."""
         with self._lock:
             self._ends_s.pop(name, None)
             self._arm()
@@ -238,7 +253,7 @@ class HardLimits:
 
 
 def _why(error: Exception) -> JobError:
-    """What the client is told: our own words, or none."""
+    """The error that the client sees: in words of ours."""
     match error:
         case TimedOut():
             return JobError("timeout", str(error))
@@ -247,12 +262,12 @@ def _why(error: Exception) -> JobError:
         case GenerationError():
             return JobError("generation_failed", str(error))
         case KeyMissing():
-            return JobError("input_missing", "a picture of the request is no longer kept")
+            return JobError("input_missing", "an image of the request is no longer kept")
         case StorageFull():
-            return JobError("storage_full", "there is no room left for the pictures", retryable=True)
+            return JobError("storage_full", "there is no room left for the images", retryable=True)
         case StoreUnavailable():
             return JobError("storage_unavailable", "the store cannot be reached", retryable=True)
     if device.is_out_of_memory(error):
-        return JobError("cuda_oom", "the picture is too large for the device's memory", retryable=True)
+        return JobError("cuda_oom", "the image is too large for the device's memory", retryable=True)
     log.error("job failed", exc_info=error)
     return JobError("internal", "internal error", retryable=True)

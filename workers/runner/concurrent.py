@@ -1,4 +1,4 @@
-"""Several jobs at once in one worker: each in a thread, and others come in as there is room for them."""
+"""Several jobs at once in one worker: each in a thread, and others join while there is room."""
 
 import contextvars
 import threading
@@ -17,10 +17,10 @@ from workers.settings import WorkerSettings
 log = structlog.get_logger(__name__)
 
 LOOK_EVERY_S = 0.25
-"""How often a crew with room looks whether a job waits."""
+"""Seconds between two looks for a waiting job, while there is room for one."""
 
 
-class Judges(Protocol):
+class Grouping(Protocol):
     """Work that knows which jobs go together."""
 
     def goes_with(self, job: Job, others: list[Job]) -> bool:
@@ -28,7 +28,7 @@ class Judges(Protocol):
 
 
 def run_job_of(
-    settings: WorkerSettings, attempts: Attempts, work: Judges, drain: threading.Event
+    settings: WorkerSettings, attempts: Attempts, work: Grouping, drain: threading.Event
 ) -> Callable[[str], None]:
     """What a worker does with a ticket, as its settings have it.
 
@@ -38,10 +38,10 @@ def run_job_of(
     if settings.jobs_at_once == 1:
         return attempts.run_job
     queue = JobQueue(settings, patience_s=settings.redis_patience_s)
-    return Crew(attempts, work, queue, at_once=settings.jobs_at_once, drain=drain).run_job
+    return ConcurrentJobs(attempts, work, queue, at_once=settings.jobs_at_once, drain=drain).run_job
 
 
-class Crew:
+class ConcurrentJobs:
     """Runs up to so many jobs at once.
 
     A job joins when it is its turn and it goes with those that run. If it does not, nobody joins: those that
@@ -50,7 +50,7 @@ class Crew:
     """
 
     def __init__(
-        self, attempts: Attempts, work: Judges, queue: JobQueue, *, at_once: int, drain: threading.Event
+        self, attempts: Attempts, work: Grouping, queue: JobQueue, *, at_once: int, drain: threading.Event
     ) -> None:
         self._attempts, self._work, self._queue = attempts, work, queue
         self._at_once, self._drain = at_once, drain

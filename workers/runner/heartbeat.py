@@ -1,4 +1,4 @@
-"""A worker's signs of life: one thread that shows it to the others and renews the leases of its jobs."""
+"""The heartbeat of a worker: one thread shows the worker to others and renews the leases of its jobs."""
 
 import json
 import os
@@ -16,20 +16,20 @@ from workers.runner.pacing import Signals
 log = structlog.get_logger(__name__)
 
 
-class Pulse(threading.Thread):
-    """Beats every `period_s` seconds until `stop`; hears of cancels and lost leases on the way.
+class Heartbeat(threading.Thread):
+    """Beats every `period_s` seconds until `stop`, and learns of cancels and lost leases.
 
-    It lives on while the job's thread hangs in a kernel: what bounds a hang is the attempt's hard time limit.
+    The thread goes on while the thread of a job hangs in a kernel: the attempt's hard limit bounds a hang.
 
     Args:
-        connection: an impatient one; a beat that fails is followed by the next.
+        connection: one that fails fast; the next beat follows a beat that failed.
         details: what others may know of the worker, such as its device.
     """
 
     def __init__(
         self, connection: redis.Redis, name: str, *, period_s: float, details: dict[str, str]
     ) -> None:
-        super().__init__(name="pulse", daemon=True)
+        super().__init__(name="heartbeat", daemon=True)
         self._connection, self._worker, self._period_s = connection, name, period_s
         self._details = {**details, "host": socket.gethostname(), "pid": os.getpid()}
         self._state = "loading"
@@ -40,7 +40,7 @@ class Pulse(threading.Thread):
         self._lock = threading.Lock()
 
     def show(self, state: str, **details: str | int) -> None:
-        """Say what the worker does: loading, idle, busy, failed."""
+        """Show a state of the worker: loading, idle, busy or failed."""
         with self._lock:
             if state != self._state:
                 self._since = time.time()
@@ -49,13 +49,13 @@ class Pulse(threading.Thread):
         self._changed.set()
 
     def hold(self, lease: Lease, signals: Signals) -> None:
-        """Renew this lease from now on; if it is lost, `signals.cancel` is set: nobody wants the result."""
+        """Renew this lease from now on. If it is lost, `signals.cancel` is set: nobody wants the result."""
         with self._lock:
             self._held[lease] = signals
         self._show_jobs()
 
     def release(self, lease: Lease) -> None:
-        """The job is over."""
+        """Stop renewing the lease: the job has ended."""
         with self._lock:
             self._held.pop(lease, None)
         self._show_jobs()
@@ -66,7 +66,7 @@ class Pulse(threading.Thread):
         self.show("busy" if jobs else "idle", job=jobs)
 
     def stop(self) -> None:
-        """Say good-bye."""
+        """End the thread, and remove the worker from the list."""
         self._stopped = True
         self._changed.set()
         self.join(5)
@@ -82,7 +82,7 @@ class Pulse(threading.Thread):
         try:
             call(self._connection, "worker", name=self._worker)
         except redis.RedisError:
-            return  # it will be seen to be gone
+            return  # its entry expires
 
     def _beat(self) -> None:
         with self._lock:

@@ -1,4 +1,4 @@
-"""When a running job speaks, keeps a checkpoint and stops: what jobs of every type have in common."""
+"""When a running job reports progress, keeps a checkpoint and stops: the same for jobs of every type."""
 
 import threading
 import time
@@ -22,8 +22,8 @@ class TimedOut(Exception):
 
 
 @dataclass(frozen=True)
-class Pace:
-    """How often a running job speaks. Times are in seconds."""
+class Intervals:
+    """How often a running job reports, in seconds, and how long it may run."""
 
     progress_every_s: float
     preview_every: int  # steps
@@ -34,7 +34,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class Signals:
-    """What others want of a running job; looked at between steps."""
+    """Requests to a running job, checked between two steps."""
 
     cancel: threading.Event = field(default_factory=threading.Event)
     drain: threading.Event = field(default_factory=threading.Event)
@@ -53,51 +53,51 @@ class Report(Protocol):
     ) -> None: ...
 
 
-class Rhythm:
+class Pacing:
     """Called between two steps of a job.
 
     Args:
         ran_s: how long the job's earlier attempts took.
     """
 
-    def __init__(self, signals: Signals, pace: Pace, ran_s: float) -> None:
-        self._signals, self._pace = signals, pace
+    def __init__(self, signals: Signals, intervals: Intervals, ran_s: float) -> None:
+        self._signals, self._intervals = signals, intervals
         self._checkpointed_s = time.monotonic()
         self._started_s = self._checkpointed_s - ran_s
-        self._spoke_s = float("-inf")
+        self._reported_s = float("-inf")
 
     def after_step(
         self,
-        speak: Callable[[], None],
+        report_progress: Callable[[], None],
         keep_checkpoint: Callable[[], None] | None,
         *,
         is_end: bool = False,
     ) -> None:
-        """Speak and keep a checkpoint if it is time to.
+        """Report progress and keep a checkpoint, if either is due.
 
         Args:
-            keep_checkpoint: none: there is nothing to go on from just now, and so no reason to stop.
-            is_end: speak in any case.
+            keep_checkpoint: None: no checkpoint can be made now, so the job does not stop here.
+            is_end: report in any case.
 
         Raises:
             Canceled, Drained, TimedOut: the job is to stop here.
         """
         now_s = time.monotonic()
-        if is_end or now_s - self._spoke_s >= self._pace.progress_every_s:
-            self._spoke_s = now_s
-            speak()
+        if is_end or now_s - self._reported_s >= self._intervals.progress_every_s:
+            self._reported_s = now_s
+            report_progress()
         if self._signals.cancel.is_set():
             raise Canceled
         if keep_checkpoint is None:
             return
         draining = self._signals.drain.is_set()
-        if draining or now_s - self._checkpointed_s >= self._pace.checkpoint_every_s:
+        if draining or now_s - self._checkpointed_s >= self._intervals.checkpoint_every_s:
             self._checkpointed_s = now_s
             keep_checkpoint()
         if draining:
             raise Drained
-        if now_s - self._started_s > self._pace.run_timeout_s:
-            raise TimedOut(f"the job took longer than {self._pace.run_timeout_s:g} s")
+        if now_s - self._started_s > self._intervals.run_timeout_s:
+            raise TimedOut(f"the job took longer than {self._intervals.run_timeout_s:g} s")
 
 
 class Rate:

@@ -23,10 +23,10 @@ from storage.redis import connect, connect_rq
 from tests.support.images import b64, png
 from tests.support.live_api import LiveApi
 from tests.support.redis_server import RedisServer
-from workers.drawing.task import DrawingWork, Studio
+from workers.drawing.task import DrawingContext, DrawingWork
 from workers.indexing.task import Indexing
 from workers.runner.attempt import Attempts
-from workers.runner.heartbeat import Pulse
+from workers.runner.heartbeat import Heartbeat
 from workers.runner.rq_worker import WarmWorker
 from workers.settings import WorkerSettings
 
@@ -127,16 +127,16 @@ def work(redis: RedisServer, api: LiveApi) -> None:
         progress_every_s=0.01,
     )
     drain = threading.Event()
-    pulse = Pulse(connect(settings.redis_url, patience_s=1), "w", period_s=1, details={})
+    heartbeat = Heartbeat(connect(settings.redis_url, patience_s=1), "w", period_s=1, details={})
     store = open_store(settings.store)
-    studio = Studio({"gradient": gradient.load(None)}, store)  # type: ignore[arg-type]
+    context = DrawingContext({"gradient": gradient.load(None)}, store)  # type: ignore[arg-type]
     time.sleep(0.3)  # the client is waiting by now
-    for does in (DrawingWork(settings, studio), Indexing(settings, store)):
+    for does in (DrawingWork(settings, context), Indexing(settings, store)):
         worker = WarmWorker(
             connect_rq(settings.redis_url, patience_s=5),
             new_id(),
             queues=queue_names(does.type),
-            functions={RUN_JOB: Attempts(settings, does, pulse, "w", drain).run_job},
+            functions={RUN_JOB: Attempts(settings, does, heartbeat, "w", drain).run_job},
             drain=drain,
             longest_job_s=60,
         )

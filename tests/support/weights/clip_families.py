@@ -12,7 +12,7 @@ WORDS = ["<pad>", "</s>", "<unk>", "a", "red", "blue", "heart", "car", "clip", "
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "vit": {"embed_dim": 48, "vision_cfg": VIT | {"image_size": 32}, "text_cfg": TEXT},
-    "vit-large-picture": {
+    "vit-large-image": {
         "embed_dim": 48,
         "vision_cfg": VIT | {"image_size": 384, "patch_size": 64},
         "text_cfg": TEXT,

@@ -21,7 +21,7 @@ from transformers import (
 from models.networks.unclip import NETWORKS
 
 SMALL, SIDE = 16, 32
-"""Pixels of the picture that the decoder draws, and of what is made of it."""
+"""Pixels of the image that the decoder draws, and of what is made of it."""
 
 _DIM, _LENGTH = 24, 77
 _CHANNELS = (32, 64)

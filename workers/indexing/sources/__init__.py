@@ -1,4 +1,4 @@
-"""Where the pictures of an indexing job come from; a module each."""
+"""Where the images of an indexing job come from; a module each."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,8 +11,8 @@ from workers.settings import WorkerSettings
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 
 
-class PictureRefused(Exception):
-    """A picture that is not taken; the job goes on without it. The message is fit for the client."""
+class EntryRefused(Exception):
+    """An image that is not taken; the job goes on without it. The message is fit for the client."""
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(detail)
@@ -21,7 +21,7 @@ class PictureRefused(Exception):
 
 @dataclass(frozen=True)
 class Content:
-    """What a source has of a picture."""
+    """What a source has of an image."""
 
     data: bytes  # the file
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -30,7 +30,7 @@ class Content:
 
 @dataclass(frozen=True)
 class Entry:
-    """A picture that a source has.
+    """An image that a source has.
 
     Args:
         id: in the collection; the same each time.
@@ -40,11 +40,11 @@ class Entry:
 
     id: str
     place: Any
-    read: Callable[[], Content]  # raises PictureRefused
+    read: Callable[[], Content]  # raises ImageRefused
 
 
 class Source(Protocol):
-    """Where pictures come from, always in the same order.
+    """Where images come from, always in the same order.
 
     Every method may raise JobFailed.
     """
@@ -81,17 +81,17 @@ def refusing(code: str, detail: str) -> Callable[[], Content]:
     """An entry's `read` that refuses it."""
 
     def read() -> Content:
-        raise PictureRefused(code, detail)
+        raise EntryRefused(code, detail)
 
     return read
 
 
-def is_picture(name: str) -> bool:
+def is_image(name: str) -> bool:
     """Whether a file's name says that it is one, and is not hidden."""
     name = name.rpartition("/")[2]
     return not name.startswith(".") and f".{name.rpartition('.')[2].lower()}" in SUFFIXES
 
 
 def sidecar_of(name: str) -> str:
-    """The name of the JSON file that may hold a picture's metadata: a/b.json of a/b.jpg."""
+    """The name of the JSON file that may hold an image's metadata: a/b.json of a/b.jpg."""
     return f"{name.rpartition('.')[0]}.json"

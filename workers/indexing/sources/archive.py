@@ -1,4 +1,4 @@
-"""Pictures of an uploaded tar, which the store has in parts. Nothing is ever unpacked to a disk."""
+"""Images of an uploaded tar, which the store has in parts. Nothing is ever unpacked to a disk."""
 
 import io
 import tarfile
@@ -12,8 +12,8 @@ from storage.blobs import KeyMissing, Store
 from workers.indexing.sources import (
     Content,
     Entry,
-    PictureRefused,
-    is_picture,
+    EntryRefused,
+    is_image,
     refusing,
     sidecar_of,
 )
@@ -27,7 +27,7 @@ PARTS_KEPT = 4  # in memory
 
 
 class Archive:
-    """A picture's id is its name in the archive.
+    """An image's id is its name in the archive.
 
     Args:
         size: bytes of the archive.
@@ -41,18 +41,18 @@ class Archive:
 
     def count(self) -> int:
         """Finds the files with metadata, too."""
-        pictures = 0
+        images = 0
         for member, name in self._members():
-            pictures += is_picture(name)
+            images += is_image(name)
             if name.endswith(".json") and member.isreg():
                 self._sidecars[name] = (member.offset_data, member.size)
                 if len(self._sidecars) > MAX_SIDECARS:
                     raise JobFailed("archive_refused", f"it has more than {MAX_SIDECARS} JSON files")
-        return pictures
+        return images
 
     def entries(self, after: Any = None) -> Iterator[Entry]:
         for member, name in self._members():
-            if not is_picture(name) or (after is not None and member.offset <= after):
+            if not is_image(name) or (after is not None and member.offset <= after):
                 continue
             read = refusing("link", "links are not followed")
             if member.isreg() and not member.issparse():
@@ -83,9 +83,9 @@ class Archive:
     def _read(self, at: int, size: int, name: str) -> Content:
         most = self._settings.max_index_file_bytes
         if size > most:
-            raise PictureRefused("file_too_large", f"{size} bytes; at most {most} are taken")
+            raise EntryRefused("file_too_large", f"{size} bytes; at most {most} are taken")
         if at + size > self._size:
-            raise PictureRefused("unreadable", "the archive ends before it")
+            raise EntryRefused("unreadable", "the archive ends before it")
         metadata: dict[str, Any] = {}
         if name_of := self._sidecars.get(sidecar_of(name)):
             longest = self._settings.max_metadata_bytes

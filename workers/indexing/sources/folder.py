@@ -1,4 +1,4 @@
-"""Pictures of a folder below one of the allowed roots. No link is followed, whoever makes one when."""
+"""Images of a folder below one of the allowed roots. No link is followed, whoever makes one when."""
 
 import errno
 import os
@@ -9,8 +9,8 @@ from typing import Any
 from workers.indexing.sources import (
     Content,
     Entry,
-    PictureRefused,
-    is_picture,
+    EntryRefused,
+    is_image,
     refusing,
     sidecar_of,
 )
@@ -25,7 +25,7 @@ _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe mu
 
 
 class Folder:
-    """A picture's id is its path, the root's name first.
+    """An image's id is its path, the root's name first.
 
     Args:
         folder: the name of a root and a path below it, such as `photos/2024`.
@@ -79,7 +79,7 @@ class Folder:
                 yield self._entry(path, refusing("link", "links are not followed"))
             elif is_folder:
                 yield self._entry(path, refusing("too_deep", f"more than {MAX_DEPTH} folders deep"))
-            elif is_picture(name):
+            elif is_image(name):
                 yield self._entry(path, lambda path=path: self._read(path))
 
     def _entry(self, path: Parts, read: Any) -> Entry:
@@ -97,21 +97,21 @@ class Folder:
             descriptor = self._open(path)
         except FileNotFoundError:
             if there:
-                raise PictureRefused("unreadable", "the file is gone") from None
+                raise EntryRefused("unreadable", "the file is gone") from None
             return b""
         except OSError as error:
             link = error.errno in (errno.ELOOP, errno.ENOTDIR)
             detail = "links are not followed" if link else "the worker may not read the file"
-            raise PictureRefused("link" if link else "unreadable", detail) from error
+            raise EntryRefused("link" if link else "unreadable", detail) from error
         with open(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise PictureRefused("unreadable", "not a regular file")
+                raise EntryRefused("unreadable", "not a regular file")
             try:
                 data = file.read(most + 1)
             except OSError as error:
-                raise PictureRefused("unreadable", "the file cannot be read") from error
+                raise EntryRefused("unreadable", "the file cannot be read") from error
         if there and len(data) > most:
-            raise PictureRefused("file_too_large", f"more than {most} bytes")
+            raise EntryRefused("file_too_large", f"more than {most} bytes")
         return data
 
     def _open(self, path: Sequence[str], flags: int = 0) -> int:

@@ -1,17 +1,17 @@
-"""The metadata of a picture, out of the JSON file beside it."""
+"""The metadata of an image, out of the JSON file beside it."""
 
 import json
 from typing import Any
 
 from storage.collections.image_fields import MetadataRefused, check_metadata
-from workers.indexing.sources import PictureRefused
+from workers.indexing.sources import EntryRefused
 
 
 def parse(data: bytes, max_bytes: int) -> dict[str, Any]:
     """The metadata that a file holds.
 
     Raises:
-        PictureRefused: it holds none; its picture is not taken without them.
+        ImageRefused: it holds none; its image is not taken without them.
     """
     try:
         if len(data) > max_bytes:
@@ -19,4 +19,4 @@ def parse(data: bytes, max_bytes: int) -> dict[str, Any]:
         return check_metadata(json.loads(data))
     except (ValueError, RecursionError) as error:
         why = str(error) if isinstance(error, MetadataRefused) else "not JSON"
-        raise PictureRefused("metadata_refused", f"the JSON file beside it: {why}") from error
+        raise EntryRefused("metadata_refused", f"the JSON file beside it: {why}") from error

@@ -1,4 +1,4 @@
-"""Pictures at addresses that a client listed, fetched under guard."""
+"""Images at addresses that a client listed, fetched under guard."""
 
 import json
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from jobs.index_request import URLS
 from jobs.record.record import Job
 from storage.blobs import Store
 from storage.net.fetch import Fetcher, FetchFailed
-from workers.indexing.sources import Content, Entry, PictureRefused
+from workers.indexing.sources import Content, Entry, EntryRefused
 from workers.runner.job_errors import JobFailed
 from workers.settings import WorkerSettings
 
@@ -20,7 +20,7 @@ class Urls:
         self, job: Job, settings: WorkerSettings, store: Store, fetcher: Fetcher | None = None
     ) -> None:
         if not settings.fetch_urls:
-            raise JobFailed("urls_not_fetched", "the worker fetches no pictures from addresses")
+            raise JobFailed("urls_not_fetched", "the worker fetches no images from addresses")
         self._items: list[dict[str, Any]] = json.loads(store.read(f"{job.id}/{URLS}"))
         self._fetcher = fetcher or Fetcher(
             settings.fetch_rules,
@@ -43,5 +43,5 @@ class Urls:
         try:
             data = self._fetcher.fetch(item["url"])
         except FetchFailed as failed:
-            raise PictureRefused(failed.code, str(failed)) from failed
+            raise EntryRefused(failed.code, str(failed)) from failed
         return Content(data, item["metadata"], item["url"])

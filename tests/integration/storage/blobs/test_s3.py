@@ -15,7 +15,7 @@ def endpoint() -> Iterator[str]:
     server.start()
     host, port = server.get_host_and_port()
     url = f"http://{host}:{port}"
-    httpx.put(f"{url}/pictures").raise_for_status()
+    httpx.put(f"{url}/images").raise_for_status()
     yield url
     server.stop()
 
@@ -23,7 +23,7 @@ def endpoint() -> Iterator[str]:
 @pytest.fixture
 def store(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Store:
     connect_to(endpoint, monkeypatch)
-    opened = open_store("s3://pictures/some%20where")
+    opened = open_store("s3://images/some%20where")
     for folder, _ in list(opened.folders()):
         opened.delete(folder)
     return opened

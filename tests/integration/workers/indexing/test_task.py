@@ -1,4 +1,4 @@
-"""Indexing as a job: many pictures of a folder, a tar or addresses go into a collection, some are refused."""
+"""Indexing as a job: many images of a folder, a tar or addresses go into a collection, some are refused."""
 
 import io
 import json
@@ -32,7 +32,7 @@ COUNTS = {"added": 0, "replaced": 0, "known": 0, "refused": 0}
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Nine pictures, one with metadata, and a file that is none."""
+    """Nine images, one with metadata, and a file that is none."""
     folder = tmp_path / "photos"
     (folder / "more").mkdir(parents=True)
     for index in range(9):
@@ -123,7 +123,7 @@ def test_a_folder_is_indexed_past_what_cannot_be_read(api: LiveApi) -> None:
             {
                 "id": "photos/broken.png",
                 "code": "unsupported_image",
-                "detail": "not a picture of a known format (JPEG, PNG, WebP, GIF, BMP, TIFF)",
+                "detail": "not an image of a known format (JPEG, PNG, WebP, GIF, BMP, TIFF)",
             }
         ],
     }
@@ -229,8 +229,8 @@ def test_an_idempotency_key_tells_one_tar_from_another(api: LiveApi, photos: Pat
     assert len([*(tmp_path / "store").glob("job_*")]) == 1
 
 
-class Pictures(BaseHTTPRequestHandler):
-    """/red.png is a picture, /text is none, /gone is not there, /away leads to /red.png."""
+class Images(BaseHTTPRequestHandler):
+    """/red.png is an image, /text is none, /gone is not there, /away leads to /red.png."""
 
     def do_GET(self) -> None:
         if self.path.startswith("/away"):
@@ -251,7 +251,7 @@ class Pictures(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def site() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Pictures)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Images)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
@@ -260,7 +260,7 @@ def site() -> Iterator[str]:
     server.server_close()
 
 
-def test_pictures_at_addresses_are_indexed(api: LiveApi, site: str) -> None:
+def test_images_at_addresses_are_indexed(api: LiveApi, site: str) -> None:
     urls = [
         f"{site}/red.png",
         {"url": f"{site}/away", "id": "b", "metadata": {"n": 1}},
@@ -362,10 +362,10 @@ def started(indexer: Indexer, jobs: int = 1) -> threading.Thread:
     """Runs so many jobs on another thread, where RQ cannot be."""
 
     def run() -> None:
-        indexer.pulse.start()
+        indexer.heartbeat.start()
         for _ in range(jobs):
             indexer.attempts.run_job("ticket")
-        indexer.pulse.stop()
+        indexer.heartbeat.stop()
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -453,7 +453,7 @@ def test_a_full_server_ends_the_job_and_running_it_again_completes_it(
             connection.config_set("maxmemory", "0")
 
 
-def test_small_pictures_are_kept_if_the_collection_keeps_them(api: LiveApi) -> None:
+def test_small_images_are_kept_if_the_collection_keeps_them(api: LiveApi) -> None:
     api.http.put("/v1/collections/small", json={"thumbnails": True})
     ask(api, collection="small", folder="photos/more")
     Indexer(api).work()
@@ -468,7 +468,7 @@ def test_a_model_that_the_worker_has_not_ends_the_job(api: LiveApi) -> None:
     job_id = ask(api, folder="photos")
     indexer = Indexer(api)
     work = Indexing(indexer.settings, open_store(indexer.settings.store), load)
-    Attempts(indexer.settings, work, indexer.pulse, "w", indexer.drain).run_job("ticket")
+    Attempts(indexer.settings, work, indexer.heartbeat, "w", indexer.drain).run_job("ticket")
     error = job(api, job_id)["error"]
     assert (error["code"], error["detail"]) == ("model_unavailable", "demo-photo could not be loaded")
 
@@ -478,7 +478,7 @@ def test_a_model_whose_weights_are_not_there_says_what_to_type(api: LiveApi, tmp
     (tmp_path / "weights").mkdir()
     indexer = Indexer(api, weights=tmp_path / "weights")
     work = Indexing(indexer.settings, open_store(indexer.settings.store))
-    Attempts(indexer.settings, work, indexer.pulse, "w", indexer.drain).run_job("ticket")
+    Attempts(indexer.settings, work, indexer.heartbeat, "w", indexer.drain).run_job("ticket")
     error = job(api, job_id)["error"]
     remedy = "`clipcanvas models pull demo-photo` fetches them"
     assert error["code"] == "model_unavailable"

@@ -115,7 +115,7 @@ def test_a_lost_lease_stops_its_own_job_only(queue: JobQueue, settings: WorkerSe
     def steal() -> None:
         for job_id in (lost, kept):
             wait_for(queue, job_id, is_running)
-        connection = worker.attempts._patient
+        connection = worker.attempts._retrying
         token = queue.get(lost).tokens[-1]
         Lease(connection, lost, token, 1, 1).give_up()
 

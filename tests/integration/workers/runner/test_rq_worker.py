@@ -26,7 +26,7 @@ from workers.janitor import Janitor
 from workers.settings import WorkerSettings
 
 
-def test_jobs_run_by_priority_and_their_pictures_are_kept(
+def test_jobs_run_by_priority_and_their_images_are_kept(
     queue: JobQueue, settings: WorkerSettings, store: Store
 ) -> None:
     ids = [create(queue, priority=priority) for priority in ("low", "normal", "high")]
@@ -123,7 +123,7 @@ def test_a_forged_job_runs_nothing(settings: WorkerSettings, tmp_path: Path) -> 
         (GenerationError("the loss is not finite"), "generation_failed", "the loss is not finite"),
         (OSError("/secret/path"), "internal", "internal error"),
         (StoreUnavailable("x"), "storage_unavailable", "the store cannot be reached"),
-        (StorageFull(28, "x"), "storage_full", "there is no room left for the pictures"),
+        (StorageFull(28, "x"), "storage_full", "there is no room left for the images"),
     ],
 )
 def test_a_failing_job_says_why_and_no_more(
@@ -300,7 +300,7 @@ def test_a_worker_shows_what_it_does(queue: JobQueue, settings: WorkerSettings) 
     job_id = create(queue, SLOW.model_copy(update={"steps": 50}))
     worker = Worker(settings)
     thread = in_thread(lambda: worker.attempts.run_job(job_id))
-    worker.pulse.start()
+    worker.heartbeat.start()
     deadline = time.monotonic() + 5
     while not any(state.state == "busy" for state in queue.workers()):
         assert time.monotonic() < deadline
@@ -308,7 +308,7 @@ def test_a_worker_shows_what_it_does(queue: JobQueue, settings: WorkerSettings) 
     assert queue.workers()[0].detail["job"] == job_id
     assert queue.counts() == {"queued": 0, "running": 1}
     thread.join()
-    worker.pulse.stop()
+    worker.heartbeat.stop()
     assert queue.workers() == []
 
 

@@ -10,10 +10,10 @@ import pytest
 from models.generators import gradient
 from models.requests.request import SaveOptions
 from storage.blobs import StorageFull
-from tests.support.drawing import PACE, REQUEST, DictStore, Reports, job
+from tests.support.drawing import INTERVALS, REQUEST, DictStore, Reports, job
 from workers.drawing.background_writer import MOST_WAITING, Writer
 from workers.drawing.progress import load_checkpoint
-from workers.drawing.task import Studio, run
+from workers.drawing.task import DrawingContext, run
 from workers.runner.pacing import Drained, Signals
 
 FILMED = REQUEST.model_copy(update={"save": SaveOptions(video="frames", metadata=False)})
@@ -31,8 +31,8 @@ class Watched(DictStore):
         super().save(key, data)
 
 
-def studio_of(store: DictStore) -> Studio:
-    return Studio({"gradient": gradient.load(None)}, store, {})  # type: ignore[arg-type]
+def studio_of(store: DictStore) -> DrawingContext:
+    return DrawingContext({"gradient": gradient.load(None)}, store, {})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -50,9 +50,9 @@ def test_steps_go_on_while_a_file_is_saved(file: str, until: int) -> None:
         if step == until:
             went_on.set()
 
-    pace = replace(PACE, preview_every=1000, checkpoint_every_s=0 if file == "checkpoint" else 1000)
+    intervals = replace(INTERVALS, preview_every=1000, checkpoint_every_s=0 if file == "checkpoint" else 1000)
     request = FILMED if file != "checkpoint" else REQUEST
-    run(job(request), "job_a/t", studio_of(Watched(wait)), Reports(on_step=note), Signals(), pace)
+    run(job(request), "job_a/t", studio_of(Watched(wait)), Reports(on_step=note), Signals(), intervals)
     assert in_time
     assert in_time[0]
 
@@ -65,11 +65,18 @@ def test_no_checkpoint_follows_a_file_that_is_not_kept(file: str) -> None:
 
     store, reports = Watched(refuse), Reports()
     with pytest.raises(StorageFull):
-        run(job(FILMED), "job_a/t", studio_of(store), reports, Signals(), replace(PACE, checkpoint_every_s=0))
+        run(
+            job(FILMED),
+            "job_a/t",
+            studio_of(store),
+            reports,
+            Signals(),
+            replace(INTERVALS, checkpoint_every_s=0),
+        )
     known = load_checkpoint(store, reports.checkpoints[-1])
     assert known.image == 0
     assert [step for _, step in known.frames] == list(range(1, 4 if file.startswith("frame-") else 10))
-    assert not any("-1." in key for key in store.kept), "nothing of the next picture"
+    assert not any("-1." in key for key in store.kept), "nothing of the next image"
 
 
 def test_one_checkpoint_waits_at_a_time() -> None:
@@ -81,8 +88,8 @@ def test_one_checkpoint_waits_at_a_time() -> None:
         assert_set(gate)
 
     reports = Reports(on_step=seen.append)
-    pace = replace(PACE, preview_every=1000, checkpoint_every_s=0)
-    arguments = (job(), "job_a/t", studio_of(Watched(hold)), reports, Signals(), pace)
+    intervals = replace(INTERVALS, preview_every=1000, checkpoint_every_s=0)
+    arguments = (job(), "job_a/t", studio_of(Watched(hold)), reports, Signals(), intervals)
     drawing = threading.Thread(target=run, args=arguments)
     drawing.start()
     assert_set(came)
@@ -104,7 +111,7 @@ def test_who_is_drained_tells_of_the_checkpoint_first() -> None:
 
     store, reports = Watched(lambda key: assert_set(slow)), Reports(on_step=drain)
     with pytest.raises(Drained):
-        run(job(FILMED), "job_a/t", studio_of(store), reports, signals, PACE)
+        run(job(FILMED), "job_a/t", studio_of(store), reports, signals, INTERVALS)
     assert [frame.step for frame in reports.frames] == [1, 2, 3]
     assert [step for _, step in load_checkpoint(store, reports.checkpoints[-1]).frames] == [1, 2, 3]
 

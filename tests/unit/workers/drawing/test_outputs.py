@@ -21,9 +21,9 @@ from models.generators import gradient
 from models.requests.generator import Drawing, Step
 from models.requests.request import GenerationRequest, SaveOptions
 from storage.blobs.file import FileStore
-from tests.support.drawing import PACE, Reports
+from tests.support.drawing import INTERVALS, Reports
 from workers.drawing.outputs import MAX_EXIF_BYTES, contact_sheet, encode, recipe, settings_of
-from workers.drawing.task import Studio, run
+from workers.drawing.task import DrawingContext, run
 from workers.runner.pacing import Signals
 
 BODY: dict[str, Any] = {"generator": "gradient", "prompt": "a fox | blurry:-0.3", "width": 24, "height": 16}
@@ -37,7 +37,7 @@ def store(tmp_path: Path) -> FileStore:
 
 
 def accept(body: dict[str, Any], store: FileStore) -> Job:
-    """The job that the API makes of a body; its pictures are in the store."""
+    """The job that the API makes of a body; its images are in the store."""
     drawing = prepare(JobRequest.model_validate(body, strict=True), ANYBODY, ApiSettings())
     for key, data in drawing.files.items():
         store.save(key, data)
@@ -47,13 +47,13 @@ def accept(body: dict[str, Any], store: FileStore) -> Job:
 def draw(body: dict[str, Any], store: FileStore, generator: Any = None) -> dict[str, Output]:
     """All that comes of a body, by name and in order."""
     job = accept({"steps": 4, "seed": 7, **body}, store)
-    studio = Studio({job.request.generator: generator or gradient.load(None)}, store, ABOUT)  # type: ignore[arg-type]
-    outputs = run(job, f"{job.id}/t", studio, Reports(), Signals(), PACE)
+    context = DrawingContext({job.request.generator: generator or gradient.load(None)}, store, ABOUT)  # type: ignore[arg-type]
+    outputs = run(job, f"{job.id}/t", context, Reports(), Signals(), INTERVALS)
     return {output.name: output for output in outputs}
 
 
 @pytest.mark.parametrize("format", ["png", "jpeg", "webp"])
-def test_a_picture_tells_what_drew_it_unless_it_is_to_keep_silent(store: FileStore, format: str) -> None:
+def test_a_image_tells_what_drew_it_unless_it_is_to_keep_silent(store: FileStore, format: str) -> None:
     outputs = draw({**BODY, "num_images": 2, "save": {"format": format, "quality": 70}}, store)
     name = f"image-1.{'jpg' if format == 'jpeg' else format}"
     data = store.read(outputs[name].key)
@@ -93,7 +93,7 @@ def test_settings_that_a_jpeg_has_no_room_for_are_left_out(store: FileStore) -> 
     assert settings_of(encode(picture, SaveOptions(), settings)) == settings
 
 
-def test_a_picture_of_another_program_tells_nothing() -> None:
+def test_a_image_of_another_program_tells_nothing() -> None:
     exif = Image.Exif()
     exif.get_ifd(0x8769)[0x9286] = b"ASCII\0\0\0holiday"
     for format, options in (("JPEG", {"exif": exif.tobytes()}), ("PNG", {})):
@@ -103,14 +103,14 @@ def test_a_picture_of_another_program_tells_nothing() -> None:
 
 
 def plain(color: str, size: tuple[int, int] = (32, 24)) -> str:
-    """A picture of one color, as clients send it."""
+    """An image of one color, as clients send it."""
     buffer = io.BytesIO()
     Image.new("RGB", size, color).save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()
 
 
 class Painter:
-    """Draws from everything that a request has: its pictures, options, prompts and the seed."""
+    """Draws from everything that a request has: its images, options, prompts and the seed."""
 
     def __init__(self, svg: str | None = None) -> None:
         self._svg = svg
@@ -168,7 +168,7 @@ def test_a_sidecar_that_is_posted_back_draws_the_same_file(store: FileStore, sav
         assert same.seed == picture.seed
 
 
-def test_a_sidecar_holds_the_pictures_themselves_and_versions(store: FileStore) -> None:
+def test_a_sidecar_holds_the_images_themselves_and_versions(store: FileStore) -> None:
     outputs = draw(PAINTED, store, Painter())
     told = json.loads(store.read(outputs["image-0.json"].key))
     assert told["metadata"] == ABOUT
@@ -194,7 +194,7 @@ def test_a_recipe_keeps_texts_that_are_no_names() -> None:
     )
 
 
-def test_pictures_come_first_and_each_has_its_scores(store: FileStore) -> None:
+def test_images_come_first_and_each_has_its_scores(store: FileStore) -> None:
     save = {"thumbnail": 16, "contact_sheet": True, "video": "frames"}
     outputs = draw({**PAINTED, "save": save}, store, Painter(svg="<svg/>"))
     assert [(name, output.kind) for name, output in outputs.items()] == [
@@ -220,7 +220,7 @@ def test_pictures_come_first_and_each_has_its_scores(store: FileStore) -> None:
 @pytest.mark.parametrize(
     ("count", "columns", "rows"), [(1, 1, 1), (2, 2, 1), (3, 2, 2), (4, 2, 2), (7, 3, 3)]
 )
-def test_a_contact_sheet_shows_each_picture_once(count: int, columns: int, rows: int) -> None:
+def test_a_contact_sheet_shows_each_image_once(count: int, columns: int, rows: int) -> None:
     colors = [(20 * index, 0, 0) for index in range(count)]
     sheet = contact_sheet([Image.new("RGB", (30, 20), color) for color in colors])
     assert sheet.size == (8 + columns * 38, 8 + rows * 28)

@@ -1,4 +1,4 @@
-"""Sources list their pictures always in the same order; nothing outside of them can be read through them."""
+"""Sources list their images always in the same order; nothing outside of them can be read through them."""
 
 import io
 import os
@@ -12,7 +12,7 @@ import pytest
 
 from jobs.index_request import PART_BYTES, archive_key
 from storage.blobs.file import FileStore
-from workers.indexing.sources import Content, PictureRefused, Source
+from workers.indexing.sources import Content, EntryRefused, Source
 from workers.indexing.sources.archive import Archive
 from workers.indexing.sources.folder import Folder
 from workers.runner.job_errors import JobFailed
@@ -43,7 +43,7 @@ def outcomes(source: Source, after: Any = None) -> dict[str, Any]:
     for entry in source.entries(after):
         try:
             found[entry.id] = entry.read()
-        except PictureRefused as refused:
+        except EntryRefused as refused:
             found[entry.id] = refused.code
     return found
 
@@ -51,7 +51,7 @@ def outcomes(source: Source, after: Any = None) -> dict[str, Any]:
 ORDERED = ["photos/a/b/y.JPEG", "photos/a/z.png", "photos/a.jpg", "photos/b.jpg"]
 
 
-def test_a_folder_lists_its_pictures_in_order_with_their_metadata(root: Path) -> None:
+def test_a_folder_lists_its_images_in_order_with_their_metadata(root: Path) -> None:
     folder = folder_of(root)
     found = outcomes(folder)
     assert [*found] == ORDERED
@@ -107,7 +107,7 @@ def test_a_link_that_is_put_in_place_of_a_file_or_folder_meanwhile_is_not_follow
     (root / swapped).rename(tmp_path / "old")
     (tmp_path / "z.png").write_bytes(b"secret")
     (root / swapped).symlink_to(tmp_path / "secret.jpg" if swapped == "b.jpg" else tmp_path)
-    with pytest.raises(PictureRefused) as refused:
+    with pytest.raises(EntryRefused) as refused:
         entries["photos/b.jpg" if swapped == "b.jpg" else "photos/a/z.png"].read()
     assert refused.value.code == "link"
 
@@ -154,7 +154,7 @@ def archive(tmp_path: Path) -> Open:
 
 
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_a_tar_lists_its_pictures_in_order_with_their_metadata(archive: Open, format: int) -> None:
+def test_a_tar_lists_its_images_in_order_with_their_metadata(archive: Open, format: int) -> None:
     long = f"{'folder/' * 20}x.jpg"
     source = archive(
         archived(
@@ -179,10 +179,10 @@ def test_a_tar_lists_its_pictures_in_order_with_their_metadata(archive: Open, fo
 
 
 def test_a_tar_of_several_parts_is_read_across_them(archive: Open) -> None:
-    pictures = [os.urandom(3_000_000) for _ in range(7)]
-    source = archive(archived(*((f"{index}.jpg", data, {}) for index, data in enumerate(pictures))))
+    images = [os.urandom(3_000_000) for _ in range(7)]
+    source = archive(archived(*((f"{index}.jpg", data, {}) for index, data in enumerate(images))))
     assert source.count() == 7
-    assert [content.data for content in outcomes(source).values()] == pictures
+    assert [content.data for content in outcomes(source).values()] == images
 
 
 def test_links_devices_and_long_files_of_a_tar_are_refused(archive: Open) -> None:
