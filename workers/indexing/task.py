@@ -36,7 +36,7 @@ from workers.settings import WorkerSettings
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
-BATCH, FRUGAL_BATCH = 32, 8  # images that are embedded in one call
+BATCH, LOW_MEMORY_BATCH = 32, 8  # images that are embedded in one call
 AHEAD = 3  # batches that are being read while one is embedded
 READERS = 16  # threads; most of them wait for a disk or a network
 MAX_REFUSALS = 10_000  # that the report lists; the others are counted
@@ -75,11 +75,12 @@ class Indexing:
         *,
         low_memory: bool,
     ) -> tuple[Output, ...]:
-        run = _Run(job, folder, self.store, self._vectors, self._settings, report, signals, intervals)
+        pacing = Pacing(signals, intervals, job.ran_s)
+        run = _Run(job, folder, self.store, self._vectors, self._settings, report, pacing)
         try:
             collection = run.patiently(partial(self._vectors.get, job.tenant, job.indexing.collection))
             encoder = self._clip_of(collection)
-            return run.index(collection, encoder, FRUGAL_BATCH if low_memory else BATCH)
+            return run.index(collection, encoder, LOW_MEMORY_BATCH if low_memory else BATCH)
         except CollectionMissing as error:
             raise JobFailed("collection_not_found", str(error)) from error
         except CollectionFull as error:
@@ -150,12 +151,10 @@ class _Run:
         vectors: VectorSets,
         settings: WorkerSettings,
         report: Report,
-        signals: Signals,
-        intervals: Intervals,
+        pacing: Pacing,
     ) -> None:
         self._job, self._folder, self._store, self._vectors = job, folder, store, vectors
-        self._settings, self._report = settings, report
-        self._pacing = Pacing(signals, intervals, job.ran_s)
+        self._settings, self._report, self._pacing = settings, report, pacing
         self._rate = Rate()
         self._state = self._resume()
         self._total = 0

@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 from urllib.parse import quote
 
 from clipcanvas.client.collections import results
@@ -83,37 +83,28 @@ def thumbnail(name: str, image_id: str) -> Call[bytes]:
     return Call("GET", path, lambda response: response.content)
 
 
-def search(
-    name: str,
-    query: Query,
-    *,
-    top_k: int = 10,
-    filter: str | None = None,
-    min_similarity: float | None = None,
-    effort: int | None = None,
-    exact: bool = False,
-    model: str | None = None,
-) -> Call[results.Hits]:
+class SearchOptions(TypedDict, total=False):
+    """How `Collection.search` searches; see there."""
+
+    top_k: int
+    filter: str | None
+    min_similarity: float | None
+    effort: int | None
+    exact: bool
+    model: str | None
+
+
+def search(name: str, query: Query, **options: Unpack[SearchOptions]) -> Call[results.Hits]:
     """Find the images nearest to a query."""
-    body = _how(top_k, filter, min_similarity, effort, exact, model)
-    body = {"query": _query(query), **body}
+    body = {"query": _query(query), **_search_options(options)}
     return Call("POST", f"{_path(name)}/search", reader(results.Hits), json=body)
 
 
 def search_all(
-    name: str,
-    queries: Sequence[Query],
-    *,
-    top_k: int = 10,
-    filter: str | None = None,
-    min_similarity: float | None = None,
-    effort: int | None = None,
-    exact: bool = False,
-    model: str | None = None,
+    name: str, queries: Sequence[Query], **options: Unpack[SearchOptions]
 ) -> Call[results.HitsOfQueries]:
     """`search` for several queries in one request."""
-    body = _how(top_k, filter, min_similarity, effort, exact, model)
-    body = {"queries": [_query(query) for query in queries], **body}
+    body = {"queries": [_query(query) for query in queries], **_search_options(options)}
     return Call("POST", f"{_path(name)}/search", reader(results.HitsOfQueries), json=body)
 
 
@@ -148,24 +139,30 @@ def reindex(
     return Call("POST", f"{_path(name)}/reindex", reader(results.ReindexPage), json=body)
 
 
-def index(
-    name: str,
-    *,
-    folder: str | None = None,
-    urls: Sequence[str | Mapping[str, Any]] | None = None,
-    archive: str | Path | None = None,
-    replace: bool = False,
-    priority: str | None = None,
-    webhook: Mapping[str, Any] | None = None,
-    metadata: Mapping[str, str] | None = None,
-    idempotency_key: str | None = None,
-) -> Call[Job]:
-    """Ask the service to add many pictures by itself; the answer is the job that does it."""
-    body: dict[str, Any] = {"type": "index", "collection": name}
-    body |= given(folder=folder, urls=urls and list(urls), priority=priority)
-    body |= given(webhook=webhook and dict(webhook), metadata=metadata and dict(metadata))
-    body |= {"replace": True} if replace else {}
-    headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+class IndexOptions(TypedDict, total=False):
+    """What `Collection.index` takes; see there."""
+
+    folder: str | None
+    urls: Sequence[str | Mapping[str, Any]] | None
+    archive: str | Path | None
+    replace: bool
+    priority: str | None
+    webhook: Mapping[str, Any] | None
+    metadata: Mapping[str, str] | None
+    idempotency_key: str | None
+
+
+def index(name: str, **options: Unpack[IndexOptions]) -> Call[Job]:
+    """Ask the service to add many images by itself; the result is the job that does it."""
+    fields: dict[str, Any] = given(**options)
+    archive, key = fields.pop("archive", None), fields.pop("idempotency_key", None)
+    plain = {name: dict(value) if isinstance(value, Mapping) else value for name, value in fields.items()}
+    body: dict[str, Any] = {"type": "index", "collection": name, **plain}
+    if not body.get("replace"):
+        body.pop("replace", None)
+    if "urls" in body:
+        body["urls"] = list(body["urls"])
+    headers = {"Idempotency-Key": key or uuid.uuid4().hex}
     if archive is None:
         return Call("POST", "/v1/jobs", reader(Job), json=body, headers=headers)
     file = Path(archive)
@@ -202,16 +199,11 @@ def _new_image(image: results.NewImage | ImageSource) -> dict[str, Any]:
     )
 
 
-def _how(
-    top_k: int,
-    filter: str | None,
-    min_similarity: float | None,
-    effort: int | None,
-    exact: bool,
-    model: str | None,
-) -> dict[str, Any]:
-    said = given(filter=filter, min_similarity=min_similarity, effort=effort, model=model)
-    return {"top_k": top_k, **({"exact": True} if exact else {}), **said}
+def _search_options(options: SearchOptions) -> dict[str, Any]:
+    body: dict[str, Any] = {"top_k": 10, **given(**options)}
+    if not body.get("exact"):
+        body.pop("exact", None)
+    return body
 
 
 def _query(query: Query) -> Any:
