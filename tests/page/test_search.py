@@ -34,7 +34,7 @@ def test_pictures_are_added_and_found(visit: Visit, pictures: list[Path], tmp_pa
     page.locator("#fill-answer span").wait_for()
     said = page.locator("#fill-answer").inner_text()
     assert "3 of 4 images were added to things." in said
-    assert "broken.jpg: not a picture of a known format" in said
+    assert "broken.jpg: not an image of a known format" in said
     visit.errors.clear()  # the browser writes refused requests into its console
 
     page.locator("#fill-code summary").click()

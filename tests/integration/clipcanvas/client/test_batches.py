@@ -28,7 +28,7 @@ def pictures(tmp_path: Path) -> list[Path]:
 
 def failed_alone(many: Many[Classification] | Many[Embedding]) -> bool:
     assert set(many.failed) == {2, 5}
-    assert "not a picture" in many.failed[2]
+    assert "not an image" in many.failed[2]
     assert "missing.png" in many.failed[5]
     return [row is None for row in many.data] == [place in (2, 5) for place in range(7)]
 

@@ -74,7 +74,7 @@ def test_a_folder_is_indexed_past_its_damaged_files_and_only_once(
     assert run("index", str(folder), "-c", "c") == 1
     printed = capsys.readouterr()
     assert "0 added, 4 known already, 1 failed" in printed.out
-    assert "broken.jpg: not a picture" in printed.err
+    assert "broken.jpg: not an image" in printed.err
     (folder / "broken.jpg").unlink()
     assert run("index", str(folder), "-c", "c", "--again") == 0
     assert "4 added" in capsys.readouterr().out

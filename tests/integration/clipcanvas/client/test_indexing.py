@@ -75,7 +75,7 @@ def test_a_folder_of_the_service_is_indexed_from_the_command_line(
     assert run("index", "--server-folder", "photos", "-c", "c") == 1
     told = capfd.readouterr()
     assert told.out.strip() == "3 added, 0 replaced, 0 known already, 1 failed"
-    assert "photos/broken.png: not a picture of a known format" in told.err
+    assert "photos/broken.png: not an image of a known format" in told.err
     assert run("index", "--server-folder", "photos", "-c", "c", "--json") == 1
     assert json.loads(capfd.readouterr().out)["known"] == 3
     assert run("collections", "show", "c", "--json") == 0
