@@ -9,7 +9,7 @@ import time
 import torch
 
 from models.generators import complete
-from models.networks.autoregressive import Choice, Sampler, Told, choose
+from models.networks.autoregressive import Choice, Conditioning, Sampler, choose
 from models.networks.shared_networks import Networks
 from models.requests.network_names import NetworkNames
 from models.requests.prompts import parse
@@ -29,18 +29,18 @@ def main() -> None:
     chosen = parser.parse_args()
     names = NetworkNames(device=chosen.device)
     request = complete(names, generator="dalle", prompts=parse(chosen.prompt), seed=SEED)
-    told = condition_on_text(request, 3, Networks(names))
+    conditioning = condition_on_text(request, 3, Networks(names))
     print(
         f"{'pictures':>8} {'cached: s':>10} {'codes/s':>8} {'plain: s':>9} {'codes/s':>8} {'ratio':>6} same"
     )
     for number in chosen.candidates:
         with torch.no_grad():
-            cached(told, 1)  # warm
+            cached(conditioning, 1)  # warm
             started = time.perf_counter()
-            first = cached(told, number)
+            first = cached(conditioning, number)
             seconds = time.perf_counter() - started
             started = time.perf_counter()
-            second = plain(told, number)
+            second = plain(conditioning, number)
             plain_s = time.perf_counter() - started
         codes = number * LENGTH
         same = (first == second).float().mean()
@@ -50,18 +50,18 @@ def main() -> None:
         )
 
 
-def cached(told: Told, number: int) -> torch.Tensor:
+def cached(conditioning: Conditioning, number: int) -> torch.Tensor:
     """As the generator does it: (N, 144)"""
     kept = torch.empty(0, dtype=torch.long)
-    sampler = Sampler(told, number=number, length=LENGTH, kept=kept, choice=CHOICE, seed=SEED)
+    sampler = Sampler(conditioning, number=number, length=LENGTH, kept=kept, choice=CHOICE, seed=SEED)
     for _ in range(LENGTH):
         sampler.next()
     return sampler.codes
 
 
-def plain(told: Told, number: int) -> torch.Tensor:
+def plain(conditioning: Conditioning, number: int) -> torch.Tensor:
     """The same by reading all that there is anew for each code: (N, 144)"""
-    network, known = told.transformer, told.conditions
+    network, known = conditioning.transformer, conditioning.conditions
     assert known.beside is not None
     assert known.bias is not None
     chances = torch.rand(number, LENGTH, generator=torch.Generator().manual_seed(SEED))
@@ -70,10 +70,10 @@ def plain(told: Told, number: int) -> torch.Tensor:
         part.repeat_interleave(number, 0) for part in (known.before, known.beside, known.bias)
     )
     for place in range(LENGTH):
-        drawn = torch.cat([before[:, -1:], network.tokens(codes.repeat(len(told.mix), 1))], 1)
+        drawn = torch.cat([before[:, -1:], network.tokens(codes.repeat(len(conditioning.mix), 1))], 1)
         inputs = torch.cat([before[:, :-1], drawn + beside[:, : place + 1]], 1)
-        logits = (network(inputs)[:, -1] + bias[:, place]).unflatten(0, (len(told.mix), number))
-        mixed = torch.einsum("p,pnk->nk", told.mix, logits)
+        logits = (network(inputs)[:, -1] + bias[:, place]).unflatten(0, (len(conditioning.mix), number))
+        mixed = torch.einsum("p,pnk->nk", conditioning.mix, logits)
         codes = torch.cat([codes, choose(mixed, chances[:, place].to(codes.device), CHOICE)[:, None]], 1)
     return codes
 

@@ -34,7 +34,7 @@ from models.networks.vqgan.vqgan_model import Vqgan
 from models.requests.generator import Drawing
 from models.requests.network_names import NetworkNames
 from models.requests.prompts import parse
-from models.runtime.batched_steps import Alternating
+from models.runtime.batched_steps import RoundRobin
 from models.runtime.machine import keep_freed_memory
 from models.weights_io.card import WEIGHTS
 
@@ -239,7 +239,7 @@ class _Given:
         clip = ClipNetwork("random", *_random_clip(), self.device, precision)
         self.vqgan, self.guides = lambda: network, lambda: [clip]
         self.prior = self.held_out = lambda: None
-        self.company = Alternating()
+        self.scheduler = RoundRobin()
 
 
 def _clip(name: str) -> tuple[Any, Any]:

@@ -151,7 +151,7 @@ def vqgans() -> None:
             )
 
 
-def measure_vqgan(name: str, side: int, *, frugal: bool = False) -> tuple[int, int, int]:
+def measure_vqgan(name: str, side: int, *, low_memory: bool = False) -> tuple[int, int, int]:
     """Bytes of its weights, of a step's peak in the decoder, and of the peak when a picture is encoded."""
     from models.networks.vqgan.vqgan_model import Vqgan
 
@@ -164,7 +164,7 @@ def measure_vqgan(name: str, side: int, *, frugal: bool = False) -> tuple[int, i
         latents = torch.zeros(1, card.config.embed_dim, grid, grid, requires_grad=True)
         live = LiveBytes(network, latents)
         with live:
-            network.decode(latents, frugal=frugal).sum().backward()
+            network.decode(latents, low_memory=low_memory).sum().backward()
         picture = torch.zeros(1, 3, side, side)
         encoding = LiveBytes(network, picture)
         with encoding, torch.no_grad():
@@ -193,16 +193,16 @@ def drawings(device: str) -> None:
     for generator, side, options, prompts in CASES:
         said = " ".join([generator, f"{side}x{side}", *(f"{key}={value}" for key, value in options.items())])
         said += f", {prompts} image prompts" if prompts else ""
-        for frugal in (False, True):
+        for low_memory in (False, True):
             request = drawing(generator, side, options, prompts)
-            told = predict(request, NetworkNames(device=device), low_memory=frugal)
+            told = predict(request, NetworkNames(device=device), low_memory=low_memory)
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-                tensors = process.submit(measure_drawing, request, device, frugal).result()
+                tensors = process.submit(measure_drawing, request, device, low_memory).result()
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
                 names = NetworkNames(device=device)
-                taken = process.submit(measure_process, request, names, frugal).result()
+                taken = process.submit(measure_process, request, names, low_memory).result()
             print(
-                f"| {said} | {'frugal' if frugal else 'usual'} | {tensors / MB:.0f} | {taken / MB:.0f} "
+                f"| {said} | {'low' if low_memory else 'usual'} | {tensors / MB:.0f} | {taken / MB:.0f} "
                 f"| {told / MB:.0f} | {told / taken:.2f} |",
                 flush=True,
             )
@@ -222,7 +222,7 @@ def drawing(generator: str, side: int, options: Mapping[str, Any], prompts: int 
     )
 
 
-def measure_drawing(request: GenerationRequest, device: str, frugal: bool) -> int:
+def measure_drawing(request: GenerationRequest, device: str, low_memory: bool) -> int:
     """Bytes of the tensors that are alive at once in a drawing, beside the weights."""
     networks = Networks(NetworkNames(device=device))
     generator = find(request.generator).load(networks)
@@ -230,23 +230,23 @@ def measure_drawing(request: GenerationRequest, device: str, frugal: bool) -> in
     loaded += [guide._model for guide in networks.guides()]
     live = LiveBytes(*(network for network in loaded if network is not None))
     with live:
-        _draw(generator, request, frugal)
+        _draw(generator, request, low_memory)
     return live.peak
 
 
-def measure_process(request: GenerationRequest, names: NetworkNames, frugal: bool) -> int:
+def measure_process(request: GenerationRequest, names: NetworkNames, low_memory: bool) -> int:
     """The most bytes that this process had of the device in a drawing; of a GPU without its context."""
     generator = find(request.generator).load(Networks(names))
-    _draw(generator, request, frugal)
+    _draw(generator, request, low_memory)
     if names.device != "cpu":
         return torch.cuda.max_memory_reserved(names.device)
     # KiB, except on macOS
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _draw(generator: Any, request: GenerationRequest, frugal: bool) -> None:
+def _draw(generator: Any, request: GenerationRequest, low_memory: bool) -> None:
     pictures = {"picture": Image.new("RGB", (64, 64), "white")}
-    for step in generator(Drawing(request, seed=1, images=pictures, low_memory=frugal)):
+    for step in generator(Drawing(request, seed=1, images=pictures, low_memory=low_memory)):
         step.render()
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from clipcanvas.launcher.service import PROJECT
 
 Tell = Callable[[str, int, int | None], None]
-"""Told what is done, how many bytes of it are, and of how many; none: nobody knows."""
+"""Called with what is done, how many bytes of it are, and of how many; none: nobody knows."""
 
 _PROBLEMS = {
     "usage": ("UnknownModel", "CannotConvert"),

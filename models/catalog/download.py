@@ -18,7 +18,7 @@ import httpx
 from models.weights_io import WeightsCorrupt, sha256_of
 
 Progress = Callable[[str, int, int | None], None]
-"""Told what is done, how many bytes of it are, and of how many; none: nobody knows."""
+"""Called with what is done, how many bytes of it are, and of how many; none: nobody knows."""
 
 ATTEMPTS = 5  # in a row of which all but the first bring nothing new
 _CHANGED = "the file was another one when it was asked for again"

@@ -22,7 +22,7 @@ from models.requests.generator import Drawing, GenerationError, Step
 from models.requests.options import VqganClipOptions
 from models.requests.prompts import color_of
 from models.runtime.autograd import clamp_to_range, straight_through
-from models.runtime.batched_steps import Company
+from models.runtime.batched_steps import StepScheduler
 from models.sampling.candidates import Candidates, condition_on_text
 
 _NO_ENCODER = (
@@ -46,7 +46,7 @@ def generate(networks: Networks, drawing: Drawing) -> Iterator[Step]:
             start = vqgan.decode(latents).clamp(0, 1)  # the prior's latents lie between the codes
     if vqgan.encoder is None and (options.moves or options.overlay_image is not None):
         raise GenerationError(_NO_ENCODER)
-    drawer = VqganLatents(vqgan, latents, options, networks.company, low_memory=drawing.low_memory)
+    drawer = VqganLatents(vqgan, latents, options, networks.scheduler, low_memory=drawing.low_memory)
     if options.init_method != "square":  # the drawer's own loss holds it to the start
         options = options.model_copy(update={"init_weight": 0.0})
     return draw(drawer, drawing, options, networks, start)
@@ -96,8 +96,8 @@ def _sampled(networks: Networks, drawing: Drawing, options: VqganClipOptions) ->
     steps = (side // config.factor) ** 2
     request = drawing.request.model_copy(update={"width": side, "height": side, "steps": steps})
     sampling = dalle.Options(**options.model_dump(include={"candidates", "templates", "guide_weights"}))
-    told = condition_on_text(request, sampling.guidance, networks)
-    candidates = Candidates(told, vqgan, replace(drawing, request=request), sampling, networks)
+    conditioning = condition_on_text(request, sampling.guidance, networks)
+    candidates = Candidates(conditioning, vqgan, replace(drawing, request=request), sampling, networks)
     return vqgan.lookup(candidates.finish())
 
 
@@ -109,11 +109,11 @@ class VqganLatents(Drawer):
         vqgan: Vqgan,
         latents: Tensor,
         options: VqganClipOptions,
-        company: Company,
+        scheduler: StepScheduler,
         *,
         low_memory: bool = False,
     ) -> None:
-        self._vqgan, self._options, self._company, self._low_memory = vqgan, options, company, low_memory
+        self._vqgan, self._options, self._scheduler, self._low_memory = vqgan, options, scheduler, low_memory
         self._low, self._high = vqgan.low, vqgan.high
         self._whole = self._grid = latents.shape[2:]  # at the full size, and at the current resolution
         self._start = latents.clone()
@@ -123,13 +123,13 @@ class VqganLatents(Drawer):
     def render(self) -> Tensor:
 
         latents = self.latents["z"]
-        self.quantized = self._company.compute(self._vqgan.quantized, latents.detach())
+        self.quantized = self._scheduler.compute(self._vqgan.quantized, latents.detach())
         vqgan, tile, low_memory = self._vqgan, self._options.tile, self._low_memory
 
         def decode(quantized: Tensor) -> Tensor:
-            return clamp_to_range(vqgan.decode(quantized, seamless=tile, frugal=low_memory))
+            return clamp_to_range(vqgan.decode(quantized, seamless=tile, low_memory=low_memory))
 
-        return self._company.answer(
+        return self._scheduler.forward(
             ("decode", tile, low_memory), decode, straight_through(self.quantized, latents)
         )
 
@@ -155,7 +155,7 @@ class VqganLatents(Drawer):
 
     def from_start(self) -> Tensor:
 
-        return self._company.compute(squared_distance, self.latents["z"], self._start_now())
+        return self._scheduler.compute(squared_distance, self.latents["z"], self._start_now())
 
     def latent_loss(self, index: int) -> Tensor:
         """The loss of the latents themselves in step `index`: a scalar."""
@@ -163,7 +163,7 @@ class VqganLatents(Drawer):
         options, latents = self._options, self.latents["z"]
         loss = latents.new_zeros(())
         if options.commitment:
-            distance = self._company.compute(squared_distance, latents, self.quantized)
+            distance = self._scheduler.compute(squared_distance, latents, self.quantized)
             loss = loss + options.commitment / 2 * distance
         if decay := options.latent_decay_at(index):
             loss = loss + decay / 2 * latents.pow(2).mean()

@@ -65,5 +65,5 @@ def generate(networks: "Networks", drawing: Drawing) -> Iterator[Step]:
     from models.sampling.candidates import Candidates, condition_on_text
 
     options = Options.model_validate(drawing.request.options)
-    told = condition_on_text(drawing.request, options.guidance, networks)
-    return Candidates(told, networks.vqgan(), drawing, options, networks).steps()
+    conditioning = condition_on_text(drawing.request, options.guidance, networks)
+    return Candidates(conditioning, networks.vqgan(), drawing, options, networks).steps()

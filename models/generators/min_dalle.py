@@ -75,7 +75,7 @@ def generate(networks: "Networks", drawing: Drawing) -> Iterator[Step]:
     weighted = [(prompt.text or "", prompt.weight_at(0)) for prompt in drawing.request.prompts]
     texts, weights = zip(*[(text, weight) for text, weight in weighted if weight], strict=True)
     try:
-        told = model.told(texts, weights, options.guidance)
+        conditioning = model.condition_on_texts(texts, weights, options.guidance)
     except TextTooLong as error:
         raise GenerationError(f"the prompt is too long: {error}") from error
-    return Candidates(told, model.vqgan, drawing, options, networks).steps()
+    return Candidates(conditioning, model.vqgan, drawing, options, networks).steps()

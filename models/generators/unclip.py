@@ -118,12 +118,12 @@ def generate(networks: "Networks", drawing: Drawing) -> Iterator[Step]:
     name = prompt.image or prompt.target
     try:
         if name is not None:
-            told = unclip.tell_picture(drawing.image(name), plan)
+            conditioning = unclip.condition_on_image(drawing.image(name), plan)
         else:
-            told = unclip.tell_text(prompt.text or "", plan)
+            conditioning = unclip.condition_on_text(prompt.text or "", plan)
     except TextTooLong as error:
         raise GenerationError(f"the prompt is too long: {error}") from error
-    return denoise(unclip, told, plan, drawing, networks)
+    return denoise(unclip, conditioning, plan, drawing, networks)
 
 
 def _steps_of(options: BaseModel, prompts: tuple[Prompt, ...]) -> int:

@@ -63,10 +63,12 @@ def load(networks: "Networks") -> Generate:
 
 def generate(networks: "Networks", drawing: Drawing) -> Iterator[Step]:
     """Sample codes by the class: see `models.requests.generator.Generate`."""
-    from models.networks.autoregressive import told_class
+    from models.networks.autoregressive import condition_on_class
     from models.sampling.candidates import Candidates, unconditioned
 
     options = Options.model_validate(drawing.request.options)
     transformer = networks.transformer()
-    told = unconditioned(networks) if transformer is None else told_class(transformer, options.label)
-    return Candidates(told, networks.vqgan(), drawing, options, networks).steps()
+    conditioning = (
+        unconditioned(networks) if transformer is None else condition_on_class(transformer, options.label)
+    )
+    return Candidates(conditioning, networks.vqgan(), drawing, options, networks).steps()

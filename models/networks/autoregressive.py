@@ -27,7 +27,7 @@ class Expecting(Protocol):
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a transformer is told of P texts or classes.
+    """What P texts or classes give a transformer beside the codes.
 
     Attributes:
         before: stands before the picture's codes, (P, T, width).
@@ -41,8 +41,8 @@ class Conditions:
 
 
 @dataclass(frozen=True)
-class Told:
-    """A transformer, and what it is told.
+class Conditioning:
+    """A transformer, and what it is conditioned on.
 
     Attributes:
         mix: (P,) how much each condition's logits count; they add up to 1, and some may be negative.
@@ -79,7 +79,7 @@ class Sampler:
 
     def __init__(
         self,
-        told: Told,
+        conditioning: Conditioning,
         *,
         number: int,
         length: int,
@@ -87,7 +87,7 @@ class Sampler:
         choice: Choice,
         seed: int,
     ) -> None:
-        transformer, known, mix = told.transformer, told.conditions, told.mix
+        transformer, known, mix = conditioning.transformer, conditioning.conditions, conditioning.mix
         self._transformer, self._known, self._mix, self._choice = transformer, known, mix, choice
         device = mix.device
         rng = torch.Generator().manual_seed(seed)
@@ -128,11 +128,11 @@ class Sampler:
         return embedded + beside.repeat_interleave(len(embedded) // len(self._mix), 0)
 
 
-def told_class(transformer: Transformer, label: int) -> Told:
+def condition_on_class(transformer: Transformer, label: int) -> Conditioning:
     """What taming-transformers' transformer begins with: the number of a class; 0 where it knows none."""
     device = transformer.positions.device
     token = torch.tensor([[label]], device=device)
-    return Told(transformer, Conditions(transformer.tokens(token)), torch.ones(1, device=device))
+    return Conditioning(transformer, Conditions(transformer.tokens(token)), torch.ones(1, device=device))
 
 
 def guided(weights: Tensor, guidance: float) -> Tensor:

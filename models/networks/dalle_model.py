@@ -69,7 +69,7 @@ class Dalle(nn.Module):
         return dalle.eval().requires_grad_(False)
 
     def conditions(self, words: Sequence[Tensor], embeddings: Tensor, likely: Tensor) -> Conditions:
-        """What the transformer is told of texts.
+        """What the transformer is conditioned on for texts.
 
         Args:
             words: vectors of each text's tokens, (L, word_width); of no token: there is no text.
@@ -79,13 +79,13 @@ class Dalle(nn.Module):
         rows = [
             torch.cat([self.word(row[: self.words]), self.pads[min(len(row), self.words) :]]) for row in words
         ]
-        told = torch.tensor([len(row) > 0 for row in words], device=embeddings.device)[:, None, None]
+        has_text = torch.tensor([len(row) > 0 for row in words], device=embeddings.device)[:, None, None]
         wholes = self.whole(embeddings * embeddings.shape[1] ** 0.5)[:, None]
-        begin, beside = torch.where(told, wholes, self.nothing).chunk(2, -1)
+        begin, beside = torch.where(has_text, wholes, self.nothing).chunk(2, -1)
         odds = likely.flatten(2).transpose(1, 2).log_softmax(-1)
         # of the sketch, the codes that are expected at each place
-        beside = beside + told * self.sketch(odds.exp() @ self.transformer.tokens.weight.to(odds))
-        return Conditions(torch.cat([torch.stack(rows), begin], 1), beside, told * odds)
+        beside = beside + has_text * self.sketch(odds.exp() @ self.transformer.tokens.weight.to(odds))
+        return Conditions(torch.cat([torch.stack(rows), begin], 1), beside, has_text * odds)
 
     def forward(self, known: Conditions, codes: Tensor) -> Tensor:
         """Logits of pictures' codes, each seeing those before it: (P, side²) -> (P, side², codes)"""

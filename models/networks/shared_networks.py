@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from models.networks.transformer import Transformer
     from models.networks.unclip.unclip_model import Unclip
     from models.networks.vqgan.vqgan_model import Vqgan
-    from models.runtime.batched_steps import Company
+    from models.runtime.batched_steps import StepScheduler
 
 
 class Networks:
@@ -25,7 +25,7 @@ class Networks:
     Args:
         joined: how many drawings of several threads share passes of the networks on a GPU, see
             `models.runtime.batched_steps`; below 2: each has its own.
-        compiled: `company` is a `models.runtime.compile.Compiled`, which can be warmed up.
+        compiled: `scheduler` is a `models.runtime.compile.Compiled`, which can be warmed up.
         graphs: what is compiled is captured, too (`models.runtime.cuda_graphs`).
     """
 
@@ -45,17 +45,17 @@ class Networks:
         return pick_device(self.names.device)
 
     @cached_property
-    def company(self) -> "Company":
-        """The drawings that share the device."""
-        from models.runtime.batched_steps import Alternating, Joined
+    def scheduler(self) -> "StepScheduler":
+        """Runs the steps of the drawings that share the device."""
+        from models.runtime.batched_steps import Batched, RoundRobin
         from models.runtime.compile import Compiled
         from models.runtime.compile import compiled as prepare
 
         most = self._joined if self.device.type != "cpu" else 1
-        company = Joined() if most > 1 else Alternating()
+        scheduler = Batched() if most > 1 else RoundRobin()
         if not self._compiled:
-            return company
-        return Compiled(company, partial(prepare, graphs=self._graphs), most=most)
+            return scheduler
+        return Compiled(scheduler, partial(prepare, graphs=self._graphs), most=most)
 
     def clip(self, name: str) -> "ClipNetwork":
         """A CLIP.

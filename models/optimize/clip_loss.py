@@ -20,7 +20,7 @@ from models.requests.generator import Drawing, GenerationError
 from models.requests.options import DrawingOptions, GuideOptions
 from models.requests.request import Prompt
 from models.runtime.autograd import straight_through
-from models.runtime.batched_steps import Company
+from models.runtime.batched_steps import StepScheduler
 
 _SHARPNESS = 20.0
 """Scale of the logits in the contrast's softmax. CLIP's own 100 saturates early and then has no gradient."""
@@ -102,9 +102,9 @@ class ClipLoss:
     """
 
     def __init__(
-        self, guides: Sequence[Guide], cutouts: Cutouts, company: Company, *, low_memory: bool = False
+        self, guides: Sequence[Guide], cutouts: Cutouts, scheduler: StepScheduler, *, low_memory: bool = False
     ) -> None:
-        self._guides, self._cutouts, self._company = guides, cutouts, company
+        self._guides, self._cutouts, self._scheduler = guides, cutouts, scheduler
         self._low_memory = low_memory
 
     def __call__(self, image: Tensor, index: int) -> Tensor:
@@ -125,7 +125,7 @@ class ClipLoss:
         views = self._cutouts(images, guide.clip.image_size, done)
         seen = self._encode(guide.clip, views.flatten(0, 1)).view(*views.shape[:2], -1)  # (1 + I, K, D)
         columns = [*range(count), *(count + place for place in pulling)]
-        return self._company.compute(
+        return self._scheduler.compute(
             prompts_loss,
             seen,
             targets.vectors,
@@ -138,7 +138,7 @@ class ClipLoss:
 
     def _encode(self, clip: Clip, views: Tensor) -> Tensor:
         if not self._low_memory:
-            return self._company.answer(("encode", clip.name), clip.encode_image, views)
+            return self._scheduler.forward(("encode", clip.name), clip.encode_image, views)
         pieces = torch.split(views, LOW_MEMORY_VIEWS)
         return torch.cat([recompute(clip.encode_image, piece, use_reentrant=False) for piece in pieces])
 

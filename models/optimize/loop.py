@@ -14,7 +14,7 @@ from models.optimize.drawer import Drawer
 from models.requests import checkpoint
 from models.requests.generator import Drawing, GenerationError, Step
 from models.requests.options import DrawingOptions
-from models.runtime.batched_steps import Company, FailedTogether
+from models.runtime.batched_steps import FailedTogether, StepScheduler
 
 _CHECK_EVERY = 10
 """Steps between two checks of the plateau: each check waits for the device."""
@@ -42,7 +42,7 @@ class Objective(Protocol):
 
 
 def optimize(
-    drawer: Drawer, objective: Objective, drawing: Drawing, options: DrawingOptions, company: Company
+    drawer: Drawer, objective: Objective, drawing: Drawing, options: DrawingOptions, scheduler: StepScheduler
 ) -> Iterator[Step]:
     """Move a drawer's latents to where the objective's loss is low.
 
@@ -59,20 +59,20 @@ def optimize(
     def gradient(index: int) -> Tensor:
         loss = objective(drawer.render(), index)
         state.optimizer.zero_grad(set_to_none=True)
-        company.descend(loss)
+        scheduler.backward(loss)
         return loss.detach()
 
     def steps() -> Iterator[Step]:
-        with company.member():
+        with scheduler.session():
             for index in range(state.done + 1, total + 1):
-                with company.step():
+                with scheduler.step():
                     state.prepare(index)
                     before = objective.rng.get_state()
                     try:
                         loss = gradient(index)
                     except FailedTogether:
                         objective.rng.set_state(before)
-                        with company.alone():
+                        with scheduler.alone():
                             loss = gradient(index)
                     state.update(loss, index)
                 ends_early = index < total and state.plateau.is_reached(index)

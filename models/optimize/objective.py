@@ -44,7 +44,7 @@ def draw(
         GenerationError, CheckpointUnusable: as `models.requests.generator.Generate`.
     """
     objective = GuidedObjective(drawer, drawing, options, networks, start)
-    return optimize(drawer, objective, drawing, options, networks.company)
+    return optimize(drawer, objective, drawing, options, networks.scheduler)
 
 
 def load_guided(
@@ -94,7 +94,7 @@ class GuidedObjective:
         start: Tensor | None = None,
     ) -> None:
         self._drawer, self._drawing, self._options, self._device = drawer, drawing, options, networks.device
-        self._compute = networks.company.compute
+        self._compute = networks.scheduler.compute
         self.rng = torch.Generator().manual_seed(drawing.seed)
         self._index = 1  # of the last step
         self._palette = colors_of(options.palette, self._device)
@@ -105,7 +105,7 @@ class GuidedObjective:
         self._clip_loss = ClipLoss(
             guides_of(drawing, options, networks),
             _cutouts_of(options, self.rng, self._compute),
-            networks.company,
+            networks.scheduler,
             low_memory=drawing.low_memory,
         )
         self._held_out = held_out_of(drawing, networks)

@@ -1,9 +1,9 @@
-"""Drawings of several threads on one device: each has its turn, or all take their steps together.
+"""Drawings of several threads on one device: they take turns, or their steps run as one batch.
 
-A drawing asks for what its networks make, and for its gradients; a company answers. `Alternating` answers
-at once, in turns of a step: on a CPU, where one drawing keeps the cores busy, that is as fast as one after
-the other, and each gets the bytes it gets alone. `Joined` waits until all that are in a step have asked, and
-answers the asks of one kind by one pass of the network: a GPU has room for more than one drawing needs.
+A drawing calls its networks, and its backward pass, through a scheduler. `RoundRobin` runs one step at a
+time: on a CPU, where one drawing keeps the cores busy, that is no slower, and each drawing gets the bytes
+that it gets alone. `Batched` waits until all drawings in a step have called, and runs the calls of one kind
+as one pass of the network: a GPU has room for more than one drawing needs.
 """
 
 import threading
@@ -17,65 +17,65 @@ import torch
 from torch import Tensor
 
 PATIENCE_S = 0.02
-"""How long a step of others is put off for a drawing that is between two of its own."""
+"""Seconds that a batched step waits for a drawing that is between two steps."""
 
 Network = Callable[[Tensor], Tensor]
 
 Function = Callable[..., Tensor]
-"""Of tensors, differentiable in the first of them."""
+"""Tensors to a tensor, differentiable in the first of them."""
 
 Compute = Callable[..., Tensor]
-"""A function, then tensors -> what it makes of them, as `Company.compute`"""
+"""Calls a function with tensors, as `StepScheduler.compute`."""
 
 
 def at_once(function: Function, *tensors: Tensor) -> Tensor:
-    """What a function makes of tensors, as it is."""
+    """Call a function with tensors, without a scheduler."""
     return function(*tensors)
 
 
 class FailedTogether(RuntimeError):
-    """A pass that drawings shared failed and cannot be repeated: each has to take its step again, alone."""
+    """A shared backward pass failed and cannot be repeated: each drawing has to repeat its step alone."""
 
 
-class Company(Protocol):
-    """The drawings that share a device."""
+class StepScheduler(Protocol):
+    """Runs the steps of the drawings that share a device."""
 
-    def member(self) -> AbstractContextManager[None]:
-        """While it is entered, this thread draws."""
+    def session(self) -> AbstractContextManager[None]:
+        """Within this context, the thread draws."""
 
     def step(self) -> AbstractContextManager[None]:
-        """While it is entered, this thread is in a step."""
+        """Within this context, the thread takes a step."""
 
     def alone(self) -> AbstractContextManager[None]:
-        """While it is entered, this thread's step shares nothing, and no other step that is alone runs."""
+        """Within this context, the step is not batched, and no other step that is alone runs."""
 
-    def answer(self, kind: object, network: Network, images: Tensor) -> Tensor:
-        """What a network makes of a batch, differentiable in it.
+    def forward(self, kind: object, network: Network, images: Tensor) -> Tensor:
+        """The outputs of a network for a batch, differentiable in the batch.
 
         Args:
-            kind: equal for asks that one pass of the network may answer, if their shapes fit too.
+            kind: calls of equal kinds may run as one pass of the network, if their shapes fit too.
         """
 
     def compute(self, function: Function, *tensors: Tensor) -> Tensor:
-        """What a function makes of what is a drawing's own; nothing is shared but the function."""
+        """Call a function with tensors of one drawing. Such calls are not batched, but may be compiled."""
 
-    def descend(self, loss: Tensor) -> None:
-        """Add a loss's gradients to those of the leaves that it is made of.
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a loss to those of its leaves.
 
         Raises:
             FailedTogether
         """
 
 
-class Alternating:
-    """One drawing at a time, in the order in which they ask for a step."""
+class RoundRobin:
+    """One step at a time, in the order in which drawings begin theirs."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._waiting: list[int] = []  # threads; the first has its turn
+        self._waiting: list[int] = []  # threads; the first takes its step
 
     @contextmanager
-    def member(self) -> Iterator[None]:
+    def session(self) -> Iterator[None]:
         yield
 
     @contextmanager
@@ -93,47 +93,47 @@ class Alternating:
     def alone(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def answer(self, kind: object, network: Network, images: Tensor) -> Tensor:
+    def forward(self, kind: object, network: Network, images: Tensor) -> Tensor:
         return network(images)
 
     def compute(self, function: Function, *tensors: Tensor) -> Tensor:
         return function(*tensors)
 
-    def descend(self, loss: Tensor) -> None:
+    def backward(self, loss: Tensor) -> None:
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
 
 @dataclass
-class _Ask:
-    """What a drawing waits for."""
+class _Call:
+    """A call that a drawing waits for."""
 
     kind: object
-    network: Network | None  # none: gradients
+    network: Network | None  # none: a backward pass
     tensor: Tensor
-    has_slopes: bool  # whether the drawing follows gradients just now
+    needs_grad: bool  # whether the drawing has gradients enabled
     result: Tensor | None = None
     error: BaseException | None = None
-    is_answered: bool = False
+    is_done: bool = False
 
 
-class Joined:
+class Batched:
     """All drawings at once, in rounds of a step.
 
-    A drawing that comes while the others are in a step waits for the next round. Pictures differ by rounding
+    A drawing that begins while the others are in a step waits for the next round. Images differ by rounding
     from those drawn alone: the sums of a convolution depend on the size of its batch.
     """
 
     def __init__(self, patience_s: float = PATIENCE_S) -> None:
         self._patience_s = patience_s
         self._changed = threading.Condition()
-        self._one = threading.Lock()  # of those that are alone
-        self._members = self._round = self._at_door = self._expected = 0
+        self._alone = threading.Lock()
+        self._members = self._round = self._waiting = self._expected = 0
         self._inside: set[int] = set()  # threads in a step
-        self._asks: list[_Ask] = []
+        self._calls: list[_Call] = []
         self._is_computing = False
 
     @contextmanager
-    def member(self) -> Iterator[None]:
+    def session(self) -> Iterator[None]:
         self._count(1)
         try:
             yield
@@ -148,31 +148,31 @@ class Joined:
         finally:
             with self._changed:
                 self._inside.discard(threading.get_ident())
-                self._changed.notify_all()  # those that are left may all be waiting for answers
+                self._changed.notify_all()  # the others may all be waiting for their calls
 
     @contextmanager
     def alone(self) -> Iterator[None]:
         with self._changed:
             self._inside.discard(threading.get_ident())
             self._changed.notify_all()
-        with self._one:
+        with self._alone:
             yield
 
-    def answer(self, kind: object, network: Network, images: Tensor) -> Tensor:
+    def forward(self, kind: object, network: Network, images: Tensor) -> Tensor:
         if threading.get_ident() not in self._inside:  # such as a preview
             return network(images)
-        result = self._ask(_Ask(kind, network, images, torch.is_grad_enabled()))
+        result = self._call(_Call(kind, network, images, torch.is_grad_enabled()))
         assert result is not None
         return result
 
     def compute(self, function: Function, *tensors: Tensor) -> Tensor:
         return function(*tensors)
 
-    def descend(self, loss: Tensor) -> None:
+    def backward(self, loss: Tensor) -> None:
         if threading.get_ident() not in self._inside:
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             return
-        self._ask(_Ask("gradients", None, loss, True))
+        self._call(_Call("gradients", None, loss, True))
 
     def _count(self, more: int) -> None:
         with self._changed:
@@ -181,17 +181,17 @@ class Joined:
 
     def _enter(self) -> None:
         with self._changed:
-            self._at_door += 1
+            self._waiting += 1
             mine, since_s = self._round, time.monotonic()
             self._changed.notify_all()
             while self._round == mine:
                 left_s = since_s + self._patience_s - time.monotonic()
                 if self._inside:
                     self._changed.wait()
-                    since_s = time.monotonic()  # the others are between two steps only now
-                elif self._at_door >= self._members or left_s <= 0:
+                    since_s = time.monotonic()  # the others have just ended a step
+                elif self._waiting >= self._members or left_s <= 0:
                     self._round += 1
-                    self._expected, self._at_door = self._at_door, 0
+                    self._expected, self._waiting = self._waiting, 0
                     self._inside = {threading.get_ident()}
                     self._changed.notify_all()
                 else:
@@ -200,55 +200,55 @@ class Joined:
             self._expected -= 1
             self._changed.notify_all()
 
-    def _ask(self, ask: _Ask) -> Tensor | None:
+    def _call(self, call: _Call) -> Tensor | None:
         with self._changed:
-            self._asks.append(ask)
+            self._calls.append(call)
             self._changed.notify_all()
-            while not ask.is_answered:
-                if self._is_computing or self._expected or len(self._asks) < len(self._inside):
+            while not call.is_done:
+                if self._is_computing or self._expected or len(self._calls) < len(self._inside):
                     self._changed.wait()
                     continue
-                asks, self._asks, self._is_computing = self._asks, [], True
+                calls, self._calls, self._is_computing = self._calls, [], True
                 self._changed.release()
                 try:
-                    _answer(asks)
+                    _run(calls)
                 finally:
                     self._changed.acquire()
                     self._is_computing = False
                     self._changed.notify_all()
-        if ask.error is not None:
-            raise ask.error
-        return ask.result
+        if call.error is not None:
+            raise call.error
+        return call.result
 
 
-def _answer(asks: Sequence[_Ask]) -> None:
-    """Answer all, those of one kind and shape by one pass. What fails together is tried apart."""
-    groups: dict[Any, list[_Ask]] = {}
-    for ask in asks:
-        shape = () if ask.network is None else (ask.tensor.shape[1:], ask.tensor.dtype)
-        groups.setdefault((ask.kind, shape, ask.has_slopes), []).append(ask)
+def _run(calls: Sequence[_Call]) -> None:
+    """Run all calls, those of one kind and shape as one pass. If that fails, run each call alone."""
+    groups: dict[Any, list[_Call]] = {}
+    for call in calls:
+        shape = () if call.network is None else (call.tensor.shape[1:], call.tensor.dtype)
+        groups.setdefault((call.kind, shape, call.needs_grad), []).append(call)
     for group in groups.values():
         try:
-            _answer_together(group)
+            _run_group(group)
         except Exception as error:
-            for ask in group:
+            for call in group:
                 try:
-                    if ask.network is None and len(group) > 1:
+                    if call.network is None and len(group) > 1:
                         raise FailedTogether(str(error)) from error
-                    _answer_together([ask])
+                    _run_group([call])
                 except Exception as own:
-                    ask.error = own
-    for ask in asks:
-        ask.is_answered = True
+                    call.error = own
+    for call in calls:
+        call.is_done = True
 
 
-def _answer_together(group: Sequence[_Ask]) -> None:
+def _run_group(group: Sequence[_Call]) -> None:
     network = group[0].network
     if network is None:
-        torch.autograd.backward([ask.tensor for ask in group])
+        torch.autograd.backward([call.tensor for call in group])
         return
-    with torch.set_grad_enabled(group[0].has_slopes):
-        made = network(torch.cat([ask.tensor for ask in group]) if len(group) > 1 else group[0].tensor)
-        results = torch.split(made, [len(ask.tensor) for ask in group])
-    for ask, result in zip(group, results, strict=True):
-        ask.result = result
+    with torch.set_grad_enabled(group[0].needs_grad):
+        outputs = network(torch.cat([call.tensor for call in group]) if len(group) > 1 else group[0].tensor)
+        results = torch.split(outputs, [len(call.tensor) for call in group])
+    for call, result in zip(group, results, strict=True):
+        call.result = result

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from models.runtime.batched_steps import Company, Function, Network
+from models.runtime.batched_steps import Function, Network, StepScheduler
 from models.runtime.cuda_graphs import CudaRecorder, Graphed
 
 Prepare = Callable[..., Function]
@@ -48,26 +48,26 @@ def compiled(function: Function, *examples: Tensor, graphs: bool = False) -> Fun
 
 
 class Compiled:
-    """A company whose functions are compiled once: `batched_steps.Company` says what its methods do.
+    """A `StepScheduler` whose functions are compiled once.
 
     Args:
-        company: the one that answers.
-        most: of the drawings that a pass of a network answers.
+        scheduler: the one that runs them.
+        most: drawings in one pass of a network, at most.
     """
 
-    def __init__(self, company: Company, prepare: Prepare = compiled, *, most: int = 1) -> None:
-        self._company, self._prepare, self._most = company, prepare, most
-        self._prepared: dict[object, Function] = {}  # by what is asked of them
+    def __init__(self, scheduler: StepScheduler, prepare: Prepare = compiled, *, most: int = 1) -> None:
+        self._scheduler, self._prepare, self._most = scheduler, prepare, most
+        self._prepared: dict[object, Function] = {}  # by `_key`
         self._learns = False
 
     @property
     def shapes(self) -> int:
-        """How many are compiled."""
+        """How many shapes are compiled."""
         return len(self._prepared)
 
     @contextmanager
     def warm_up(self) -> Iterator[None]:
-        """Shapes that are met meanwhile are compiled. If that fails, none is: all goes on as before."""
+        """Compile the shapes that are met in this context. If one fails, none is compiled."""
         self._learns = True
         try:
             yield
@@ -77,39 +77,39 @@ class Compiled:
         finally:
             self._learns = False
 
-    def member(self) -> AbstractContextManager[None]:
-        return self._company.member()
+    def session(self) -> AbstractContextManager[None]:
+        return self._scheduler.session()
 
     def step(self) -> AbstractContextManager[None]:
-        return self._company.step()
+        return self._scheduler.step()
 
     def alone(self) -> AbstractContextManager[None]:
-        return self._company.alone()
+        return self._scheduler.alone()
 
-    def answer(self, kind: object, network: Network, images: Tensor) -> Tensor:
-        if self._learns and images.requires_grad:  # a look at a picture is not shared
+    def forward(self, kind: object, network: Network, images: Tensor) -> Tensor:
+        if self._learns and images.requires_grad:  # a preview is not batched
             for count in range(2, self._most + 1):
                 self._learn(kind, network, torch.cat([images] * count))
-        return self._company.answer(kind, partial(self._as_prepared, kind, network), images)
+        return self._scheduler.forward(kind, partial(self._as_prepared, kind, network), images)
 
     def compute(self, function: Function, *tensors: Tensor) -> Tensor:
-        return self._company.compute(partial(self._as_prepared, function, function), *tensors)
+        return self._scheduler.compute(partial(self._as_prepared, function, function), *tensors)
 
-    def descend(self, loss: Tensor) -> None:
-        self._company.descend(loss)
+    def backward(self, loss: Tensor) -> None:
+        self._scheduler.backward(loss)
 
     def _as_prepared(self, kind: object, function: Function, *tensors: Tensor) -> Tensor:
         if self._learns:
             self._learn(kind, function, *tensors)
-        return self._prepared.get(_asked(kind, tensors), function)(*tensors)
+        return self._prepared.get(_key(kind, tensors), function)(*tensors)
 
     def _learn(self, kind: object, function: Function, *tensors: Tensor) -> None:
-        if (asked := _asked(kind, tensors)) not in self._prepared:
+        if (key := _key(kind, tensors)) not in self._prepared:
             leaves = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in tensors]
-            self._prepared[asked] = self._prepare(function, *leaves)
+            self._prepared[key] = self._prepare(function, *leaves)
 
 
-def _asked(kind: object, tensors: Sequence[Tensor]) -> object:
+def _key(kind: object, tensors: Sequence[Tensor]) -> object:
     shapes = tuple((tensor.shape, tensor.dtype) for tensor in tensors)
     return kind, shapes, tensors[0].requires_grad and torch.is_grad_enabled()
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.clip import TextTooLong
-from models.networks.autoregressive import Choice, Conditions, Sampler, Told, guided
+from models.networks.autoregressive import Choice, Conditioning, Conditions, Sampler, guided
 from models.networks.shared_networks import Networks
 from models.networks.vqgan import read_card
 from models.networks.vqgan.vqgan_model import EncoderMissing, Vqgan
@@ -37,7 +37,12 @@ class Candidates:
     """
 
     def __init__(
-        self, told: Told, vqgan: Vqgan, drawing: Drawing, options: SamplingOptions, networks: Networks
+        self,
+        conditioning: Conditioning,
+        vqgan: Vqgan,
+        drawing: Drawing,
+        options: SamplingOptions,
+        networks: Networks,
     ) -> None:
         self._drawing, self._networks, self._vqgan = drawing, networks, vqgan
         self._grid = (drawing.size[0] // vqgan.factor, drawing.size[1] // vqgan.factor)
@@ -46,10 +51,10 @@ class Candidates:
         self._held_out = held_out_of(drawing, networks)
         with torch.no_grad():
             self._sampler = Sampler(
-                told,
+                conditioning,
                 number=options.candidates,
                 length=self._length,
-                kept=self._kept(options, len(told.transformer.tokens.weight)),
+                kept=self._kept(options, len(conditioning.transformer.tokens.weight)),
                 choice=Choice(options.temperature, options.top_k, options.top_p),
                 seed=drawing.seed,
             )
@@ -63,10 +68,10 @@ class Candidates:
         restored = self._restored()
 
         def steps() -> Iterator[Step]:
-            company, sampler = self._networks.company, self._sampler
-            with company.member():
+            scheduler, sampler = self._networks.scheduler, self._sampler
+            with scheduler.session():
                 for index in range(sampler.codes.shape[1] + 1, self._length + 1):
-                    with company.step(), torch.no_grad():
+                    with scheduler.step(), torch.no_grad():
                         done = index <= restored.shape[1]
                         sampler.next(restored[:, index - 1] if done else None)
                         best = self._best() if index == self._length else None
@@ -150,7 +155,7 @@ class Candidates:
         return codes.long().to(self._networks.device)
 
 
-def condition_on_text(request: GenerationRequest, guidance: float, networks: Networks) -> Told:
+def condition_on_text(request: GenerationRequest, guidance: float, networks: Networks) -> Conditioning:
     """The conditioning of the VQGAN's dalle on the texts of a request.
 
     Args:
@@ -174,17 +179,20 @@ def condition_on_text(request: GenerationRequest, guidance: float, networks: Net
         with torch.no_grad():
             embeddings = clip.encode_text([prompt.text or "" for prompt in prompts])
             words = clip.word_vectors([prompt.text or "" for prompt in prompts])
-            told = dalle.conditions(words, embeddings, prior.logits(embeddings))
+            conditions = dalle.conditions(words, embeddings, prior.logits(embeddings))
     except TextTooLong as error:
         raise GenerationError(f"the prompt is too long for {clip.name}: {error}") from error
     nothing = unconditioned(networks).conditions
     mix = guided(weights, guidance)
     counted = mix.nonzero()[:, 0]  # a guidance of 1 leaves out the row without a text
-    both = (torch.cat([getattr(nothing, part), getattr(told, part)]) for part in ("before", "beside", "bias"))
-    return Told(dalle.transformer, Conditions(*(part[counted] for part in both)), mix[counted])
+    both = (
+        torch.cat([getattr(nothing, part), getattr(conditions, part)])
+        for part in ("before", "beside", "bias")
+    )
+    return Conditioning(dalle.transformer, Conditions(*(part[counted] for part in both)), mix[counted])
 
 
-def unconditioned(networks: Networks) -> Told:
+def unconditioned(networks: Networks) -> Conditioning:
     """No conditioning: any image that the transformer knows.
 
     Raises:
@@ -200,4 +208,4 @@ def unconditioned(networks: Networks) -> Told:
             torch.zeros(1, dalle.whole.in_features, device=device),
             torch.zeros(1, codes, dalle.side, dalle.side, device=device),
         )
-    return Told(dalle.transformer, known, torch.ones(1, device=device))
+    return Conditioning(dalle.transformer, known, torch.ones(1, device=device))

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.networks.shared_networks import Networks
-from models.networks.unclip.unclip_model import Plan, State, Told, Unclip
+from models.networks.unclip.unclip_model import Plan, State, Unclip, UnclipConditioning
 from models.optimize.clip_loss import Guide, held_out_of, scorer_of, scores
 from models.optimize.loop import to_pixels
 from models.requests import checkpoint
@@ -20,7 +20,9 @@ _UNDRAWN = 0.9
 """Gray of a preview while there is no image yet."""
 
 
-def denoise(unclip: Unclip, told: Told, plan: Plan, drawing: Drawing, networks: Networks) -> Iterator[Step]:
+def denoise(
+    unclip: Unclip, conditioning: UnclipConditioning, plan: Plan, drawing: Drawing, networks: Networks
+) -> Iterator[Step]:
     """A step for each one of the plan.
 
     Raises:
@@ -28,16 +30,16 @@ def denoise(unclip: Unclip, told: Told, plan: Plan, drawing: Drawing, networks: 
         GenerationError: as `models.requests.generator.Generate`.
     """
     restored, done = _restored(drawing)
-    states = unclip.steps(told, plan, drawing.seed, restored)
+    states = unclip.steps(conditioning, plan, drawing.seed, restored)
     scorers = [guide for clip in networks.guides() if (guide := scorer_of(clip, drawing, networks))]
     held_out = held_out_of(drawing, networks)
     total = drawing.request.steps
 
     def steps() -> Iterator[Step]:
-        company, index = networks.company, done
-        with company.member():
+        scheduler, index = networks.scheduler, done
+        with scheduler.session():
             while True:
-                with company.step():
+                with scheduler.step():
                     state = next(states, None)
                 if state is None:
                     return

@@ -23,10 +23,10 @@ def compile_steps(networks: Networks, generators: Mapping[str, Generate], sizes:
     Args:
         sizes: such as 256x256: width, height.
     """
-    company, started_s = networks.company, time.monotonic()
-    assert isinstance(company, Compiled)
+    scheduler, started_s = networks.scheduler, time.monotonic()
+    assert isinstance(scheduler, Compiled)
     try:
-        with company.warm_up():
+        with scheduler.warm_up():
             for size in sizes:
                 width, height = map(int, size.split("x"))
                 for name, generator in generators.items():
@@ -46,4 +46,4 @@ def compile_steps(networks: Networks, generators: Mapping[str, Generate], sizes:
     except Exception:  # a compiler, and what it makes, fail in ways of their own
         log.exception("steps could not be compiled; drawing without")
         return
-    log.info("steps compiled", shapes=company.shapes, seconds=round(time.monotonic() - started_s, 1))
+    log.info("steps compiled", shapes=scheduler.shapes, seconds=round(time.monotonic() - started_s, 1))

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.networks.autoregressive import Conditions, Told, guided
+from models.networks.autoregressive import Conditioning, Conditions, guided
 from models.networks.min_dalle import DECODER, DETOKER, ENCODER, MERGES, VOCABULARY, Card
 from models.networks.min_dalle.bpe import PAD, Tokenizer, read_merges, read_vocabulary
 from models.networks.transformer import Cache, attend
@@ -71,7 +71,9 @@ class MinDalle:
             network.to(device)
         return self
 
-    def told(self, texts: Sequence[str], weights: Sequence[float], guidance: float) -> Told:
+    def condition_on_texts(
+        self, texts: Sequence[str], weights: Sequence[float], guidance: float
+    ) -> Conditioning:
         """What texts tell the decoder.
 
         Args:
@@ -97,7 +99,7 @@ class MinDalle:
             # a picture begins with the token after the codes: `decoder_start_token_id` of the training's
             # configurations, 16,384. min-dalle itself has begun with the last code since its 0.4.11
             start = self.decoder.embed_tokens.weight[-1:]
-        return Told(reading, Conditions(start.expand(len(tokens), 1, -1)), mix[counted])
+        return Conditioning(reading, Conditions(start.expand(len(tokens), 1, -1)), mix[counted])
 
 
 class Encoder(nn.Module):

@@ -59,8 +59,8 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Told:
-    """What is to be drawn. If it is guided there are two rows, of no text and of the text; else one."""
+class UnclipConditioning:
+    """What the networks draw. With guidance there are two rows, of no text and of the text; else one."""
 
     texts: Tensor  # (1 | 2, D) embeddings
     words: Tensor  # (1 | 2, L, D)
@@ -128,22 +128,22 @@ class Unclip:
                 )
         return cls(parts, place, _DTYPES[dtype])
 
-    def tell_text(self, text: str, plan: Plan) -> Told:
-        """What is to be drawn: a text.
+    def condition_on_text(self, text: str, plan: Plan) -> UnclipConditioning:
+        """The conditioning on a text.
 
         Raises:
             TextTooLong
         """
-        return self._tell(text, guided=plan.prior_guidance > 1 or plan.decoder_guidance > 1)
+        return self._encode_text(text, guided=plan.prior_guidance > 1 or plan.decoder_guidance > 1)
 
-    def tell_picture(self, picture: Image.Image, plan: Plan) -> Told:
-        """What is to be drawn: a variation of an RGB picture, without a text."""
+    def condition_on_image(self, picture: Image.Image, plan: Plan) -> UnclipConditioning:
+        """The conditioning on an RGB image: a variation of it, without a text."""
         with torch.no_grad():
             pixels = self._parts["feature_extractor"](images=picture, return_tensors="pt").pixel_values
             embedding = self._parts["image_encoder"](self._here(pixels)).image_embeds
-        return replace(self._tell("", guided=plan.decoder_guidance > 1), picture=embedding)
+        return replace(self._encode_text("", guided=plan.decoder_guidance > 1), picture=embedding)
 
-    def _tell(self, text: str, *, guided: bool) -> Told:
+    def _encode_text(self, text: str, *, guided: bool) -> UnclipConditioning:
         tokenizer, encoder = self._parts["tokenizer"], self._parts["text_encoder"]
         longest = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
         with self._reading:
@@ -154,24 +154,26 @@ class Unclip:
         with torch.no_grad():
             # each row by itself, as the pipelines do: both at once would give other last bits
             encoded = [encoder(row[None].to(self._device)) for row in tokens.input_ids]
-        return Told(
+        return UnclipConditioning(
             texts=torch.cat([row.text_embeds for row in encoded]),
             words=torch.cat([row.last_hidden_state for row in encoded]),
             mask=tokens.attention_mask.bool().to(self._device),
         )
 
-    def steps(self, told: Told, plan: Plan, seed: int, state: State | None = None) -> Iterator[State]:
+    def steps(
+        self, conditioning: UnclipConditioning, plan: Plan, seed: int, state: State | None = None
+    ) -> Iterator[State]:
         """Draw, a step of denoising after the other; the last one's `picture` is the picture.
 
         Args:
             state: of an earlier run of the same; this one goes on where it ended, bit for bit.
         """
         random = torch.Generator().manual_seed(seed)  # on the CPU, so that devices agree
-        given = torch.empty(0) if told.picture is None else told.picture
+        given = torch.empty(0) if conditioning.picture is None else conditioning.picture
         if state is not None:
             random.set_state(state.random)
             given = self._here(state.given)
-        stages = self._stages(told, plan)
+        stages = self._stages(conditioning, plan)
         for number in range(0 if state is None else state.stage, len(stages)):
             stage, done = stages[number], 0
             with torch.no_grad():
@@ -202,16 +204,16 @@ class Unclip:
     def _here(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._device, self.dtype)
 
-    def _stages(self, told: Told, plan: Plan) -> list[_Stage]:
+    def _stages(self, conditioning: UnclipConditioning, plan: Plan) -> list[_Stage]:
         """The prior, unless the embedding of a picture stands in for what it makes; decoder and upscaler."""
         parts = self._parts
-        stages = [] if told.picture is not None else [self._prior(told, plan)]
+        stages = [] if conditioning.picture is not None else [self._prior(conditioning, plan)]
         small, large = parts["decoder"].config, parts["super_res_first"].config
         decoder = _Stage(
             parts["decoder_scheduler"],
             plan.decoder_steps,
             (1, small.in_channels, small.sample_size, small.sample_size),
-            lambda embedding: self._decode(told, embedding, plan.decoder_guidance),
+            lambda embedding: self._decode(conditioning, embedding, plan.decoder_guidance),
             lambda latents: latents.clamp(-1, 1),
         )
         upscaler = _Stage(
@@ -223,16 +225,16 @@ class Unclip:
         )
         return [*stages, decoder, upscaler]
 
-    def _prior(self, told: Told, plan: Plan) -> _Stage:
+    def _prior(self, conditioning: UnclipConditioning, plan: Plan) -> _Stage:
         prior = self._parts["prior"]
 
         def predict(latents: Tensor, time: Tensor, is_last: bool) -> Tensor:
             embeddings = prior(
-                latents.expand(len(told.texts), -1),
+                latents.expand(len(conditioning.texts), -1),
                 timestep=time,
-                proj_embedding=told.texts,
-                encoder_hidden_states=told.words,
-                attention_mask=told.mask,
+                proj_embedding=conditioning.texts,
+                encoder_hidden_states=conditioning.words,
+                attention_mask=conditioning.mask,
             ).predicted_image_embedding
             return _guided(embeddings, plan.prior_guidance)
 
@@ -240,19 +242,19 @@ class Unclip:
         scheduler = self._parts["prior_scheduler"]
         return _Stage(scheduler, plan.prior_steps, shape, lambda given: predict, prior.post_process_latents)
 
-    def _decode(self, told: Told, embedding: Tensor, guidance: float) -> Predict:
+    def _decode(self, conditioning: UnclipConditioning, embedding: Tensor, guidance: float) -> Predict:
         decoder, project = self._parts["decoder"], self._parts["text_proj"]
         words, conditions = project(
             image_embeddings=embedding,
-            prompt_embeds=told.texts,
-            text_encoder_hidden_states=told.words,
-            do_classifier_free_guidance=len(told.texts) == 2,
+            prompt_embeds=conditioning.texts,
+            text_encoder_hidden_states=conditioning.words,
+            do_classifier_free_guidance=len(conditioning.texts) == 2,
         )
-        mask = F.pad(told.mask, (project.clip_extra_context_tokens, 0), value=True)
+        mask = F.pad(conditioning.mask, (project.clip_extra_context_tokens, 0), value=True)
 
         def predict(latents: Tensor, time: Tensor, is_last: bool) -> Tensor:
             found = decoder(
-                sample=latents.expand(len(told.texts), -1, -1, -1),
+                sample=latents.expand(len(conditioning.texts), -1, -1, -1),
                 timestep=time,
                 encoder_hidden_states=words,
                 class_labels=conditions,

@@ -23,17 +23,17 @@ def prepare(decoder: Decoder) -> None:
             module.register_buffer("doubling", _doubling(module.conv.weight), persistent=False)
 
 
-def decode(decoder: Decoder, latents: Tensor, *, seamless: bool = False, frugal: bool = False) -> Tensor:
+def decode(decoder: Decoder, latents: Tensor, *, seamless: bool = False, low_memory: bool = False) -> Tensor:
     """What a prepared decoder makes of latents: (N, C, h, w) -> (N, 3, H, W), about [-1, 1]
 
     Args:
         seamless: convolve around the edges. Nothing else knows places: attention has no positions, and norms
             see all alike.
-        frugal: keep the inputs of blocks alone, and run each again on the way back (Chen et al. 2016,
-            arXiv:1604.06174).
+        low_memory: keep the inputs of blocks alone, and run each block again in the backward pass (Chen et
+            al. 2016, arXiv:1604.06174).
     """
     again = partial(torch_checkpoint, residual, use_reentrant=False, preserve_rng_state=False)
-    block = again if frugal else residual
+    block = again if low_memory else residual
     images = convolve(latents, decoder.conv_in, wraps=seamless)
     images = block(decoder.mid.block_1, images, seamless)
     images = _attention(decoder.mid.attn_1, images)

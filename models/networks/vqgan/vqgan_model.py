@@ -137,15 +137,15 @@ class Vqgan(nn.Module):
         """The latents of the nearest codes: (N, D, h, w) -> (N, D, h, w)"""
         return self.lookup(self.nearest(latents))
 
-    def decode(self, latents: Tensor, *, seamless: bool = False, frugal: bool = False) -> Tensor:
+    def decode(self, latents: Tensor, *, seamless: bool = False, low_memory: bool = False) -> Tensor:
         """Latents to pictures, not clamped: (N, D, h, w) -> (N, 3, H, W), about [0, 1]
 
         Args:
             seamless: as if the latents went on around the edges, so that those of the picture meet.
-            frugal: keep less for the way back, and make it again there.
+            low_memory: keep less for the backward pass, and compute it again there.
         """
         hidden = self.post_quant_conv(latents.to(self.post_quant_conv.weight.dtype))
-        images = decode(self.decoder, hidden, seamless=seamless, frugal=frugal)
+        images = decode(self.decoder, hidden, seamless=seamless, low_memory=low_memory)
         return images.to(latents.dtype).add(1).div(2)
 
     def halve(self) -> None:

@@ -143,7 +143,7 @@ def test_a_failing_job_says_why_and_no_more(
 
 
 class Hungry(Generates):
-    """Runs out of the device's memory at its third step, unless it is frugal and `needs` little."""
+    """Runs out of the device's memory at its third step, unless it has `low_memory` and `needs` little."""
 
     def __init__(self, needs: str) -> None:
         super().__init__(lambda step: None)

@@ -16,16 +16,16 @@ from models.weights_io.card import WEIGHTS
 NAMES = NetworkNames(device="cpu")
 
 
-def reckoned(request: Any, *, frugal: bool) -> float:
+def reckoned(request: Any, *, low_memory: bool) -> float:
     """Bytes of a step, without the headroom, the libraries and the weights."""
     weights = vqgan_weights(read_card(NAMES.vqgan).config)
     weights += find(request.generator).profile(NAMES).weight_bytes
     weights += sum(guide_memory(find_card(name), WEIGHTS)[0] for name in NAMES.clips)
-    return (predict(request, NAMES, low_memory=frugal) - RUNTIME - weights) / HEADROOM
+    return (predict(request, NAMES, low_memory=low_memory) - RUNTIME - weights) / HEADROOM
 
 
 @pytest.mark.parametrize(
-    ("generator", "side", "options", "image_prompts", "frugal"),
+    ("generator", "side", "options", "image_prompts", "low_memory"),
     [
         ("vqgan_clip", 96, {"cutouts": 2}, 0, False),
         ("vqgan_clip", 96, {"cutouts": 12}, 0, False),
@@ -42,21 +42,21 @@ def reckoned(request: Any, *, frugal: bool) -> float:
     ],
 )
 def test_a_drawing_takes_about_what_is_reckoned(
-    generator: str, side: int, options: dict[str, Any], image_prompts: int, frugal: bool
+    generator: str, side: int, options: dict[str, Any], image_prompts: int, low_memory: bool
 ) -> None:
     request = drawing(generator, side, options, image_prompts)
-    measured = measure_drawing(request, "cpu", frugal)
+    measured = measure_drawing(request, "cpu", low_memory)
     # what is added up may peak one after the other: then more is reckoned than is taken
-    assert 0.8 < reckoned(request, frugal=frugal) / measured < 1.8
+    assert 0.8 < reckoned(request, low_memory=low_memory) / measured < 1.8
 
 
 @pytest.mark.parametrize("name", ["demo", "imagenet-f16-1024", "openimages-f8-8192"])
 def test_a_decoder_takes_what_its_config_says(name: str) -> None:
     """Followed through fake tensors, which need no weights."""
-    for frugal in (False, True):
-        told = decoder_bytes(read_card(name).config, "fp32", low_memory=frugal)
+    for low_memory in (False, True):
+        told = decoder_bytes(read_card(name).config, "fp32", low_memory=low_memory)
         for side in (64, 256):
-            _, peak, _ = measure_vqgan(name, side, frugal=frugal)
+            _, peak, _ = measure_vqgan(name, side, low_memory=low_memory)
             assert peak == pytest.approx(told * side**2, rel=0.02)
 
 

@@ -476,7 +476,10 @@ def test_a_min_dalle_is_pulled_file_by_file_over_a_bad_line(
     assert fetched == {"detoker.pt"}, "what is here is not fetched again"
     assert {path.name for path in (weights / "tiny").iterdir()} == {*FILES, "SHA256SUMS", "min-dalle.toml"}
     assert {file["state"] for file in run("verify", "tiny")[1]["tiny"]} == {"ok"}
-    assert load_min_dalle("tiny", weights).told(["a red heart"], [1], 16).mix.tolist() == [-15, 16]
+    assert load_min_dalle("tiny", weights).condition_on_texts(["a red heart"], [1], 16).mix.tolist() == [
+        -15,
+        16,
+    ]
     assert run("pull", "tiny")[1]["fetched"] is False
     (weights / "tiny/encoder.safetensors").write_bytes(b"something else")
     states = {Path(file["path"]).name: file["state"] for file in run("verify", "tiny")[1]["tiny"]}

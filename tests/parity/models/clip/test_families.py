@@ -105,17 +105,17 @@ def test_it_guides_a_drawing_by_texts_and_pictures_in_much_or_little_memory(
     )
     photo = Image.linear_gradient("L").convert("RGB")
 
-    def first_steps(count: int, dtype: str, frugal: bool) -> tuple[list[float], list[Any]]:
+    def first_steps(count: int, dtype: str, low_memory: bool) -> tuple[list[float], list[Any]]:
         generator = find("pixels").load(networks[dtype])
-        steps = generator(Drawing(request, seed=3, images={"photo": photo}, low_memory=frugal))
+        steps = generator(Drawing(request, seed=3, images={"photo": photo}, low_memory=low_memory))
         drawn = [(step.loss(), step.render()) for step in islice(steps, count)]
         return [loss for loss, _ in drawn], [picture for _, picture in drawn]
 
-    losses, pictures = first_steps(2, "fp32", frugal=False)
+    losses, pictures = first_steps(2, "fp32", low_memory=False)
     assert np.isfinite(losses).all()
     assert not np.array_equal(*pictures)  # gradients move it
-    assert losses[:1] == pytest.approx(first_steps(1, "fp32", frugal=True)[0], abs=1e-5)
-    assert losses[:1] == pytest.approx(first_steps(1, "bf16", frugal=True)[0], abs=0.02)
+    assert losses[:1] == pytest.approx(first_steps(1, "fp32", low_memory=True)[0], abs=1e-5)
+    assert losses[:1] == pytest.approx(first_steps(1, "bf16", low_memory=True)[0], abs=0.02)
 
 
 @pytest.mark.parametrize("folder", ["siglip-style"], indirect=True)

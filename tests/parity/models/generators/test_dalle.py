@@ -60,10 +60,10 @@ def test_a_drawing_goes_on_from_any_checkpoint_to_the_same_bytes(networks, gener
 def test_in_bf16_the_same_is_expected_up_to_rounding_and_drawn_again_bit_for_bit(networks):
     quick = Networks(NetworkNames(device="cpu", dtype="bf16"))
     request = asked()
-    told, rough = condition_on_text(request, 3.0, networks), condition_on_text(request, 3.0, quick)
+    conditioning, rough = condition_on_text(request, 3.0, networks), condition_on_text(request, 3.0, quick)
     assert rough.transformer.positions.dtype == torch.bfloat16
-    codes = torch.randint(1024, (len(told.mix), 144), generator=torch.Generator().manual_seed(0))
-    exact = networks.dalle()(told.conditions, codes).softmax(-1)
+    codes = torch.randint(1024, (len(conditioning.mix), 144), generator=torch.Generator().manual_seed(0))
+    exact = networks.dalle()(conditioning.conditions, codes).softmax(-1)
     rounded = quick.dalle()(rough.conditions, codes).float().softmax(-1)
     assert (exact - rounded).abs().sum(-1).mean() < 0.05  # twice the total variation
     first, again = (list(steps(quick, request))[-1] for _ in range(2))
@@ -80,9 +80,9 @@ def test_a_checkpoint_of_another_request_is_refused_at_once(networks):
 def test_the_best_of_the_candidates_is_kept(networks):
     """Each candidate alone is the same picture; the one that is kept scores highest."""
     request = asked(options={"candidates": 4})
-    told = condition_on_text(request, 3, networks)
+    conditioning = condition_on_text(request, 3, networks)
     options = find("dalle").Options.model_validate(request.options)
-    found = Candidates(told, networks.vqgan(), Drawing(request, request.seed), options, networks)
+    found = Candidates(conditioning, networks.vqgan(), Drawing(request, request.seed), options, networks)
     best = found.finish()
     *_, last = steps(networks, request)
     alone = [
@@ -136,8 +136,8 @@ def test_texts_change_the_picture_and_a_negative_one_does_too(networks):
 
 def test_words_that_clip_writes_as_no_token_are_no_text(networks):
     nothing = unconditioned(networks).conditions
-    told = condition_on_text(asked(prompt=(Prompt(text=" "),)), 3, networks).conditions
-    assert torch.equal(told.before[1], nothing.before[0])
+    conditioning = condition_on_text(asked(prompt=(Prompt(text=" "),)), 3, networks).conditions
+    assert torch.equal(conditioning.before[1], nothing.before[0])
 
 
 def test_a_text_longer_than_clip_reads_is_refused(networks):

@@ -18,7 +18,7 @@ from models.requests.generator import Drawing, GenerationError
 from models.requests.network_names import NetworkNames
 from models.requests.prompts import parse
 from models.runtime.autograd import clamp_to_range, straight_through
-from models.runtime.batched_steps import Alternating
+from models.runtime.batched_steps import RoundRobin
 from models.weights_io.card import WEIGHTS
 
 TINY = VqganConfig.model_validate(
@@ -193,7 +193,7 @@ def test_latents_stay_in_their_codes_range_unless_they_need_not(demo):
 
 def drawer_of(demo, **options):
     latents = demo.lookup(torch.randint(1024, (1, 4, 6), generator=generator()))
-    return VqganLatents(demo, latents, Options.model_validate(options), Alternating())
+    return VqganLatents(demo, latents, Options.model_validate(options), RoundRobin())
 
 
 def test_latents_at_half_the_scale_are_held_to_the_start_likewise(demo):

@@ -6,7 +6,14 @@ import pytest
 import torch
 import transformers
 
-from models.networks.autoregressive import Choice, Conditions, Sampler, Told, choose, told_class
+from models.networks.autoregressive import (
+    Choice,
+    Conditioning,
+    Conditions,
+    Sampler,
+    choose,
+    condition_on_class,
+)
 from models.networks.transformer import Transformer
 
 ALL = Choice(temperature=1, top_k=0, top_p=1)
@@ -40,7 +47,7 @@ def small(*, seed: int, vocabulary: int = 9, length: int = 8) -> Transformer:
 
 def sampler(network: Transformer, *, number: int = 3, seed: int = 5, **fields) -> Sampler:
     fields = {"kept": torch.empty(0, dtype=torch.long), "choice": ALL, "length": 6} | fields
-    return Sampler(told_class(network, 1), number=number, seed=seed, **fields)
+    return Sampler(condition_on_class(network, 1), number=number, seed=seed, **fields)
 
 
 def finished(sampler: Sampler, length: int = 6) -> torch.Tensor:
@@ -102,10 +109,12 @@ def test_guidance_goes_from_what_is_likely_without_a_text_towards_it(network):
     before = network.tokens(torch.tensor([[1], [2]]))
     bias = torch.randn(2, 6, 9, generator=torch.Generator().manual_seed(0))
     beside = torch.randn(2, 6, 16, generator=torch.Generator().manual_seed(1))
-    told = Told(network, Conditions(before, beside, bias), torch.tensor([-2.0, 3.0]))
+    conditioning = Conditioning(network, Conditions(before, beside, bias), torch.tensor([-2.0, 3.0]))
     likeliest = Choice(temperature=1, top_k=1, top_p=1)
     found = finished(
-        Sampler(told, number=1, length=6, kept=torch.empty(0, dtype=torch.long), choice=likeliest, seed=0)
+        Sampler(
+            conditioning, number=1, length=6, kept=torch.empty(0, dtype=torch.long), choice=likeliest, seed=0
+        )
     )
     codes = torch.empty(1, 0, dtype=torch.long)
     for place in range(6):

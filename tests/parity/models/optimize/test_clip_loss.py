@@ -27,7 +27,7 @@ from models.requests.network_names import NetworkNames
 from models.requests.options import DrawingOptions
 from models.requests.prompts import distractors, parse
 from models.requests.request import GenerationRequest, Prompt
-from models.runtime.batched_steps import Alternating
+from models.runtime.batched_steps import RoundRobin
 
 CPU = torch.device("cpu")
 SIZE = (16, 16)
@@ -66,7 +66,7 @@ class LinearClip:
 class LinearClips:
     """Networks of such."""
 
-    device, company = CPU, Alternating()
+    device, scheduler = CPU, RoundRobin()
 
     def __init__(self, *clips, held_out=None):
         self.guides, self.held_out = lambda: list(clips), lambda: held_out
@@ -91,7 +91,7 @@ def guidance_of(*prompts, clip=None, pictures=(), steps=STEPS, cutouts=squares, 
     clip = clip or LinearClip()
     drawing = Drawing(request_of(*prompts, steps=steps), seed=1, images=dict(pictures))
     targets = targets_of(clip, prompts, drawing, CPU, contrast=contrast)
-    return ClipLoss([Guide(clip, targets)], cutouts, Alternating())
+    return ClipLoss([Guide(clip, targets)], cutouts, RoundRobin())
 
 
 def loss_and_gradient(guidance, index=1, seed=0):
@@ -302,7 +302,7 @@ def test_several_clips_count_by_their_weights_each_at_its_own_size():
     request = request_of(Prompt(text="a cat"), Prompt(image="photo"))
     options = DrawingOptions(guide_weights={"second": 3})
     guides = guides_of(drawing_of(request), options, LinearClips(*clips))
-    both, *alone = (ClipLoss(some, squares, Alternating()) for some in (guides, guides[:1], guides[1:]))
+    both, *alone = (ClipLoss(some, squares, RoundRobin()) for some in (guides, guides[:1], guides[1:]))
     first, second = (loss_and_gradient(one)[0] for one in alone)
     assert loss_and_gradient(both)[0] == pytest.approx((first + 3 * second) / 4)
     found = [one.score(picture(), 1).item() for one in (both, *alone)]
@@ -313,7 +313,7 @@ def test_a_clip_of_weight_0_is_not_run():
     clips = [LinearClip("first", 8, 5), LinearClip("second", 6, 7)]
     options = DrawingOptions(guide_weights={"first": 0})
     guides = guides_of(drawing_of(request_of(Prompt(text="a cat"))), options, LinearClips(*clips))
-    guidance = ClipLoss(guides, squares, Alternating())
+    guidance = ClipLoss(guides, squares, RoundRobin())
     loss_and_gradient(guidance)
     guidance.score(picture(), 1)
     assert [len(clip.shown) for clip in clips] == [0, 2]

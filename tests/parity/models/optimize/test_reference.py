@@ -22,7 +22,7 @@ from models.requests.generator import Drawing
 from models.requests.network_names import NetworkNames
 from models.requests.prompts import parse
 from models.requests.request import Presets
-from models.runtime.batched_steps import Alternating
+from models.runtime.batched_steps import RoundRobin
 
 PROMPTS = "a red heart|a cat:0.5|scribbles:-0.3|a lamp:1:1.2|noise:-0.5:-0.9"
 PLAIN = {
@@ -45,7 +45,7 @@ class Given:
     """Networks that are at hand already."""
 
     device = torch.device("cpu")
-    company = Alternating()
+    scheduler = RoundRobin()
 
     def __init__(self, vqgan: Vqgan, clip) -> None:
         self.vqgan, self.guides = lambda: vqgan, lambda: [clip]

@@ -160,7 +160,7 @@ def test_a_loss_that_is_not_finite_ends_the_drawing(networks):
             return networks.clip("demo-icons").encode_text(texts)[:, :4]
 
     class Blinded:
-        device, company = networks.device, networks.company
+        device, scheduler = networks.device, networks.scheduler
 
         def guides(self):
             return [Blind()]

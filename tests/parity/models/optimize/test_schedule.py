@@ -16,7 +16,7 @@ from models.requests.network_names import NetworkNames
 from models.requests.options import DrawingOptions
 from models.requests.prompts import parse
 from models.requests.request import GenerationRequest, Prompt
-from models.runtime.batched_steps import Alternating
+from models.runtime.batched_steps import RoundRobin
 
 SIDE = 16
 
@@ -69,7 +69,7 @@ def steps_of(steps, checkpoint=None, loss=None, drawer=None, **options):
         options=options.model_dump(mode="json"),
     )
     drawing = Drawing(request, seed=1, resume_from=checkpoint)
-    return optimize(drawer or PixelDrawer(), Ramp(loss), drawing, options, Alternating())
+    return optimize(drawer or PixelDrawer(), Ramp(loss), drawing, options, RoundRobin())
 
 
 def pixels_after(steps, **options):

@@ -1,4 +1,4 @@
-"""Drawings in company: each gets what it gets alone, and none harms another."""
+"""Drawings on one scheduler: each gets what it gets alone, and none harms another."""
 
 import threading
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from models.networks.shared_networks import Networks
 from models.requests.generator import Drawing, Step
 from models.requests.network_names import NetworkNames
 from models.requests.prompts import parse
-from models.runtime.batched_steps import Alternating, Company, Joined
+from models.runtime.batched_steps import Batched, RoundRobin, StepScheduler
 
 pytestmark = pytest.mark.timeout(240)  # several threads draw, on a machine that may be busy
 
@@ -27,10 +27,10 @@ def networks() -> Networks:
     return loaded
 
 
-def in_company(networks: Networks, company: Company) -> Networks:
+def with_scheduler(networks: Networks, scheduler: StepScheduler) -> Networks:
     """The same networks for drawings that share a device in another way."""
     shared = Networks(networks.names)
-    shared.__dict__.update(networks.__dict__, company=company)
+    shared.__dict__.update(networks.__dict__, scheduler=scheduler)
     return shared
 
 
@@ -76,7 +76,7 @@ def all_at_once(*drawings: Callable[[], object]) -> list[object]:
 
 def test_pictures_of_drawings_that_alternate_are_those_drawn_alone_bit_for_bit(networks):
     alone = [draw(networks, prompt, zoom=1.02, move_every=2) for prompt in PROMPTS]
-    shared = in_company(networks, Alternating())
+    shared = with_scheduler(networks, RoundRobin())
     together = all_at_once(
         *(lambda prompt=prompt: draw(shared, prompt, zoom=1.02, move_every=2) for prompt in PROMPTS)
     )
@@ -85,8 +85,8 @@ def test_pictures_of_drawings_that_alternate_are_those_drawn_alone_bit_for_bit(n
 
 def test_drawings_that_join_share_passes_and_part_by_rounding_only(networks):
     alone = [draw(networks, prompt) for prompt in PROMPTS]
-    company = Watched(patience_s=3)
-    shared, door = in_company(networks, company), threading.Barrier(len(PROMPTS))
+    scheduler = Watched(patience_s=3)
+    shared, door = with_scheduler(networks, scheduler), threading.Barrier(len(PROMPTS))
 
     def wait_for_all(step: Step) -> None:
         if step.index == 1:
@@ -97,30 +97,30 @@ def test_drawings_that_join_share_passes_and_part_by_rounding_only(networks):
     )
     for (losses, _, _), (own, _, _) in zip(together, alone, strict=True):
         assert losses == pytest.approx(own, abs=1e-4)
-    assert company.batches["decode"][-2:] == [3, 3]
-    assert company.batches["encode"][-2:] == [3, 3]
+    assert scheduler.batches["decode"][-2:] == [3, 3]
+    assert scheduler.batches["encode"][-2:] == [3, 3]
 
 
-class Watched(Joined):
+class Watched(Batched):
     """Notes how many pictures networks are shown at once."""
 
     def __init__(self, patience_s: float) -> None:
         super().__init__(patience_s)
         self.batches: dict[str, list[int]] = {"decode": [], "encode": []}
 
-    def answer(self, kind, network, images: Tensor) -> Tensor:
+    def forward(self, kind, network, images: Tensor) -> Tensor:
         def counted(batch: Tensor) -> Tensor:
             if batch.requires_grad:
                 self.batches[kind[0]].append(len(batch))
             return network(batch)
 
-        return super().answer(kind, counted, images)
+        return super().forward(kind, counted, images)
 
 
 def test_what_cannot_go_back_together_is_drawn_again_alone(networks):
     alone = [draw(networks, prompt) for prompt in PROMPTS[:2]]
-    company = Crowded(patience_s=3)
-    shared, door = in_company(networks, company), threading.Barrier(2)
+    scheduler = Crowded(patience_s=3)
+    shared, door = with_scheduler(networks, scheduler), threading.Barrier(2)
 
     def wait_for_both(step: Step) -> None:
         if step.index == 1:
@@ -129,46 +129,46 @@ def test_what_cannot_go_back_together_is_drawn_again_alone(networks):
     together = all_at_once(
         *(lambda prompt=prompt: draw(shared, prompt, after=wait_for_both) for prompt in PROMPTS[:2])
     )
-    assert company.refused >= 2
+    assert scheduler.refused >= 2
     assert together == alone
 
 
-class Crowded(Joined):
+class Crowded(Batched):
     """Its device has room for the way back of one drawing only."""
 
     refused = 0
 
-    def answer(self, kind, network, images: Tensor) -> Tensor:
+    def forward(self, kind, network, images: Tensor) -> Tensor:
         def crowded(batch: Tensor) -> Tensor:
             made = network(batch)
             if kind[0] == "decode" and len(batch) > 1 and made.requires_grad:
                 made.register_hook(self._refuse)
             return made
 
-        return super().answer(kind, crowded, images)
+        return super().forward(kind, crowded, images)
 
     def _refuse(self, gradient: Tensor) -> None:
         self.refused += 1
         raise torch.OutOfMemoryError("no room")
 
 
-@pytest.mark.parametrize("kind", [Alternating, Joined])
+@pytest.mark.parametrize("kind", [RoundRobin, Batched])
 def test_drawings_come_and_go_between_steps(networks, kind):
-    shared = in_company(networks, kind())
+    shared = with_scheduler(networks, kind())
     ends = all_at_once(*(lambda n=n: draw(shared, PROMPTS[n], steps=2 + 2 * n) for n in range(3)))
     assert [len(losses) for losses, _, _ in ends] == [2, 4, 6]
     losses, _, _ = draw(shared, PROMPTS[0], steps=2)  # it is open to more
     assert losses == pytest.approx(ends[0][0], abs=1e-4)
 
 
-@pytest.mark.parametrize("kind", [Alternating, Joined])
+@pytest.mark.parametrize("kind", [RoundRobin, Batched])
 def test_a_drawing_that_stops_or_is_no_longer_finite_harms_no_other(networks, kind):
     def stop(step: Step) -> None:
         if step.index == 2:
             raise InterruptedError
 
     alone, _, _ = draw(networks, PROMPTS[0], steps=4)
-    shared = in_company(networks, kind())
+    shared = with_scheduler(networks, kind())
     stopped, _, (losses, _, _) = all_at_once(
         lambda: draw(shared, PROMPTS[1], after=stop),
         lambda: draw(shared, PROMPTS[2], learning_rate=100.0, clamp=False, latent_decay=100.0),
@@ -180,15 +180,15 @@ def test_a_drawing_that_stops_or_is_no_longer_finite_harms_no_other(networks, ki
 
 
 def take_steps(
-    company: Company, leaf: Tensor, network: Callable[[Tensor], Tensor], fails_in: str = ""
+    scheduler: StepScheduler, leaf: Tensor, network: Callable[[Tensor], Tensor], fails_in: str = ""
 ) -> Tensor:
     """Three steps of a drawing that is one number; its gradient."""
-    with company.member():
+    with scheduler.session():
         for index in range(3):
-            with company.step():
+            with scheduler.step():
                 if fails_in == "step" and index == 1:
                     raise InterruptedError
-                company.descend(company.answer("square", network, leaf[None]).sum())
+                scheduler.backward(scheduler.forward("square", network, leaf[None]).sum())
     assert leaf.grad is not None
     return leaf.grad
 
@@ -199,14 +199,14 @@ def square(numbers: Tensor) -> Tensor:
     return numbers.square()
 
 
-@pytest.mark.parametrize("kind", [Alternating, Joined])
+@pytest.mark.parametrize("kind", [RoundRobin, Batched])
 def test_what_fails_in_a_step_fails_for_its_own_drawing_alone(kind):
-    company = kind()
+    scheduler = kind()
     good, bad, worse = (torch.tensor(float(value), requires_grad=True) for value in (3, -1, 2))
     gradient, refused, interrupted = all_at_once(
-        lambda: take_steps(company, good, square),
-        lambda: take_steps(company, bad, square),
-        lambda: take_steps(company, worse, square, "step"),
+        lambda: take_steps(scheduler, good, square),
+        lambda: take_steps(scheduler, bad, square),
+        lambda: take_steps(scheduler, worse, square, "step"),
     )
     assert gradient == 3 * 2 * 3
     assert isinstance(refused, ValueError)

@@ -22,7 +22,7 @@ from models.requests.generator import Drawing
 from models.requests.network_names import NetworkNames
 from models.requests.options import CutoutMethod
 from models.requests.prompts import parse
-from models.runtime.batched_steps import Alternating, Joined
+from models.runtime.batched_steps import Batched, RoundRobin
 from models.runtime.compile import Compiled, Padded
 from models.weights_io.card import WEIGHTS
 from tests.support.weights.wild import CLIP, write_hub_folder
@@ -34,11 +34,11 @@ def wave(images: Tensor) -> Tensor:
     return images.sin().mul(2).sum(-1)
 
 
-def slopes(company: Compiled, images: Tensor) -> tuple[Tensor, Tensor]:
+def slopes(scheduler: Compiled, images: Tensor) -> tuple[Tensor, Tensor]:
     """What the network makes of pictures, and the gradient of its sum."""
     leaf = images.clone().requires_grad_(True)
-    made = company.answer("wave", wave, leaf)
-    company.descend(made.sum())
+    made = scheduler.forward("wave", wave, leaf)
+    scheduler.backward(made.sum())
     assert leaf.grad is not None
     return made.detach(), leaf.grad
 
@@ -57,53 +57,53 @@ class Noted:
         return noted
 
 
-def drawing_networks(company: Compiled) -> Networks:
+def drawing_networks(scheduler: Compiled) -> Networks:
     networks = Networks(NetworkNames(device="cpu"), compiled=True)
-    networks.__dict__["company"] = company
+    networks.__dict__["scheduler"] = scheduler
     return networks
 
 
 @pytest.mark.timeout(240)  # a compiler runs, on a machine that may be busy
 def test_what_torch_compiles_gives_the_same_forth_and_back():
-    company = Networks(NetworkNames(device="cpu"), compiled=True).company
-    assert isinstance(company, Compiled)
+    scheduler = Networks(NetworkNames(device="cpu"), compiled=True).scheduler
+    assert isinstance(scheduler, Compiled)
     images = torch.linspace(0, 1, 12).view(1, 3, 2, 2)
-    with company.warm_up():
-        slopes(company, images)
-    assert company.shapes == 1
-    made, gradient = slopes(company, images)
+    with scheduler.warm_up():
+        slopes(scheduler, images)
+    assert scheduler.shapes == 1
+    made, gradient = slopes(scheduler, images)
     torch.testing.assert_close(made, wave(images))
     torch.testing.assert_close(gradient, 2 * images.cos())
 
 
 def test_only_shapes_of_the_warm_up_are_compiled():
     noted = Noted()
-    company = Compiled(Alternating(), noted)
+    scheduler = Compiled(RoundRobin(), noted)
     small, large = torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 4, 4)
-    with company.warm_up():
-        slopes(company, small)
-    slopes(company, large)
-    company.answer("wave", wave, small)  # without gradients: a preview
-    company.answer("another", wave, small.clone().requires_grad_(True))
+    with scheduler.warm_up():
+        slopes(scheduler, small)
+    slopes(scheduler, large)
+    scheduler.forward("wave", wave, small)  # without gradients: a preview
+    scheduler.forward("another", wave, small.clone().requires_grad_(True))
     assert len(noted.shapes) == 1
-    slopes(company, small)
+    slopes(scheduler, small)
     assert len(noted.shapes) == 2
 
 
 def test_passes_that_drawings_share_are_compiled_for_each_number_of_them():
     noted = Noted()
-    company = Compiled(Joined(patience_s=10), noted, most=2)
+    scheduler = Compiled(Batched(patience_s=10), noted, most=2)
     images = torch.rand(1, 3, 2, 2)
-    with company.warm_up():
-        slopes(company, images)
-    assert company.shapes == 2
+    with scheduler.warm_up():
+        slopes(scheduler, images)
+    assert scheduler.shapes == 2
     together = threading.Barrier(2)
 
     def step(number: int) -> tuple[Tensor, Tensor]:
-        with company.member():
+        with scheduler.session():
             together.wait(10)
-            with company.step():
-                return slopes(company, images + number)
+            with scheduler.step():
+                return slopes(scheduler, images + number)
 
     with ThreadPoolExecutor(2) as threads:
         answers = list(threads.map(step, range(2)))
@@ -117,20 +117,20 @@ def test_a_compiler_that_fails_leaves_drawing_as_it_was():
     def fail(function, *examples):
         raise RuntimeError("no compiler here")
 
-    company = Compiled(Alternating(), fail)
-    networks = drawing_networks(company)
+    scheduler = Compiled(RoundRobin(), fail)
+    networks = drawing_networks(scheduler)
     compile_steps(networks, {"vqgan_clip": partial(_vqgan_latents.generate, networks)}, ["32x32"])
-    assert company.shapes == 0
-    made, _ = slopes(company, torch.ones(1, 3, 2, 2))
+    assert scheduler.shapes == 0
+    made, _ = slopes(scheduler, torch.ones(1, 3, 2, 2))
     torch.testing.assert_close(made, wave(torch.ones(1, 3, 2, 2)))
 
 
 def test_a_warm_up_meets_the_shapes_of_a_drawing():
     noted = Noted()
-    company = Compiled(Alternating(), noted)
-    networks = drawing_networks(company)
+    scheduler = Compiled(RoundRobin(), noted)
+    networks = drawing_networks(scheduler)
     compile_steps(networks, {"vqgan_clip": partial(_vqgan_latents.generate, networks)}, ["48x32"])
-    assert company.shapes == 8  # as above
+    assert scheduler.shapes == 8  # as above
     codes, latents, views, seen = noted.shapes[:4]
     assert codes[2:] == latents[2:] == (4, 6)
     assert views == (1, 3, 32, 48)
@@ -150,8 +150,8 @@ def test_all_parts_of_a_step_are_of_one_piece_and_give_what_they_gave(method):
     looks = {"smoothness": 1, "saturation": 1, "symmetry": 1, "edge": 1, "background": 1}
     palette = {"palette": ["#ff0000", "#00ff00"], "palette_weight": 1}
     losses = []
-    for company in (Alternating(), Compiled(Alternating(), traced)):
-        networks = drawing_networks(company)
+    for scheduler in (RoundRobin(), Compiled(RoundRobin(), traced)):
+        networks = drawing_networks(scheduler)
         request = complete(
             networks.names,
             generator="vqgan_clip",
@@ -163,11 +163,11 @@ def test_all_parts_of_a_step_are_of_one_piece_and_give_what_they_gave(method):
             options={"cutouts": 2, "cutout_method": method, "start": "random", **looks, **palette},
         )
         generator = partial(_vqgan_latents.generate, networks)
-        with company.warm_up() if isinstance(company, Compiled) else nullcontext():
+        with scheduler.warm_up() if isinstance(scheduler, Compiled) else nullcontext():
             for step in generator(Drawing(request, seed=0)):
                 step.render()
         losses.append([step.loss() for step in generator(Drawing(request, seed=0))])
-    assert company.shapes == len(
+    assert scheduler.shapes == len(
         ["decoder", "a look", "codes", "views", "CLIP", "prompts", "looks", "latents"]
     )
     np.testing.assert_allclose(*losses, rtol=1e-4)
@@ -217,8 +217,8 @@ class CountedPart(torch.autograd.Function):
 
 def test_nearly_all_operations_of_a_step_are_in_parts():
     counter = Counter()
-    company = Compiled(Alternating(), counter.prepare)
-    networks = drawing_networks(company)
+    scheduler = Compiled(RoundRobin(), counter.prepare)
+    networks = drawing_networks(scheduler)
     request = complete(
         networks.names,
         generator="vqgan_clip",
@@ -229,7 +229,7 @@ def test_nearly_all_operations_of_a_step_are_in_parts():
         seed=0,
         options={"start": "random"},
     )
-    with company.warm_up():
+    with scheduler.warm_up():
         steps = _vqgan_latents.generate(networks, Drawing(request, seed=0))
         next(steps)
     next(steps)

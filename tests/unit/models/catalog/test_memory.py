@@ -37,8 +37,8 @@ def drawing(
     )
 
 
-def needs(names: NetworkNames = IMAGENET, *, frugal: bool = False, **fields: Any) -> int:
-    return predict(drawing(names, **fields), names, low_memory=frugal)
+def needs(names: NetworkNames = IMAGENET, *, low_memory: bool = False, **fields: Any) -> int:
+    return predict(drawing(names, **fields), names, low_memory=low_memory)
 
 
 def test_reckoning_imports_no_torch() -> None:
@@ -77,7 +77,7 @@ def test_each_guide_counts_by_its_own_views_unless_its_weight_is_zero() -> None:
 
 
 def test_a_frugal_drawing_needs_less_and_hardly_more_for_more_views() -> None:
-    few, many = (needs(frugal=True, side=256, cutouts=cutouts) for cutouts in (16, 256))
+    few, many = (needs(low_memory=True, side=256, cutouts=cutouts) for cutouts in (16, 256))
     assert few < needs(side=256, cutouts=16)
     assert many - few < 0.3 * (needs(side=256, cutouts=256) - needs(side=256, cutouts=16))
 

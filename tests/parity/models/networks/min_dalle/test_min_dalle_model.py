@@ -10,7 +10,7 @@ import torch
 
 from models.catalog.__main__ import main as catalog
 from models.generators import complete, find
-from models.networks.autoregressive import Choice, Sampler, Told
+from models.networks.autoregressive import Choice, Conditioning, Sampler
 from models.networks.min_dalle import read_card
 from models.networks.min_dalle.bpe import Tokenizer
 from models.networks.min_dalle.min_dalle_model import MinDalle, TextTooLong
@@ -71,9 +71,9 @@ def steps(networks: Networks, request: Any, checkpoint: bytes | None = None) -> 
     return generator(Drawing(request, seed=request.seed, resume_from=checkpoint))
 
 
-def likeliest(told: Told, number: int = 1) -> torch.Tensor:
+def likeliest(conditioning: Conditioning, number: int = 1) -> torch.Tensor:
     """The likeliest codes in a row, (N, 256)"""
-    sampler = Sampler(told, number=number, length=256, kept=NO_CODES, choice=LIKELIEST, seed=0)
+    sampler = Sampler(conditioning, number=number, length=256, kept=NO_CODES, choice=LIKELIEST, seed=0)
     with torch.no_grad():
         for _ in range(256):
             sampler.next()
@@ -90,33 +90,37 @@ def test_it_expects_the_codes_that_min_dalle_expects(
     expected: dict[str, np.ndarray], model: MinDalle
 ) -> None:
     """In fp32; a sum of matrices in another order is all that differs."""
-    told = model.told(["a red heart"], [1], 3)
-    reading, logits = told.transformer, []
+    conditioning = model.condition_on_texts(["a red heart"], [1], 3)
+    reading, logits = conditioning.transformer, []
     cache = reading.cache(2)
-    inputs = told.conditions.before
+    inputs = conditioning.conditions.before
     with torch.no_grad():
         for code in expected["chosen"]:
             logits.append(reading(inputs, cache)[:, -1])
             inputs = reading.tokens(torch.tensor([[code], [code]]))
     found = torch.stack(logits[::16]).numpy()
     np.testing.assert_allclose(expected["logits"], found, atol=1e-4)
-    assert expected["chosen"].tolist() == likeliest(told)[0].tolist()
+    assert expected["chosen"].tolist() == likeliest(conditioning)[0].tolist()
 
 
 def test_with_a_cache_it_expects_what_it_does_without(model: MinDalle) -> None:
-    told = model.told(["a red heart", "a cat"], [1, 0.5], 3)
-    inputs = torch.cat([told.conditions.before, model.decoder.embed_tokens(torch.arange(21).view(3, 7))], 1)
+    conditioning = model.condition_on_texts(["a red heart", "a cat"], [1, 0.5], 3)
+    inputs = torch.cat(
+        [conditioning.conditions.before, model.decoder.embed_tokens(torch.arange(21).view(3, 7))], 1
+    )
     with torch.no_grad():
-        whole = told.transformer(inputs, told.transformer.cache(3))
+        whole = conditioning.transformer(inputs, conditioning.transformer.cache(3))
         for pieces in ([1] * 8, [3, 1, 4]):
-            cache = told.transformer.cache(3)
-            found = torch.cat([told.transformer(piece, cache) for piece in inputs.split(pieces, 1)], 1)
+            cache = conditioning.transformer.cache(3)
+            found = torch.cat(
+                [conditioning.transformer(piece, cache) for piece in inputs.split(pieces, 1)], 1
+            )
             torch.testing.assert_close(found, whole, atol=1e-4, rtol=1e-4)
 
 
 def test_pictures_that_grow_side_by_side_read_their_text_as_one_alone(model: MinDalle) -> None:
-    told = model.told(["a red heart"], [1], 3)
-    assert likeliest(told, number=3).tolist() == 3 * likeliest(told).tolist()
+    conditioning = model.condition_on_texts(["a red heart"], [1], 3)
+    assert likeliest(conditioning, number=3).tolist() == 3 * likeliest(conditioning).tolist()
 
 
 def test_the_vqgan_of_real_size_paints_what_min_dalle_paints(
@@ -183,14 +187,16 @@ def test_texts_weights_and_guidance_change_what_is_drawn(networks: Networks, nam
 
 
 def test_without_guidance_the_text_makes_no_difference(model: MinDalle) -> None:
-    assert torch.equal(*(likeliest(model.told([text], [1], 0)) for text in ("a red heart", "a cat")))
+    assert torch.equal(
+        *(likeliest(model.condition_on_texts([text], [1], 0)) for text in ("a red heart", "a cat"))
+    )
 
 
 def test_a_text_longer_than_it_reads_is_refused(
     networks: Networks, names: NetworkNames, model: MinDalle
 ) -> None:
     with pytest.raises(TextTooLong, match="18 tokens, and tiny reads 16"):
-        model.told(["a a a a a a a a"], [1], 3)
+        model.condition_on_texts(["a a a a a a a a"], [1], 3)
     with pytest.raises(GenerationError, match="the prompt is too long"):
         steps(networks, asked(names, (Prompt(text="a a a a a a a a"),)))
 
@@ -198,8 +204,10 @@ def test_a_text_longer_than_it_reads_is_refused(
 def test_in_bf16_it_expects_about_the_same(names: NetworkNames, model: MinDalle) -> None:
     halved = Networks(NetworkNames(min_dalle="tiny", weights=names.weights, device="cpu", dtype="bf16"))
     coarse, fine = (
-        told.transformer(told.conditions.before, told.transformer.cache(2))
-        for told in (networks.told(["a red heart"], [1], 3) for networks in (halved.min_dalle(), model))
+        conditioning.transformer(conditioning.conditions.before, conditioning.transformer.cache(2))
+        for conditioning in (
+            networks.condition_on_texts(["a red heart"], [1], 3) for networks in (halved.min_dalle(), model)
+        )
     )
     assert coarse.dtype == torch.bfloat16
     assert (coarse - fine).abs().max() < 0.1 * fine.std()

@@ -96,13 +96,13 @@ def test_a_seed_gives_the_picture_of_the_pipeline_to_the_last_bit(
         prior_guidance_scale=prior,
         **common,
     ).images
-    assert np.array_equal(expected, drawn(model, model.tell_text("a red heart", plan), plan))
+    assert np.array_equal(expected, drawn(model, model.condition_on_text("a red heart", plan), plan))
     expected = by_picture(photo, generator=torch.Generator().manual_seed(7), **common).images
-    assert np.array_equal(expected, drawn(model, model.tell_picture(photo, plan), plan))
+    assert np.array_equal(expected, drawn(model, model.condition_on_image(photo, plan), plan))
 
 
-def drawn(model: Unclip, told: Any, plan: Plan) -> Any:
-    *_, last = model.steps(told, plan, 7)
+def drawn(model: Unclip, conditioning: Any, plan: Plan) -> Any:
+    *_, last = model.steps(conditioning, plan, 7)
     assert last.picture is not None
     return (last.picture * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
 
@@ -156,7 +156,7 @@ def test_a_checkpoint_of_another_request_is_refused_at_once(networks: Networks) 
 
 def test_a_text_that_is_too_long_is_refused(model: Unclip, networks: Networks) -> None:
     with pytest.raises(TextTooLong, match="77 are read"):
-        model.tell_text("a" * 76, Plan(2, 2, 2, 1, 1))
+        model.condition_on_text("a" * 76, Plan(2, 2, 2, 1, 1))
     with pytest.raises(GenerationError, match="too long"):
         draw(networks, asked(networks, (Prompt(text="a" * 76),)))
 
@@ -179,9 +179,9 @@ def test_each_network_is_loaded_once_from_the_first_model_that_has_it(weights: P
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_half_precision_draws_about_the_same_and_goes_on(weights: Path, model: Unclip, dtype: str) -> None:
     half, plan = unclip.load(BOTH, weights, dtype=dtype), Plan(3, 4, 3, 2, 2)
-    told = half.tell_text("a red heart", plan)
-    states = list(half.steps(told, plan, 7))
-    *_, rest = half.steps(told, plan, 7, states[4])
+    conditioning = half.condition_on_text("a red heart", plan)
+    states = list(half.steps(conditioning, plan, 7))
+    *_, rest = half.steps(conditioning, plan, 7, states[4])
     assert states[-1].picture is not None
     assert rest.picture is not None
     assert torch.equal(states[-1].picture, rest.picture)

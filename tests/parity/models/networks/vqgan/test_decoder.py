@@ -31,11 +31,11 @@ def latents_of(vqgan: Vqgan) -> torch.Tensor:
     return vqgan.lookup(codes).contiguous()
 
 
-@pytest.mark.parametrize("frugal", [False, True])
-def test_pictures_and_slopes_are_those_of_tamings_decoder(vqgan, frugal):
+@pytest.mark.parametrize("low_memory", [False, True])
+def test_pictures_and_slopes_are_those_of_tamings_decoder(vqgan, low_memory):
     found = []
     for decode in (
-        lambda z: vqgan.decode(z, frugal=frugal),
+        lambda z: vqgan.decode(z, low_memory=low_memory),
         lambda z: vqgan.decoder(vqgan.post_quant_conv(z)).add(1).div(2),
     ):
         latents = latents_of(vqgan).requires_grad_(True)
