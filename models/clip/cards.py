@@ -1,11 +1,10 @@
 """The cards of the CLIP models: what each is, where its weights come from, licence and templates.
 
-`cards/<name>.toml` is the model `<name>`; one of your own is `<name>/clip.toml` in the folder of the weights.
+`cards/<name>.toml` is the model `<name>`; a user's own is `<name>/clip.toml` in the folder of the weights.
 Reading cards needs no torch.
 """
 
 import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from os.path import normpath
@@ -13,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from models.clip import UnknownClip
-from models.weights_io.card import Download, folder_of, is_model_name
+from models.weights_io.card import CardFolder, Download, folder_of
 
-CARDS = Path(__file__).parent / "cards"
 OWN_CARD = "clip.toml"
+_CARDS = CardFolder(Path(__file__).parent / "cards", OWN_CARD)
 CONFIG = "open_clip_config.json"
 CLIP_FILE = "open_clip_model.safetensors"
 SCHEMES = ("local-dir", "hf-hub", "open_clip")
@@ -81,9 +80,8 @@ class ClipCard:
 
 
 def available(weights: Path | None = None) -> list[str]:
-    """The names that have a card; with those of your own among the weights."""
-    own = [] if weights is None else [path.parent.name for path in weights.glob(f"*/{OWN_CARD}")]
-    return sorted({*(path.stem for path in CARDS.glob("*.toml")), *own})
+    """The names that have a card; with a user's own among the weights."""
+    return _CARDS.names(weights)
 
 
 def find_card(name: str, weights: Path | None = None) -> ClipCard:
@@ -93,15 +91,13 @@ def find_card(name: str, weights: Path | None = None) -> ClipCard:
     model's own configuration is known of them.
 
     Args:
-        weights: where cards of your own lie, and a relative `local-dir:` without a card starts.
+        weights: where a user's own cards lie, and a relative `local-dir:` without a card starts.
 
     Raises:
         UnknownClip: no card has that name and it is not a source either.
     """
-    folder = weights or Path()
-    for path in (CARDS / f"{name}.toml", folder / name / OWN_CARD):
-        if is_model_name(name) and path.is_file():
-            return _card(name, tomllib.loads(path.read_text("utf-8")))
+    if fields := _CARDS.read(name, weights):
+        return _card(fields)
     scheme, _, place = name.partition(":")
     if scheme not in SCHEMES or not place or (scheme == "open_clip" and "/" not in place):
         raise UnknownClip(
@@ -109,7 +105,7 @@ def find_card(name: str, weights: Path | None = None) -> ClipCard:
             "and local-dir:FOLDER, hf-hub:ORG/NAME and open_clip:ARCHITECTURE/TAG"
         )
     card = ClipCard(name, name)
-    return replace(card, **_read_sizes(card.folder(folder) / CONFIG))
+    return replace(card, **_read_sizes(card.folder(weights or Path()) / CONFIG))
 
 
 def sizes_of(model: Mapping[str, Any]) -> dict[str, int]:
@@ -122,13 +118,13 @@ def sizes_of(model: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
-def _card(name: str, values: dict[str, Any]) -> ClipCard:
+def _card(values: dict[str, Any]) -> ClipCard:
     """A card of what its TOML file says; a key it does not know is a TypeError."""
     for key in ("attributions", "templates"):
         if key in values:
             values[key] = tuple(values[key])
     values["downloads"] = tuple(Download(**item) for item in values.get("downloads", ()))
-    return ClipCard(name, **values)
+    return ClipCard(**values)
 
 
 def _read_sizes(config: Path) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """Where a card's weights can be fetched, and which folder of the weights they come to. Needs no torch."""
 
 import re
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -48,6 +50,34 @@ class Download(BaseModel, frozen=True, extra="forbid"):
     def place(self) -> str:
         """Either of them."""
         return self.url or f"hf-hub:{self.hub}"
+
+
+@dataclass(frozen=True)
+class CardFolder:
+    """The cards of one kind: those beside the code, `<name>.toml`, and a user's own among the weights.
+
+    Attributes:
+        folder: of the cards beside the code.
+        own: the file name of a user's own card, in the folder of its model among the weights.
+    """
+
+    folder: Path
+    own: str
+
+    def names(self, weights: Path | None = None) -> list[str]:
+        """The names of the cards, sorted; with a user's own if the folder of weights is given."""
+        own = [] if weights is None else [path.parent.name for path in weights.glob(f"*/{self.own}")]
+        return sorted({*(path.stem for path in self.folder.glob("*.toml")), *own})
+
+    def find(self, name: str, weights: Path | None = None) -> Path | None:
+        """The file of a model's card; None if there is none. A card beside the code comes first."""
+        paths = (self.folder / f"{name}.toml", (weights or Path()) / name / self.own)
+        return next((path for path in paths if is_model_name(name) and path.is_file()), None)
+
+    def read(self, name: str, weights: Path | None = None) -> dict[str, Any] | None:
+        """The fields of a model's card, with its name; None if there is none."""
+        path = self.find(name, weights)
+        return None if path is None else {**tomllib.loads(path.read_text("utf-8")), "name": name}
 
 
 def folder_of(name: str) -> str:

@@ -3,20 +3,19 @@
 Dayma et al. 2021, https://github.com/borisdayma/dalle-mini; they reproduce OpenAI's DALL-E, and are not it.
 """
 
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
 from models.networks.vqgan import VqganConfig
-from models.weights_io.card import Download, how_to_fetch, is_model_name
+from models.weights_io.card import CardFolder, Download, how_to_fetch
 
 if TYPE_CHECKING:
     from models.networks.min_dalle.min_dalle_model import MinDalle
 
-_CARDS = Path(__file__).parent / "cards"
 OWN_CARD = "min-dalle.toml"
+_CARDS = CardFolder(Path(__file__).parent / "cards", OWN_CARD)
 
 ENCODER, DECODER, DETOKER = "encoder.safetensors", "decoder.safetensors", "detoker.safetensors"
 VOCABULARY, MERGES = "vocab.json", "merges.txt"
@@ -71,23 +70,21 @@ class Card(BaseModel, frozen=True, extra="forbid"):
 
 
 def available(weights: Path | None = None) -> list[str]:
-    """The names of the cards; with those of your own among the weights."""
-    own = [] if weights is None else [path.parent.name for path in weights.glob(f"*/{OWN_CARD}")]
-    return sorted({*(path.stem for path in _CARDS.glob("*.toml")), *own})
+    """The names of the cards; with a user's own among the weights."""
+    return _CARDS.names(weights)
 
 
 def read_card(name: str, weights: Path | None = None) -> Card:
     """The card of a model.
 
     Args:
-        weights: where cards of your own lie: `<name>/min-dalle.toml`.
+        weights: where a user's own cards lie: `<name>/min-dalle.toml`.
 
     Raises:
         UnknownMinDalle: no card has that name.
     """
-    for path in (_CARDS / f"{name}.toml", (weights or Path()) / name / OWN_CARD):
-        if is_model_name(name) and path.is_file():
-            return Card(name=name, **tomllib.loads(path.read_text("utf-8")))
+    if fields := _CARDS.read(name, weights):
+        return Card(**fields)
     raise UnknownMinDalle(f"no min-dalle {name!r}; there are {', '.join(available(weights))}")
 
 

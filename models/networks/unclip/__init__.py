@@ -1,6 +1,5 @@
 """unCLIPs in diffusers' layout, such as Karlo: cards that describe them, and `load`. Cards need no torch."""
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,13 +8,13 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel
 
-from models.weights_io.card import Download, Model, how_to_fetch, is_model_name
+from models.weights_io.card import CardFolder, Download, Model, how_to_fetch
 
 if TYPE_CHECKING:
     from models.networks.unclip.unclip_model import Unclip
 
-_CARDS = Path(__file__).parent / "cards"
 OWN_CARD = "unclip.toml"
+_CARDS = CardFolder(Path(__file__).parent / "cards", OWN_CARD)
 
 INDEX = "model_index.json"
 
@@ -125,23 +124,21 @@ class Parts:
 
 
 def available(weights: Path | None = None) -> list[str]:
-    """The names of the cards; with those of your own among the weights."""
-    own = [] if weights is None else [path.parent.name for path in weights.glob(f"*/{OWN_CARD}")]
-    return sorted({*(path.stem for path in _CARDS.glob("*.toml")), *own})
+    """The names of the cards; with a user's own among the weights."""
+    return _CARDS.names(weights)
 
 
 def read_card(name: str, weights: Path | None = None) -> Card:
     """The card of a model.
 
     Args:
-        weights: where cards of your own lie: `<name>/unclip.toml`.
+        weights: where a user's own cards lie: `<name>/unclip.toml`.
 
     Raises:
         UnknownUnclip: no card has that name.
     """
-    for path in (_CARDS / f"{name}.toml", (weights or Path()) / name / OWN_CARD):
-        if is_model_name(name) and path.is_file():
-            return Card(name=name, **tomllib.loads(path.read_text("utf-8")))
+    if fields := _CARDS.read(name, weights):
+        return Card(**fields)
     raise UnknownUnclip(f"no unCLIP {name!r}; there are {', '.join(available(weights))}")
 
 

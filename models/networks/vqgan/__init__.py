@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from pydantic import BaseModel, Field, model_validator
 
-from models.weights_io.card import Download, how_to_fetch, is_model_name
+from models.weights_io.card import CardFolder, Download, how_to_fetch
 
 if TYPE_CHECKING:
     from models.networks.dalle_model import Dalle
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from models.networks.transformer import Transformer
     from models.networks.vqgan.vqgan_model import Vqgan
 
-_CARDS = Path(__file__).parent / "cards"
 OWN_CARD = "vqgan.toml"
+_CARDS = CardFolder(Path(__file__).parent / "cards", OWN_CARD)
 
 
 class UnknownVqgan(LookupError):
@@ -120,27 +120,25 @@ class Card(BaseModel, frozen=True, extra="forbid"):
 
 
 def available(weights: Path | None = None) -> list[str]:
-    """The names of the cards; with those of your own among the weights."""
-    own = [] if weights is None else [path.parent.name for path in weights.glob(f"*/{OWN_CARD}")]
-    return sorted({*(path.stem for path in _CARDS.glob("*.toml")), *own})
+    """The names of the cards; with a user's own among the weights."""
+    return _CARDS.names(weights)
 
 
 def read_card(name: str, weights: Path | None = None) -> Card:
     """The card of a VQGAN. Its `config` may be a table, or the name of a YAML or TOML file beside the card.
 
     Args:
-        weights: where cards of your own lie: `<name>/vqgan.toml`.
+        weights: where a user's own cards lie: `<name>/vqgan.toml`.
 
     Raises:
         UnknownVqgan: no card has that name.
     """
-    for path in (_CARDS / f"{name}.toml", (weights or Path()) / name / OWN_CARD):
-        if is_model_name(name) and path.is_file():
-            fields = tomllib.loads(path.read_text("utf-8"))
-            if isinstance(fields["config"], str):
-                fields["config"] = read_config(path.parent / fields["config"])
-            return Card(name=name, **fields)
-    raise UnknownVqgan(f"no VQGAN {name!r}; there are {', '.join(available(weights))}")
+    path, fields = _CARDS.find(name, weights), _CARDS.read(name, weights)
+    if path is None or fields is None:
+        raise UnknownVqgan(f"no VQGAN {name!r}; there are {', '.join(available(weights))}")
+    if isinstance(fields["config"], str):
+        fields["config"] = read_config(path.parent / fields["config"])
+    return Card(**fields)
 
 
 def read_config(path: Path) -> VqganConfig:
