@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from models.clip.encoder import ClipNetwork, load_network
-from models.networks.dalle_model import Dalle
+from models.networks.dalle_model import WORDS, Dalle
 from models.networks.prior import Prior
+from models.networks.transformer import Transformer
 from models.networks.vqgan import load_prior
 from models.networks.vqgan.vqgan_model import Vqgan
 from models.weights_io import load_tensors, save_tensors, sha256_of
@@ -155,15 +156,14 @@ def begin(texts: Texts, codebook: Tensor, chosen: argparse.Namespace) -> Dalle:
     """
     side = texts.prior.position.shape[-1]
     words = texts.clip.word_vectors(["a red heart"])[0]
-    dalle = Dalle(
-        codes=len(codebook),
-        side=side,
-        word_width=words.shape[1],
-        dimension=texts.clip.dimension,
+    transformer = Transformer(
+        vocabulary=len(codebook),
+        length=WORDS + side * side,
         width=chosen.width,
         depth=chosen.depth,
         heads=chosen.heads,
     )
+    dalle = Dalle(transformer, side=side, word_width=words.shape[1], dimension=texts.clip.dimension)
     for module in dalle.modules():
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.02)

@@ -74,7 +74,8 @@ def augmented_crops(
     turn, shift = turned * chance.between(-30, 30), turned[:, None] * chance.between(-0.2, 0.2, 2)
     turns = affine(turn.deg2rad(), shift, torch.zeros_like(turn), mirror)
     tilts = perspective(chance.often(0.4)[:, None, None] * chance.between(0, 0.2, 4, 2))
-    parameters = [*places, saturation, hue, share, turns, tilts, chance.between(0, 0.1)]
+    looks = torch.stack([saturation, hue, share, chance.between(0, 0.1)])
+    parameters = [*places, turns, tilts, looks]
     grain = chance.grain(size, images)
     return compute(_augmented, images, *copied_at_once(parameters, images), grain)
 
@@ -87,14 +88,12 @@ def _augmented(
     images: Tensor,
     rows: Tensor,
     columns: Tensor,
-    saturation: Tensor,
-    hue: Tensor,
-    share: Tensor,
     turns: Tensor,
     tilts: Tensor,
-    strength: Tensor,
+    looks: Tensor,
     grain: Tensor,
 ) -> Tensor:
+    saturation, hue, share, strength = looks
     views = tint(_crops(images, rows, columns), saturation, hue)
     return dust(warp(warp(soften(views, share), turns, "border"), tilts, "zeros"), strength, grain)
 

@@ -33,6 +33,9 @@ Cutouts = Callable[[Tensor, int, float], Tensor]
 """The same views of each picture: (N, 3, H, W), R and the share of steps that are done -> (N, K, 3, R, R)"""
 
 
+_SMALLEST = 0.55  # side of the smallest crop of `random_views`, as a share of the image's
+
+
 def cutouts_of(options: DrawingOptions, rng: torch.Generator, compute: Compute = at_once) -> Cutouts:
     """The views that a request asks for.
 
@@ -144,7 +147,7 @@ def near_and_wide_views(
     chance = Chance(count, rng)
     tinted = chance.often(0.8)
     hue, saturation = tinted * chance.between(-0.1, 0.1), 1 + tinted * chance.between(-0.1, 0.1)
-    parameters = [parts, wholes, gray, saturation, hue, chance.between(0, 0.1)]
+    parameters = [parts, wholes, gray, torch.stack([saturation, hue, chance.between(0, 0.1)])]
     grain = chance.grain(size, images)
     make = _mirrored if mirrors < 0.5 else _continued
     return compute(make, images, *copied_at_once(parameters, images), grain)
@@ -157,7 +160,6 @@ def random_views(
     rng: torch.Generator,
     *,
     whole: float = 0.7,
-    smallest: float = 0.55,
     noise: float = 0.08,
     compute: Compute = at_once,
 ) -> Tensor:
@@ -171,7 +173,6 @@ def random_views(
         count: K
         size: R, pixels
         whole: share of views that show all of the picture.
-        smallest: side of the smallest crop, of the picture's.
         noise: highest standard deviation of the noise.
         compute: makes the views, when all that is random is drawn.
 
@@ -186,7 +187,7 @@ def random_views(
         return torch.randn(*shape, generator=rng)
 
     full = round(count * whole)
-    extent = torch.cat([uniform(full) * 0.35 + 1, uniform(count - full) * (1 - smallest) + smallest])
+    extent = torch.cat([uniform(full) * 0.35 + 1, uniform(count - full) * (1 - _SMALLEST) + _SMALLEST])
     angle, mirror = normal(count) * 0.12, torch.where(uniform(count) < 0.5, -1.0, 1.0)
     room = (1 - extent).clamp(min=0) + 0.08
     cos, sin = extent * torch.cos(angle), extent * torch.sin(angle)
@@ -218,13 +219,12 @@ def _near_and_wide(
     parts: Tensor,
     wholes: Tensor,
     gray: Tensor,
-    saturation: Tensor,
-    hue: Tensor,
-    strength: Tensor,
+    looks: Tensor,
     grain: Tensor,
     *,
     around: Padding,
 ) -> Tensor:
+    saturation, hue, strength = looks
     pooled = _pooled(images, grain.shape[-1])[:, None]
     near_views = warp(pooled, parts, around)
     seen = warp(torch.cat([pooled, torch.ones_like(pooled[:, :, :1])], 2), wholes, "zeros")

@@ -14,35 +14,27 @@ from torch import Tensor, nn
 from models.networks.autoregressive import Conditions
 from models.networks.transformer import Transformer
 
+WORDS = 16
+"""Tokens of a text that a new Dalle reads one by one."""
+
 
 class Dalle(nn.Module):
     """The transformer and what embeds texts for it. Sequences are: words, the picture's beginning, its codes.
 
     Args:
-        codes: that it knows, the first of the codebook.
+        transformer: of the first codes of the codebook. Its length is that of the words and of all codes.
         side: of the square grid of codes.
         word_width: of the CLIP's token vectors.
         dimension: of the CLIP's embeddings.
+
+    Attributes:
         words: tokens of a text that are read one by one; those after them count in its embedding alone.
     """
 
-    def __init__(
-        self,
-        *,
-        codes: int,
-        side: int,
-        word_width: int,
-        dimension: int,
-        width: int,
-        depth: int,
-        heads: int,
-        words: int = 16,
-    ) -> None:
+    def __init__(self, transformer: Transformer, *, side: int, word_width: int, dimension: int) -> None:
         super().__init__()
-        self.side, self.words = side, words
-        self.transformer = Transformer(
-            vocabulary=codes, length=words + side * side, width=width, depth=depth, heads=heads
-        )
+        width, words = transformer.width, transformer.length - side * side
+        self.transformer, self.side, self.words = transformer, side, words
         self.word = nn.Linear(word_width, width)
         self.pads = nn.Parameter(torch.zeros(words, width))  # where the text is over
         self.whole = nn.Linear(dimension, 2 * width)  # where the picture begins, and beside each code
@@ -53,17 +45,16 @@ class Dalle(nn.Module):
     def read(cls, weights: Mapping[str, Tensor], heads: int) -> "Dalle":
         """A frozen one of a checkpoint's tensors; its sizes are those of the tensors."""
         tensors = {name: value.float() for name, value in weights.items()}
-        words, width = tensors["pads"].shape
+        prefix = "transformer."
+        transformer = Transformer.read(
+            {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)},
+            heads,
+        )
         dalle = cls(
-            codes=len(tensors["transformer.tokens.weight"]),
-            side=round((tensors["transformer.positions"].shape[1] - words) ** 0.5),
+            transformer,
+            side=round((transformer.length - len(tensors["pads"])) ** 0.5),
             word_width=tensors["word.weight"].shape[1],
             dimension=tensors["whole.weight"].shape[1],
-            width=width,
-            depth=1
-            + max(int(name.split(".")[2]) for name in tensors if name.startswith("transformer.blocks.")),
-            heads=heads,
-            words=words,
         )
         dalle.load_state_dict(tensors)
         return dalle.eval().requires_grad_(False)
