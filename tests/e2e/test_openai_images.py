@@ -269,7 +269,7 @@ def test_what_it_cannot_have_is_told_in_its_words(
         ({"mask": png(Image.new("RGB", (64, 64)))}, "mask", "nothing to draw"),
         ({"mask": b"no image"}, "mask", "known format"),
         ({"image": b"no image"}, "image", "known format"),
-        ({"image": [png(rgba((64, 64), 0)), png(rgba((64, 64), 0))]}, "image", "twice"),
+        ({"image": [png(rgba((64, 64), 0)), png(rgba((64, 64), 0))]}, "image", "repeated"),
         ({"model": "gradient"}, "model", "cannot draw over"),
         ({"markup": png(rgba((64, 64), 0))}, "markup", "not known"),
     ],

@@ -17,6 +17,8 @@ from models.requests.prompts import parse
 from models.requests.request import InvalidRequest, Presets, Prompt
 from models.sampling.candidates import Candidates, condition_on_text, unconditioned
 
+pytestmark = pytest.mark.timeout(180)  # on a busy machine
+
 NAMES = NetworkNames()
 FEW = {"candidates": 3}
 

@@ -13,6 +13,8 @@ from models.requests.network_names import NetworkNames
 from models.requests.prompts import parse
 from models.requests.request import Prompt
 
+pytestmark = pytest.mark.timeout(180)  # on a busy machine
+
 SMALL = {
     "vqgan_clip": {"width": 64, "height": 48, "steps": 6, "options": {"cutouts": 3}},
     "pixels": {"width": 50, "height": 40, "steps": 6, "options": {"cutouts": 3, "rows": 7, "columns": 9}},
