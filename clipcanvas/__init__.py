@@ -70,7 +70,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for: `clipcanvas --help` needs no httpx."""
+    """Import a public name on its first use, so that `clipcanvas --help` imports no httpx."""
     for module, names in _HOMES.items():
         if name in names:
             return getattr(importlib.import_module(module), name)

@@ -1,4 +1,4 @@
-"""`make demo`: start the whole service, classify a photo, draw a picture, stop; all of it through HTTP."""
+"""`make demo`: start the whole service, classify a photo, draw an image and stop, all through HTTP."""
 
 import argparse
 import contextlib
@@ -27,10 +27,10 @@ STOP_S = 90.0
 
 
 def main() -> int:
-    """Run the demo; the exit code is 0 if the photo was told right and the picture drawn."""
+    """Run the demo; return 0 if the photo was classified correctly and the image drawn."""
     parser = argparse.ArgumentParser(prog="python -m clipcanvas.demo", description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("data/demo"), help="folder of all that is kept")
-    parser.add_argument("--seed", type=int, default=1, help="of the picture")
+    parser.add_argument("--seed", type=int, default=1, help="of the image")
     arguments = parser.parse_args()
     assert isinstance(sys.stdout, io.TextIOWrapper)
     sys.stdout.reconfigure(line_buffering=True)  # in step with what goes to standard error
@@ -40,14 +40,14 @@ def main() -> int:
             print(f"\nWhat is in {PHOTO}?")
             best = _classify(client)
             print(f"\nDrawing {PROMPT!r}:")
-            picture = _draw(client, arguments.data, arguments.seed)
+            image = _draw(client, arguments.data, arguments.seed)
     except (ClipcanvasError, DemoFailed) as error:
         console.note(f"the demo failed: {error}; the logs are in {arguments.data / 'logs'}")
         return 1
     except KeyboardInterrupt:
         console.note("interrupted")
         return console.INTERRUPTED
-    print(f"\nThe whole demo took {time.monotonic() - started:.0f} s. Open the picture: {picture}")
+    print(f"\nThe whole demo took {time.monotonic() - started:.0f} s. Open the image: {image}")
     print("Next: `make serve`, and beside it `.venv/bin/clipcanvas draw 'a green tree' -o tree.png`.")
     if best != EXPECTED:
         console.note(f"the demo failed: {PHOTO} was taken for {best!r}, not {EXPECTED!r}")
@@ -67,7 +67,7 @@ def service(data: Path) -> Iterator[Client]:
     url = launcher.base_url("127.0.0.1", port)
     argv = [sys.executable, "-m", "clipcanvas", "serve", "--port", str(port), "--data", str(data)]
     output = data / "serve.log"
-    # nothing in the environment may point the demo at another service's Redis or pictures
+    # no variable of the environment may lead the demo to the Redis or the images of another service
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CLIPCANVAS_")}
     print(f"Starting Redis, the API, a worker, an indexer, the janitor and the webhook sender on {url}")
     with output.open("w") as log:
@@ -97,7 +97,7 @@ def service(data: Path) -> Iterator[Client]:
 
 
 def _wait_until_ready(url: str, service: "subprocess.Popen[bytes]", output: Path) -> None:
-    started, told = time.monotonic(), ""
+    started, shown = time.monotonic(), ""
     while True:
         state = "the API starts"
         with contextlib.suppress(ClipcanvasError), Client(url, retries=0) as client:
@@ -106,9 +106,9 @@ def _wait_until_ready(url: str, service: "subprocess.Popen[bytes]", output: Path
                 print(f"Ready after {time.monotonic() - started:.1f} s.")
                 return
             state = ", ".join(f"{name}: {part}" for name, part in readiness.parts.items())
-        if state != told:
+        if state != shown:
             print(f"  {time.monotonic() - started:4.1f} s  {state}")
-            told = state
+            shown = state
         if service.poll() is not None:
             raise DemoFailed(f"the service ended while it started: {output.read_text()[-2000:]}")
         if time.monotonic() - started > START_S:
@@ -127,12 +127,12 @@ def _classify(client: Client) -> str:
 
 def _draw(client: Client, data: Path, seed: int) -> Path:
     started = time.monotonic()
-    picture = data / "heart.png"
-    job, _ = follow(client.create_job(PROMPT, seed=seed), picture)
+    image = data / "heart.png"
+    job, _ = follow(client.create_job(PROMPT, seed=seed), image)
     print(f"drawn in {time.monotonic() - started:.1f} s")
-    print(f"  picture  {picture}")
+    print(f"  image    {image}")
     print(f"  job      {job.id}, kept in {data}")
-    return picture
+    return image
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from clipcanvas import Client
-from clipcanvas.client.batches import find_pictures, index_folder
+from clipcanvas.client.batches import find_images, index_folder
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif"})
 
@@ -26,7 +26,7 @@ def main(folder: Path, texts: list[str], url: str = "http://127.0.0.1:8000") -> 
         # pictures are what it describes.
         collection = client.collection("examples")
         collection.create()
-        outcome = index_folder(collection, folder, find_pictures(folder, SUFFIXES))
+        outcome = index_folder(collection, folder, find_images(folder, SUFFIXES))
         print(f"\n{outcome.added} pictures added, {outcome.known} known, {len(outcome.failed)} unreadable")
         for text in texts:
             print(f"\n{text}")

@@ -1,4 +1,4 @@
-"""The catalog of models, asked in a process of its own: this package imports neither torch nor `models`."""
+"""Run the catalog of models in its own process: clipcanvas imports neither torch nor `models`."""
 
 import contextlib
 import json
@@ -12,19 +12,19 @@ from typing import Any
 
 from clipcanvas.launcher.service import PROJECT
 
-Tell = Callable[[str, int, int | None], None]
-"""Called with what is done, how many bytes of it are, and of how many; none: nobody knows."""
+Report = Callable[[str, int, int | None], None]
+"""Takes the stage, the bytes done, and the bytes in all, or None if unknown."""
 
 _PROBLEMS = {
     "usage": ("UnknownModel", "CannotConvert"),
     "unreachable": ("TransferFailed", "Absent", "Offline", "NoPlace"),
     "refused": ("UnsafeCheckpoint", "WeightsCorrupt", "WeightsUnusable"),
 }
-"""The exceptions of `models`, by name, that come to the same for whoever asked."""
+"""Names of the exceptions of `models`, by the problem that a caller sees."""
 
 
 class CatalogError(Exception):
-    """What was asked for could not be done; the message says why, and what to do.
+    """The catalog refused or failed; the message gives the reason and a remedy.
 
     Attributes:
         problem: `usage`, `unreachable`, `refused` or `failed`.
@@ -35,34 +35,34 @@ class CatalogError(Exception):
         self.problem = next((problem for problem, kinds in _PROBLEMS.items() if kind in kinds), "failed")
 
 
-def ask(arguments: Sequence[str], tell: Tell = lambda what, done, total: None) -> Any:
-    """What `python -m models.catalog` answers.
+def run(arguments: Sequence[str], report: Report = lambda what, done, total: None) -> Any:
+    """Run `python -m models.catalog` and return its result.
 
     Raises:
-        CatalogError: it could not be done.
+        CatalogError: the command failed.
     """
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     command = [sys.executable, "-P", "-m", "models.catalog", *arguments]
     last: dict[str, Any] = {}
-    with tempfile.TemporaryFile("w+") as complaints:
+    with tempfile.TemporaryFile("w+") as errors:
         with subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=complaints, text=True
+            command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
         ) as process:
             try:
                 assert process.stdout is not None
                 for line in process.stdout:
-                    with contextlib.suppress(ValueError):  # a library that prints
+                    with contextlib.suppress(ValueError):  # a library may print lines of its own
                         last = json.loads(line)
                     if "progress" in last:
-                        tell(*last["progress"])
+                        report(*last["progress"])
                 code = process.wait()
             except BaseException:
                 process.send_signal(signal.SIGINT)
                 raise
-        complaints.seek(0)
-        said = complaints.read().strip().splitlines()
+        errors.seek(0)
+        error_lines = errors.read().strip().splitlines()
     if "result" in last:
         return last["result"]
     if "error" in last:
         raise CatalogError(last["error"], last["type"])
-    raise CatalogError(said[-1] if said else f"the process ended with {code}", "")
+    raise CatalogError(error_lines[-1] if error_lines else f"the process ended with {code}", "")

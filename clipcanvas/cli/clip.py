@@ -1,4 +1,4 @@
-"""Commands that are answered at once: classify, embed, rank."""
+"""Commands that CLIP answers at once: classify, embed, rank."""
 
 from typing import Annotated
 
@@ -47,7 +47,7 @@ def classify(
 def embed(
     inputs: Annotated[list[str], typer.Argument(metavar="TEXT|IMAGE", help=TEXT_OR_IMAGE)],
     dimensions: Annotated[
-        int | None, typer.Option(min=1, help="Keep so many numbers of each vector.")
+        int | None, typer.Option(min=1, help="Keep this many numbers of each vector.")
     ] = None,
     model: Model = None,
     url: Url = DEFAULT_URL,
@@ -78,7 +78,7 @@ def embed(
 
 def rank(
     query: Annotated[str, typer.Argument(metavar="TEXT|IMAGE", help=TEXT_OR_IMAGE)],
-    candidates: Annotated[list[str], typer.Argument(metavar="TEXT|IMAGE", help="What to order; likewise.")],
+    candidates: Annotated[list[str], typer.Argument(metavar="TEXT|IMAGE", help="Texts and images to order.")],
     top_k: TopK = None,
     model: Model = None,
     url: Url = DEFAULT_URL,
@@ -92,9 +92,9 @@ def rank(
       clipcanvas rank "a cup of coffee" *.jpg --top-k 3
       clipcanvas rank cat.jpg "a cat" "a dog"
     """
-    asked, items = console.text_or_image(query), [console.text_or_image(item) for item in candidates]
+    items = [console.text_or_image(item) for item in candidates]
     with console.connect(url, api_key) as client:
-        answer = client.rank(asked, items, top_k=top_k, model=model)
+        answer = client.rank(console.text_or_image(query), items, top_k=top_k, model=model)
     if as_json:
         console.print_json(answer.model_dump(mode="json"))
         return

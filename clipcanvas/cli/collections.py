@@ -1,4 +1,4 @@
-"""Commands about collections: search one, and what else is done with them."""
+"""Commands about collections: search, list, create, show, classify, find duplicates, delete."""
 
 import json
 from typing import Annotated, Any
@@ -21,12 +21,12 @@ def search(
         list[str],
         typer.Argument(
             metavar="TEXT|IMAGE",
-            help="The path of an image file is an image, everything else a text; several are added up.",
+            help="The path of an image file is an image, everything else a text; several are summed.",
         ),
     ],
     without: Annotated[
         list[str] | None,
-        typer.Option("--not", metavar="TEXT|IMAGE", help="What to keep away from, half as much; repeatable."),
+        typer.Option("--not", metavar="TEXT|IMAGE", help="What to avoid, with half the weight; repeatable."),
     ] = None,
     top_k: Annotated[int, typer.Option("--top-k", min=1, help="How many of the best to print.")] = 10,
     filter: Annotated[
@@ -38,7 +38,7 @@ def search(
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find pictures of a collection.
+    """Find images of a collection.
 
     \b
     Examples:
@@ -86,7 +86,7 @@ def list_collections(url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: As
 def create(
     collection: Name,
     quantization: Annotated[str | None, typer.Option(help="q8, none or binary.")] = None,
-    thumbnails: Annotated[bool, typer.Option("--thumbnails", help="Keep small pictures.")] = False,
+    thumbnails: Annotated[bool, typer.Option("--thumbnails", help="Keep a thumbnail of each image.")] = False,
     model: Model = None,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
@@ -159,14 +159,16 @@ def classify(
       clipcanvas collections classify holidays beach city mountains --min-probability 0.5
     """
     with console.connect(url, api_key) as client:
-        said = client.collection(collection).classify(labels, top_k=top_k, min_probability=min_probability)
+        answer = client.collection(collection).classify(labels, top_k=top_k, min_probability=min_probability)
     if as_json:
-        console.print_json(said.model_dump(mode="json"))
+        console.print_json(answer.model_dump(mode="json"))
         return
-    rows = [(entry.label, entry.count, ", ".join(item.id for item in entry.examples)) for entry in said.data]
+    rows = [
+        (entry.label, entry.count, ", ".join(item.id for item in entry.examples)) for entry in answer.data
+    ]
     console.print_table(["label", "images", "such as"], rows)
-    if said.unlabeled:
-        console.note(f"{said.unlabeled} of {said.images} images have no label")
+    if answer.unlabeled:
+        console.note(f"{answer.unlabeled} of {answer.images} images have no label")
 
 
 @collections.command()

@@ -1,4 +1,4 @@
-"""`clipcanvas draw`: create a job, watch it, save what it made."""
+"""`clipcanvas draw`: create a job, show its progress, save its files."""
 
 import json
 from pathlib import Path
@@ -23,29 +23,30 @@ def draw(
     ],
     output: OutputFile = None,
     size: Annotated[
-        str | None, typer.Option(metavar="WIDTHxHEIGHT", help="In pixels; without, the generator's own.")
+        str | None, typer.Option(metavar="WIDTHxHEIGHT", help="In pixels; default: the generator's own.")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the drawing loop.")] = None,
     seed: Annotated[
         str | None,
-        typer.Option(metavar="NUMBER|WORD", help="The same seed draws the same picture."),
+        typer.Option(metavar="NUMBER|WORD", help="The same seed draws the same image."),
     ] = None,
     generator: Annotated[
         str | None, typer.Option(metavar="NAME", help="How to draw; see `clipcanvas models served`.")
     ] = None,
     num_images: Annotated[int | None, typer.Option("--num-images", "-n", min=1, help="How many.")] = None,
     quality: Annotated[
-        str | None, typer.Option(help="How much time it is worth: draft, normal, better or best.")
+        str | None, typer.Option(help="Quality against time: draft, normal, better or best.")
     ] = None,
     aspect: Annotated[str | None, typer.Option(help="Shape: square, portrait or widescreen.")] = None,
     compat: Annotated[
         str | None, typer.Option(help="Defaults of another program: crowson, nerdyrodent or pixray.")
     ] = None,
     init_image: Annotated[
-        Path | None, typer.Option("--init-image", metavar="FILE", help="Picture to start from.")
+        Path | None, typer.Option("--init-image", metavar="FILE", help="Image to start from.")
     ] = None,
     mask: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="What of it to draw anew: white is drawn, black kept.")
+        Path | None,
+        typer.Option(metavar="FILE", help="What to draw: white is drawn, black kept."),
     ] = None,
     option: Annotated[
         list[str] | None,
@@ -57,18 +58,20 @@ def draw(
         ),
     ] = None,
     format: Annotated[
-        str | None, typer.Option(help="Of the picture: png, jpeg or webp; without, as FILE is named.")
+        str | None, typer.Option(help="Format of the image: png, jpeg or webp; default: by the name of FILE.")
     ] = None,
-    video: Annotated[str | None, typer.Option(help="Film the drawing: mp4, webp or frames (a ZIP).")] = None,
+    video: Annotated[
+        str | None, typer.Option(help="Make a video of the drawing: mp4, webp or frames (a ZIP).")
+    ] = None,
     keep: Annotated[
         list[str] | None,
         typer.Option(
             "--save",
             metavar="KEY=VALUE",
-            help="What else is kept, such as thumbnail=256 or contact_sheet=true; repeatable.",
+            help="What else to keep, such as thumbnail=256 or contact_sheet=true; repeatable.",
         ),
     ] = None,
-    pictures: Annotated[
+    preview: Annotated[
         bool,
         typer.Option(
             "--preview/--no-preview",
@@ -80,7 +83,7 @@ def draw(
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draw a picture and save it; Ctrl-C cancels the job.
+    """Draw an image and save it; Ctrl-C cancels the job.
 
     \b
     Examples:
@@ -117,7 +120,7 @@ def draw(
             return
         try:
             ended, saved = follow(
-                job, output or Path(f"{job.id}.{SUFFIXES.get(format or 'png')}"), pictures=pictures
+                job, output or Path(f"{job.id}.{SUFFIXES.get(format or 'png')}"), preview=preview
             )
         except KeyboardInterrupt:
             _cancel_interrupted(job.id, url, api_key)
@@ -135,16 +138,16 @@ def draw(
     console.note(f"{ended.id} took {seconds:.1f} s with seed {ended.request.get('seed')}")
 
 
-def follow(job: "ClientJob", output: Path, *, pictures: bool = True) -> "tuple[ClientJob, list[Path]]":
-    """Show a job's progress until it succeeded, and save its pictures, films and what else was asked for.
+def follow(job: "ClientJob", output: Path, *, preview: bool = True) -> "tuple[ClientJob, list[Path]]":
+    """Show a job's progress until the job succeeds, and save its images, videos and other files.
 
     Args:
-        output: of the first picture; others get a number, files of other kinds their own names behind its
-            name, and previews lie beside it meanwhile.
-        pictures: show previews, if the terminal can.
+        output: path of the first image. Further images get a number, other files get their own name after
+            the stem. While the job runs, the newest preview lies beside it.
+        preview: show previews, if the terminal can.
 
     Raises:
-        JobUnsuccessful: it ended without pictures.
+        JobUnsuccessful: the job ended without images.
     """
     from clipcanvas.cli.terminal.progress import ProgressDisplay
     from clipcanvas.client.job import write_whole
@@ -152,7 +155,7 @@ def follow(job: "ClientJob", output: Path, *, pictures: bool = True) -> "tuple[C
     preview_path = output.with_name(f"{output.stem}.preview.jpg")
     previewed = False
     try:
-        with ProgressDisplay(job, pictures=pictures) as display:
+        with ProgressDisplay(job, preview=preview) as display:
             for event in job.events():
                 display.show(event)
                 if event.preview:
@@ -171,7 +174,7 @@ def follow(job: "ClientJob", output: Path, *, pictures: bool = True) -> "tuple[C
 def _cancel_interrupted(job_id: str, url: str, api_key: str | None) -> None:
     from clipcanvas.client.errors import ApiError
 
-    with console.connect(url, api_key) as client:  # the other one was interrupted in the middle of an answer
+    with console.connect(url, api_key) as client:  # the first client was interrupted within a response
         try:
             client.cancel(job_id)
         except ApiError as error:

@@ -1,4 +1,4 @@
-"""The command that indexes: a folder from here, or what the service itself can reach."""
+"""The command `index`: add a local folder, or images that the service reads itself."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,24 +17,23 @@ if TYPE_CHECKING:
 
 def index(
     collection: Annotated[
-        str, typer.Option("--collection", "-c", metavar="NAME", help="Made if it is not there.")
+        str,
+        typer.Option("--collection", "-c", metavar="NAME", help="Created if it does not exist."),
     ],
     folder: Annotated[
         Path | None,
         typer.Argument(
-            metavar="FOLDER", help="Folder of pictures, sent from here.", exists=True, file_okay=False
+            metavar="FOLDER", help="Local folder of images to send.", exists=True, file_okay=False
         ),
     ] = None,
     server_folder: Annotated[
         str | None,
-        typer.Option(
-            "--server-folder", metavar="NAME/PATH", help="Instead: a folder that the service may index."
-        ),
+        typer.Option("--server-folder", metavar="NAME/PATH", help="Instead: a folder of the service."),
     ] = None,
     urls: Annotated[
         Path | None,
         typer.Option(
-            "--urls", metavar="FILE", help="Instead: addresses, one a line.", exists=True, dir_okay=False
+            "--urls", metavar="FILE", help="Instead: URLs, one a line.", exists=True, dir_okay=False
         ),
     ] = None,
     tar: Annotated[
@@ -43,23 +42,23 @@ def index(
             "--tar", metavar="FILE", help="Instead: a tar, not compressed.", exists=True, dir_okay=False
         ),
     ] = None,
-    again: Annotated[bool, typer.Option("--again", help="Add those that are there already, too.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Add images that it has already, too.")] = False,
     thumbnails: Annotated[
-        bool, typer.Option("--thumbnails", help="If it is new: keep small pictures.")
+        bool, typer.Option("--thumbnails", help="For a new collection: keep a thumbnail of each image.")
     ] = False,
-    batch: Annotated[int, typer.Option(min=1, max=64, help="Pictures in one request.")] = 32,
+    batch: Annotated[int, typer.Option(min=1, max=64, help="Images in one request.")] = 32,
     detach: Annotated[
-        bool, typer.Option("--detach", help="Print the job's id, do not wait; not of a folder from here.")
+        bool, typer.Option("--detach", help="Print the job's id, do not wait; not with FOLDER.")
     ] = False,
     model: Model = None,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Add many pictures to a collection; run it again to go on where it broke off.
+    """Add many images to a collection; run the command again to continue after an interruption.
 
-    A picture's id is its path in the folder; a/b.json, if it is there, holds the metadata of a/b.jpg. What
-    the service reads itself is a job: Ctrl-C leaves it alone.
+    The id of an image is its path in the folder; a/b.json holds the metadata of a/b.jpg, if that file exists.
+    Images that the service reads itself are added by a job, which goes on after Ctrl-C.
 
     \b
     Examples:
@@ -69,24 +68,24 @@ def index(
     """
     sources = {"folder": server_folder, "urls": urls, "archive": tar}
     if sum(source is not None for source in (folder, *sources.values())) != 1:
-        raise typer.BadParameter("say one of FOLDER, --server-folder, --urls and --tar", param_hint="FOLDER")
+        raise typer.BadParameter("give one of FOLDER, --server-folder, --urls and --tar", param_hint="FOLDER")
     with console.connect(url, api_key) as client:
         there = client.collection(collection)
         there.create(model=model, thumbnails=thumbnails or None)
         if folder is not None:
             outcome = _send(there, folder, again, batch)
-            told: dict[str, Any] = {"added": outcome.added, "known": outcome.known}
+            counts: dict[str, Any] = {"added": outcome.added, "known": outcome.known}
             refused = outcome.failed
         else:
-            job = there.index(**_asked(sources), replace=again)
+            job = there.index(**_source_fields(sources), replace=again)
             if detach:
                 console.print_json(job.model_dump(mode="json")) if as_json else print(job.id)
                 return
-            told, refused = _follow(client, job)
+            counts, refused = _follow(client, job)
     if as_json:
-        console.print_json({**told, "failed": refused})
+        console.print_json({**counts, "failed": refused})
     else:
-        numbers = ", ".join(f"{count} {_WORDS[name]}" for name, count in told.items())
+        numbers = ", ".join(f"{count} {_WORDS[name]}" for name, count in counts.items())
         print(f"{numbers}, {len(refused)} failed")
         for image_id, why in refused.items():
             console.note(f"  {image_id}: {why}")
@@ -98,14 +97,14 @@ _WORDS = {"added": "added", "replaced": "replaced", "known": "known already"}
 
 
 def _send(there: "Collection", folder: Path, again: bool, batch: int) -> "Outcome":
-    from clipcanvas.client.batches import find_pictures, index_folder
+    from clipcanvas.client.batches import find_images, index_folder
 
-    paths = find_pictures(folder, console.IMAGE_SUFFIXES)
-    with console.progress_bar(f"indexing into {there.name}", len(paths)) as tell:
-        return index_folder(there, folder, paths, again=again, batch=batch, progress=tell)
+    paths = find_images(folder, console.IMAGE_SUFFIXES)
+    with console.progress_bar(f"indexing into {there.name}", len(paths)) as advance:
+        return index_folder(there, folder, paths, again=again, batch=batch, progress=advance)
 
 
-def _asked(sources: dict[str, Any]) -> dict[str, Any]:
+def _source_fields(sources: dict[str, Any]) -> dict[str, Any]:
     if sources["urls"] is not None:
         lines = sources["urls"].read_text("utf-8").splitlines()
         return {"urls": [line.strip() for line in lines if line.strip()]}
@@ -113,14 +112,14 @@ def _asked(sources: dict[str, Any]) -> dict[str, Any]:
 
 
 def _follow(client: "Client", job: "Job") -> tuple[dict[str, int], dict[str, str]]:
-    """Show a job's progress; how many pictures became what, and which were refused, and why."""
+    """Show a job's progress until its end; return the counts, and why each image was refused."""
     from clipcanvas.client.job import successful
 
     try:
-        with console.progress_bar(job.id, 100) as tell:
+        with console.progress_bar(job.id, 100) as advance:
             for event in client.events(job.id):
                 if progress := event.progress:
-                    tell(round(100 * progress.fraction))
+                    advance(round(100 * progress.fraction))
                 job = event.job or job
     except KeyboardInterrupt:
         console.note(f"{job.id} goes on; `clipcanvas jobs cancel {job.id}` stops it")

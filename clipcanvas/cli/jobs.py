@@ -1,4 +1,4 @@
-"""Commands about jobs that are there: list, show, cancel, wait."""
+"""Commands about existing jobs: list, show, cancel, wait."""
 
 import sys
 from pathlib import Path
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 JobId = Annotated[str, typer.Argument(metavar="ID", help="Id of the job, such as job_01...")]
 OutputFile = Annotated[
-    Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to save the picture.")
+    Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to save the image.")
 ]
 
 jobs = typer.Typer(help="List, show, cancel and wait for jobs.", no_args_is_help=True)
@@ -118,7 +118,7 @@ def wait(
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Wait until a job is final, and save its picture if asked; Ctrl-C leaves the job alone.
+    """Wait until a job is final, and save its image with --output; Ctrl-C lets the job go on.
 
     \b
     Examples:
@@ -142,7 +142,7 @@ def wait(
 
 
 def summary(job: "Job") -> str:
-    """What a job is to draw, or where it is to put images, in one line."""
+    """The prompts of a drawing, or the collection of an index job, in one line."""
     if collection := job.request.get("collection"):
         return f"into {collection}"
     kinds = ("image", "target", "vector", "noise")
@@ -153,7 +153,7 @@ def summary(job: "Job") -> str:
 
 
 def save_outputs(job: "ClientJob", output: Path) -> list[Path]:
-    """Write a job's files: the first picture as `output`, all others beside it."""
+    """Write a job's files: the first image as `output`, all others beside it."""
     from clipcanvas.client.job import write_whole
 
     saved: list[Path] = []
@@ -168,7 +168,7 @@ def save_outputs(job: "ClientJob", output: Path) -> list[Path]:
 
 
 def check_folder(output: Path) -> None:
-    """Raises typer.BadParameter: the file cannot be there."""
+    """Raises typer.BadParameter: the folder of the file does not exist, or the file is a folder."""
     if not output.absolute().parent.is_dir():
         raise typer.BadParameter(f"there is no folder {output.absolute().parent}", param_hint="--output")
     if output.is_dir():
@@ -182,11 +182,11 @@ def _watch(client: "Client", job_id: str, timeout_s: float | None) -> "ClientJob
     deadline = Deadline(timeout_s)
     longest_s = 1.0 if sys.stderr.isatty() else 60.0
     job = client.job(job_id)
-    with console.progress_bar(job_id, 100) as tell:
+    with console.progress_bar(job_id, 100) as advance:
         while not job.is_final:
             deadline.check(job)
             job = client.job(job_id, wait_s=min(longest_s, deadline.next_wait_s()))
-            tell(round(100 * job.progress.fraction) if job.progress else 0)
+            advance(round(100 * job.progress.fraction) if job.progress else 0)
     return successful(job)
 
 

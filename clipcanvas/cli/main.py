@@ -11,7 +11,7 @@ from clipcanvas.cli.terminal import console
 from clipcanvas.cli.terminal.console import DEFAULT_URL, AsJson, Url
 
 app = typer.Typer(
-    help="Look at pictures with CLIP, draw them with VQGAN+CLIP: run the service, or use one that runs.",
+    help="Classify and search images with CLIP, draw them with VQGAN+CLIP: run the service or use it.",
     epilog=console.EXIT_CODES,
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -31,12 +31,12 @@ def main() -> None:
         from clipcanvas.launcher.service import StartRefused
 
         if not isinstance(error, ClipcanvasError | CatalogError | StartRefused | GaveUp | OSError):
-            raise  # ours to mend: the traceback says where
+            raise  # a bug of clipcanvas: show the traceback
         sys.exit(console.explain(error))
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
         print(f"clipcanvas {version('clipcanvas')}")

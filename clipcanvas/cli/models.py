@@ -1,4 +1,4 @@
-"""Commands around models: what the service serves, the catalog, and how weights come to this machine."""
+"""Commands about models: those of the service, the catalog, and weights files of this machine."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,19 +23,17 @@ Weights = Annotated[
         help="Folder of the weights; without, models/weights.",
     ),
 ]
-Names = Annotated[list[str], typer.Argument(metavar="NAME", help="Of a model; see `clipcanvas models list`.")]
+Names = Annotated[list[str], typer.Argument(metavar="NAME", help="A model of `clipcanvas models list`.")]
 MemoryGib = Annotated[
     float | None,
     typer.Option(
         "--memory-gib",
         min=0.1,
         metavar="GIB",
-        help="What a conversion may take; without, by the file's size.",
+        help="Memory that a conversion may use; default: by the size of the file.",
     ),
 ]
-Seconds = Annotated[
-    int, typer.Option(min=1, metavar="SECONDS", help="Time of a processor that a conversion may take.")
-]
+Seconds = Annotated[int, typer.Option(min=1, metavar="SECONDS", help="CPU time that a conversion may use.")]
 GIB = 2**30
 
 
@@ -85,7 +83,7 @@ def list_(weights: Weights = None, as_json: AsJson = False) -> None:
       clipcanvas models list
       clipcanvas models list --json
     """
-    catalog = _ask("list", weights)
+    catalog = _run_catalog("list", weights)
     if as_json:
         console.print_json(catalog)
         return
@@ -111,18 +109,18 @@ def list_(weights: Weights = None, as_json: AsJson = False) -> None:
 
 @models.command()
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Of a model; see `clipcanvas models list`.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A model of `clipcanvas models list`.")],
     weights: Weights = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say all that is known of a model: what it is, where it comes from, what it takes.
+    """Show a model's card: what it is, where it comes from, how much memory it needs.
 
     \b
     Examples:
       clipcanvas models show ViT-L-14
       clipcanvas models show imagenet-f16-16384 --json
     """
-    item = _ask("show", weights, name)
+    item = _run_catalog("show", weights, name)
     if as_json:
         console.print_json(item)
         return
@@ -168,8 +166,7 @@ def pull(
 ) -> None:
     """Fetch weights, check their SHA-256, and convert them to safetensors where they are pickles.
 
-    What broke off goes on where it stopped: run it again. HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are
-    heeded.
+    Run the command again to continue an interrupted download. HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE apply.
 
     \b
     Examples:
@@ -188,9 +185,9 @@ def pull(
     reports = []
     for name in names:
         try:
-            report = _ask("pull", weights, name, *options, progress=f"{name}:")
+            report = _run_catalog("pull", weights, name, *options, progress=f"{name}:")
         except KeyboardInterrupt:
-            console.note("run it again: it goes on from there")
+            console.note("run the command again to continue")
             raise typer.Exit(console.INTERRUPTED) from None
         reports.append(report)
         if not as_json:
@@ -214,7 +211,7 @@ def verify(
       clipcanvas models verify
       clipcanvas models verify demo-photo demo --json
     """
-    found = _ask("verify", weights, *(names or []))
+    found = _run_catalog("verify", weights, *(names or []))
     if as_json:
         console.print_json(found)
     else:
@@ -252,16 +249,14 @@ def convert(
     ] = None,
     decoder_only: Annotated[
         bool,
-        typer.Option(
-            "--decoder-only", help="Leave a VQGAN's encoder behind: it cannot start from a picture."
-        ),
+        typer.Option("--decoder-only", help="Leave a VQGAN's encoder behind: it cannot start from an image."),
     ] = False,
     memory_gib: MemoryGib = None,
     seconds: Seconds = 1800,
     weights: Weights = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a checkpoint of yours a model: safetensors and a card. Nothing that a pickle names is run.
+    """Convert your weights file to a model: safetensors and a card. Runs no code of a pickle.
 
     A VQGAN is taken out of Lightning's checkpoints, and out of a transformer's; a CLIP out of open_clip's and
     OpenAI's; a min-dalle out of a copy of its repository, or of the folder that min-dalle keeps; an
@@ -280,7 +275,7 @@ def convert(
     options += [f"--config={config.absolute()}"] if config else []
     options += [f"--dtype={dtype}"] if dtype else []
     options += ["--decoder-only"] if decoder_only else []
-    report = _ask("convert", weights, *options, progress=f"{name}:")
+    report = _run_catalog("convert", weights, *options, progress=f"{name}:")
     if as_json:
         console.print_json(report)
     else:
@@ -288,14 +283,14 @@ def convert(
         print(f"{name} is here: a {report['kind']}{sha256}")
 
 
-def _ask(command: str, weights: Path | None, *arguments: str, progress: str = "") -> Any:
-    from clipcanvas.cli.catalog import ask
+def _run_catalog(command: str, weights: Path | None, *arguments: str, progress: str = "") -> Any:
+    from clipcanvas.cli.catalog import run
 
     options = [] if weights is None else [f"--weights={weights.absolute()}"]
     if not progress:
-        return ask([*options, command, *arguments])
-    with console.bytes_bar(progress) as tell:
-        return ask([*options, command, *arguments], tell)
+        return run([*options, command, *arguments])
+    with console.bytes_bar(progress) as report:
+        return run([*options, command, *arguments], report)
 
 
 def _limits(memory_gib: float | None, seconds: int) -> list[str]:

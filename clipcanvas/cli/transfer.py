@@ -1,4 +1,4 @@
-"""Commands that carry a collection elsewhere: export, import, reindex."""
+"""Commands that move a collection: export, import, reindex."""
 
 import itertools
 import json
@@ -11,12 +11,12 @@ from clipcanvas.cli.collections import Name
 from clipcanvas.cli.terminal import console
 from clipcanvas.cli.terminal.console import DEFAULT_URL, ApiKey, AsJson, Model, Url
 
-BOUND = ("quantization", "m", "ef_construction")  # what an import makes as it was, beside the model
+BOUND = ("quantization", "m", "ef_construction")  # settings that an import copies, beside the model
 
 
 def export(
     collection: Name,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to: lines of JSON, vectors in base64.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="To write: lines of JSON, vectors in base64.")],
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
@@ -31,14 +31,14 @@ def export(
     try:
         with console.connect(url, api_key) as client, part.open("w", encoding="utf-8") as lines:
             there = client.collection(collection)
-            with console.progress_bar(f"exporting {collection}", there.info().count) as tell:
+            with console.progress_bar(f"exporting {collection}", there.info().count) as advance:
                 for count, line in enumerate(there.export()):  # the first is the collection's own
                     lines.write(json.dumps(line, ensure_ascii=False) + "\n")
-                    tell(count)
+                    advance(count)
         part.replace(file)
     finally:
         part.unlink(missing_ok=True)
-    _tell_images(count, str(file), as_json)
+    _print_count(count, str(file), as_json)
 
 
 def import_(
@@ -46,13 +46,14 @@ def import_(
         Path, typer.Argument(metavar="FILE", help="What export wrote.", exists=True, dir_okay=False)
     ],
     collection: Annotated[
-        str | None, typer.Option("--collection", "-c", metavar="NAME", help="Without, its old name.")
+        str | None,
+        typer.Option("--collection", "-c", metavar="NAME", help="Default: as in the export."),
     ] = None,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Add what an export wrote; the collection is made if it is not there. May be run again.
+    """Add the images of an export, and create the collection if it does not exist. Safe to run again.
 
     \b
     Examples:
@@ -65,25 +66,25 @@ def import_(
         there = client.collection(collection or card["name"])
         there.create(model=card["model"], **{name: card[name] for name in BOUND})
         count = 0
-        with console.progress_bar(f"importing into {there.name}", card["count"]) as tell:
+        with console.progress_bar(f"importing into {there.name}", card["count"]) as advance:
             while some := list(itertools.islice(lines, 500)):
                 images = [
                     NewImage(**_line(text, file, "id", "vector", "metadata", "source_url")) for text in some
                 ]
                 count += len(there.add(images, model=card["model"]).data)
-                tell(count)
-    _tell_images(count, there.name, as_json)
+                advance(count)
+    _print_count(count, there.name, as_json)
 
 
 def reindex(
     source: Annotated[str, typer.Argument(metavar="FROM", help="A collection that keeps thumbnails.")],
-    collection: Annotated[str, typer.Argument(metavar="TO", help="Made if it is not there.")],
+    collection: Annotated[str, typer.Argument(metavar="TO", help="Created if it does not exist.")],
     model: Model = None,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Embed the thumbnails of a collection anew, with the model of another. May be run again.
+    """Embed the thumbnails of a collection with another collection's model. Safe to run again.
 
     \b
     Examples:
@@ -96,17 +97,17 @@ def reindex(
         there.create(model=model)
         with console.progress_bar(
             f"embedding into {collection}", client.collection(source).info().count
-        ) as tell:
+        ) as advance:
             while True:
                 page = there.reindex(source, after=after)
                 added, after = added + page.added, page.last_id
                 skipped |= {item.id: item.detail for item in page.skipped}
-                tell(added + len(skipped))
+                advance(added + len(skipped))
                 if not page.has_more:
                     break
     for image_id, why in skipped.items():
         console.note(f"  {image_id}: {why}")
-    _tell_images(added, collection, as_json)
+    _print_count(added, collection, as_json)
 
 
 def _line(text: str, file: Path, *names: str) -> dict[str, Any]:
@@ -118,5 +119,5 @@ def _line(text: str, file: Path, *names: str) -> dict[str, Any]:
         raise typer.BadParameter(f"{file} is no export of a collection", param_hint="FILE") from None
 
 
-def _tell_images(count: int, where: str, as_json: bool) -> None:
+def _print_count(count: int, where: str, as_json: bool) -> None:
     console.print_json({"images": count, "in": where}) if as_json else print(f"{count} images in {where}")

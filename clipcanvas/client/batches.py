@@ -1,4 +1,4 @@
-"""More pictures than one request may bring: in pieces that fit, past those that the service refuses."""
+"""Send more items than one request may hold, in pieces that fit, without those that the service refuses."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from clipcanvas.client.transport import Call, Flow, Sending
 
 PIECE_ITEMS = 32
 PIECE_BYTES = 16 * 2**20  # of files; base64 makes a third more of them, and a request has at most 32 MiB
-BULK_ITEMS = 256  # of a bulk request, which may have more: so often is `progress` told
+BULK_ITEMS = 256  # in a bulk request, which may have more: `progress` is called after each
 BULK_BYTES = 64 * 2**20
 _PLACE = re.compile(r"#/(?:images/)?(\d+)(?:/|$)")
 
@@ -30,11 +30,11 @@ Progress = Callable[[int], None]
 
 @dataclass
 class Many(Generic[Row]):
-    """What became of many items.
+    """The results of many items.
 
     Attributes:
         data: one row for each item, in the order given; None for one that failed.
-        failed: why, by the place of the item.
+        failed: the reason, by the place of the item.
     """
 
     data: list[Row | None]
@@ -47,30 +47,30 @@ class _Rows(Protocol[RowOf]):
 
 
 class Batch(Generic[Row]):
-    """Which requests to send for many items, one after the other; knows no client.
+    """The requests for many items, one after the other; independent of the client that sends them.
 
-    Each call that `calls` brings is sent, and its outcome told to `take` or `refuse` before the next.
+    Send each call of `calls`, and pass its outcome to `take` or `refuse` before the next.
 
     Args:
-        load: what is sent for an item; an OSError or a ValueError fails that item alone.
-        ask: the request for some loaded items.
+        load: returns what to send for an item; an OSError or a ValueError fails that item alone.
+        request: makes the request for some loaded items.
         most: items in a request, at most.
         most_bytes: of files in a request, unless one has more.
-        progress: is told how many items are done after each request.
+        progress: called after each request with the number of items done.
     """
 
     def __init__(
         self,
         items: Sequence[Any],
         load: Callable[[Any], Any],
-        ask: Callable[[list[Any]], Call[Any]],
+        request: Callable[[list[Any]], Call[Any]],
         *,
         most: int = PIECE_ITEMS,
         most_bytes: int = PIECE_BYTES,
         progress: Progress | None = None,
     ) -> None:
         self.outcome: Many[Row] = Many([None] * len(items))
-        self._items, self._load, self._ask = items, load, ask
+        self._items, self._load, self._request = items, load, request
         self._most, self._most_bytes = most, most_bytes
         self._progress = progress
         self._piece: list[tuple[int, Any]] = []  # loaded items and their places, not answered yet
@@ -81,12 +81,12 @@ class Batch(Generic[Row]):
         while start < len(self._items):
             start = self._take_piece(start)
             while self._piece:
-                yield self._ask([item for _, item in self._piece])
+                yield self._request([item for _, item in self._piece])
             if self._progress:
                 self._progress(start)
 
     def take(self, answer: _Rows[Row]) -> None:
-        """The service answered the request."""
+        """Keep the rows of a response."""
         for (place, _), row in zip(self._piece, answer.data, strict=True):
             if isinstance(row, RefusedItem):
                 self.outcome.failed[place] = row.error.get("detail", "")
@@ -95,10 +95,10 @@ class Batch(Generic[Row]):
         self._piece = []
 
     def refuse(self, error: ApiError) -> None:
-        """The service refused the request: the items it names have failed, the others are sent again.
+        """Record the items that an error names as failed; the others are sent again.
 
         Raises:
-            ApiError: it is about something else.
+            ApiError: the error names no item.
         """
         refused = _refused(error, len(self._piece))
         if not refused:
@@ -145,13 +145,15 @@ def classification(
 
     Args:
         most: images in a request, at most.
-        progress: is told how many images are done after each request.
+        progress: called after each request with the number of images done.
     """
 
-    def ask(some: list[Any]) -> Call[Any]:
+    def request(some: list[Any]) -> Call[Any]:
         return endpoints.classify(some, labels, templates=templates, top_k=top_k, model=model)
 
-    return Batch(images, lambda image: _content(image, str | os.PathLike), ask, most=most, progress=progress)
+    return Batch(
+        images, lambda image: _content(image, str | os.PathLike), request, most=most, progress=progress
+    )
 
 
 def embedding(
@@ -164,13 +166,13 @@ def embedding(
 ) -> Batch[Embedding]:
     """`embed` for any number of texts and images; `most` and `progress` as for `classify_many`."""
 
-    def ask(some: list[Any]) -> Call[Any]:
+    def request(some: list[Any]) -> Call[Any]:
         return endpoints.embed_bulk(some, model=model, dimensions=dimensions)
 
     return Batch(
         inputs,
         lambda item: _content(item, os.PathLike),
-        ask,
+        request,
         most=most,
         most_bytes=BULK_BYTES,
         progress=progress,
@@ -178,7 +180,7 @@ def embedding(
 
 
 def _placed(row: Any, place: int) -> Any:
-    """The row; where it tells its place in the request, it tells its place among all."""
+    """The row, with its place among all items in place of its place in the request."""
     indexed = isinstance(row, Classification | Embedding)
     return row.model_copy(update={"index": place}) if indexed else row
 
@@ -190,7 +192,7 @@ def _content(item: Any, paths: Any) -> Any:
 
 
 def _bytes(item: Any) -> int:
-    """How large an item is, roughly; of a `NewImage`, its picture."""
+    """Approximate size of an item in bytes; of a `NewImage`, the size of its image."""
     content = getattr(item, "image", item)
     if isinstance(content, str | bytes | bytearray):
         return len(content)
@@ -198,7 +200,7 @@ def _bytes(item: Any) -> int:
 
 
 def _refused(error: ApiError, count: int) -> dict[int, str]:
-    """Which items an error is about, and what it says of each; none if it is about something else."""
+    """The reason of each item that an error names, by its index; empty if it names none."""
     if error.code == "body_too_large" and count == 1:
         return {0: error.detail}
     if error.status not in (413, 415, 422):
@@ -209,15 +211,15 @@ def _refused(error: ApiError, count: int) -> dict[int, str]:
 
 @dataclass
 class Outcome:
-    """What became of the pictures of a folder."""
+    """The result of indexing a folder."""
 
     added: int = 0
     known: int = 0  # were there already
     failed: dict[str, str] = field(default_factory=dict)  # by their ids, and why
 
 
-def find_pictures(folder: Path, suffixes: frozenset[str]) -> list[Path]:
-    """The pictures below a folder, in order; hidden files and folders are left out."""
+def find_images(folder: Path, suffixes: frozenset[str]) -> list[Path]:
+    """The image files below a folder, sorted, without hidden files and folders."""
     return sorted(
         path
         for path in folder.rglob("*")
@@ -236,13 +238,13 @@ def index_folder(
     batch: int = PIECE_ITEMS,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Outcome:
-    """Add pictures under their paths in the folder, `a/b.jpg`, with their metadata.
+    """Add images with their metadata; the id of each is its path in the folder, such as `a/b.jpg`.
 
-    The metadata of `a/b.jpg` are what a file `a/b.json` beside it holds, if it is there.
+    The metadata of `a/b.jpg` come from `a/b.json`, if that file exists.
 
     Args:
-        again: also those that the collection has already.
-        progress: is told how many are done after each batch.
+        again: also add images that the collection has already.
+        progress: called after each batch with the number of images done.
     """
     ids = {path: path.relative_to(folder).as_posix() for path in paths}
     known = set() if again else {image.id for image in collection.every_image()}

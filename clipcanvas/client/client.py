@@ -22,7 +22,7 @@ class Client:
         base_url: where the service is.
         api_key: sent as a bearer token, if the service asks for keys.
         retries: how often a call is sent again after no answer, a 429 or a 503.
-        max_pause_s: longest pause before a retry; a service that asks for a longer one is not asked again.
+        max_pause_s: longest pause before a retry; if the service asks for a longer one, the call fails.
 
     Raises:
         ValueError: `base_url` is no http or https URL.
@@ -49,7 +49,7 @@ class Client:
         top_k: int | None = None,
         model: str | None = None,
     ) -> results.Classifications:
-        """Say which of the labels fits each image.
+        """Classify images by how well each label fits.
 
         Args:
             images: one or several; each a path, the bytes of a file, a PIL image or a URL.
@@ -71,7 +71,7 @@ class Client:
 
         Args:
             inputs: one or several; a `str` is a text, a `Path`, bytes or a PIL image is an image.
-            dimensions: keep so many numbers of each vector; the rest is cut and the length made one again.
+            dimensions: keep this many numbers of each vector, and scale it to unit length again.
         """
         return self._transport.send(endpoints.embed(inputs, model=model, dimensions=dimensions))
 
@@ -101,7 +101,7 @@ class Client:
 
         Args:
             most: images in a request, at most.
-            progress: is told how many images are done after each request.
+            progress: called after each request with the number of images done.
         """
         return self._transport.run(
             batches.answered(
@@ -158,7 +158,7 @@ class Client:
         metadata: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
     ) -> ClientJob:
-        """Ask for a drawing; returns the job that will make it.
+        """Submit a drawing; returns the job that draws it.
 
         Args:
             prompt: a text, in which `a fox | blurry:-0.3` means two prompts with weights; or a list of
@@ -171,7 +171,7 @@ class Client:
             save: what is kept beside the images, such as `{"format": "webp", "video": "mp4"}`.
             start_timeout_s: the job expires if no worker starts it in time.
             run_timeout_s: the job fails when it has run for so long.
-            webhook: `{"url": …, "events": […]}`, who is told what happens to the job.
+            webhook: `{"url": …, "events": […]}`: the URL that receives events of the job.
             idempotency_key: the same key with the same request makes one job only, for 24 h; without, each
                 call has a new one, so that its retries make one job.
         """
@@ -245,7 +245,7 @@ class Client:
         return self._transport.send(collection_endpoints.collections())
 
     def index_report(self, job_id: str) -> collection_results.IndexReport:
-        """What became of the pictures of a job that indexed."""
+        """The report of an index job: how many images were added, replaced, known or refused."""
         return self._transport.send(collection_endpoints.index_report(job_id))
 
     def collection(self, name: str) -> Collection:

@@ -31,7 +31,7 @@ def classify(
     top_k: int | None = None,
     model: str | None = None,
 ) -> Call[results.Classifications]:
-    """Say which of the labels fits each image."""
+    """Classify images by how well each label fits."""
     several = images if isinstance(images, list | tuple) else [images]
     body = {"images": [encode_image(image) for image in several], "labels": list(labels)}
     body |= given(templates=templates and list(templates), top_k=top_k, model=model)
@@ -106,7 +106,7 @@ class JobOptions(TypedDict, total=False):
 
 
 def create_job(prompt: str | Sequence[results.Prompt], **request: Unpack[JobOptions]) -> Call[results.Job]:
-    """Ask for a drawing; the result is the job that will make it."""
+    """Submit a drawing; the result is the job that draws it."""
     line, listed = (prompt, []) if isinstance(prompt, str) else (None, [*prompt])
     fields: dict[str, Any] = dict(request)
     listed += fields.pop("prompts", ())

@@ -3,7 +3,7 @@
 ClipcanvasError
 ├── Unreachable          no answer came: refused, cut, or too late
 ├── ApiError             the service answered with a problem (RFC 9457)
-├── JobUnsuccessful      the job that was waited for brought no picture
+├── JobUnsuccessful      the job ended without an image
 │   ├── JobFailed
 │   ├── JobCanceled
 │   └── JobExpired
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class ClipcanvasError(Exception):
-    """Whatever goes wrong between a caller and the service."""
+    """Base class of all errors of the client."""
 
 
 class Unreachable(ClipcanvasError):
@@ -32,15 +32,15 @@ class Unreachable(ClipcanvasError):
 
 
 class ApiError(ClipcanvasError):
-    """The service refused a request, and said why.
+    """The service refused a request.
 
     Attributes:
         status: the HTTP status.
         code: a stable machine word, such as `too_many_labels`.
         detail: one sentence for people.
-        request_id: what to look for in the service's logs.
+        request_id: the id of the request in the service's logs.
         retryable: whether the same request may be answered later.
-        retry_after_s: seconds to wait before that, if the service said so.
+        retry_after_s: seconds to wait before that, or None if the service gave none.
         errors: what is wrong with which field: `{"pointer", "code", "detail"}` each.
     """
 
@@ -66,7 +66,7 @@ class ApiError(ClipcanvasError):
 
 
 class JobUnsuccessful(ClipcanvasError):
-    """A job that was waited for ended without its pictures; `job` is the whole job."""
+    """A job ended without images; `job` is the whole job."""
 
     def __init__(self, job: "Job", message: str) -> None:
         super().__init__(message)
@@ -107,7 +107,7 @@ class WaitTimeout(ClipcanvasError, TimeoutError):
 
 
 def problem(response: "httpx.Response") -> ApiError:
-    """The error that an answer describes; its body has been read."""
+    """The error of a response whose body has been read."""
     try:
         body = response.json()
         code, detail = str(body["code"]), str(body.get("detail") or body.get("title") or "")
@@ -125,8 +125,8 @@ def problem(response: "httpx.Response") -> ApiError:
 
 
 def foreign(response: "httpx.Response") -> ApiError:
-    """The error where something else than this service answered."""
-    # a proxy in between answers so too, hence its 503s stay retryable
+    """The error of a response that did not come from a Clipcanvas service."""
+    # a proxy may have answered for the service, so its 503 is retryable
     return ApiError(
         response.status_code,
         "unexpected_answer",

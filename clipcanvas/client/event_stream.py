@@ -1,4 +1,7 @@
-"""The events of a job: bytes to events, and where to go on when a connection drops."""
+"""Read the events of a job, and resume after a dropped connection.
+
+httpx-sse is not used: it hides pings, which tell that the service still runs while a job waits.
+"""
 
 import asyncio
 import json
@@ -19,7 +22,7 @@ class EventFeed:
 
     Args:
         after: id of the last event already seen.
-        patience_s: how long the service may be away before the error is told.
+        patience_s: seconds without a byte from the service after which an error is raised.
     """
 
     def __init__(self, url: str, after: str | None = None, patience_s: float = 60) -> None:
@@ -28,19 +31,19 @@ class EventFeed:
         self._last_id = after
         self._patience_s = patience_s
         self._retry_s = 1.0
-        self._heard = time.monotonic()
+        self._last_byte_at = time.monotonic()
         self._id = after  # of the event being read
         self._rest = b""
         self._start_fields()
 
     def headers(self) -> dict[str, str]:
-        """What the next connection asks for."""
+        """The headers of the next connection."""
         self._forget_cut_event()
         return {} if self._last_id is None else {"Last-Event-ID": self._last_id}
 
     def read(self, chunk: bytes) -> list[Event]:
-        """The events that these bytes complete."""
-        self._heard = time.monotonic()
+        """The events that these bytes complete; keeps the rest."""
+        self._last_byte_at = time.monotonic()
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         found = []
         for line in lines:
@@ -58,12 +61,12 @@ class EventFeed:
         """
         if isinstance(error, ApiError) and not error.retryable:
             raise error
-        if time.monotonic() - self._heard > self._patience_s:
+        if time.monotonic() - self._last_byte_at > self._patience_s:
             if isinstance(error, ClipcanvasError):
                 raise error
             raise Unreachable(self._url, str(error) or "the event stream keeps ending early") from error
-        asked = error.retry_after_s if isinstance(error, ApiError) else None
-        return min(asked or self._retry_s, 10)
+        retry_after_s = error.retry_after_s if isinstance(error, ApiError) else None
+        return min(retry_after_s or self._retry_s, 10)
 
     def _take(self, line: str) -> Event | None:
         if not line:
@@ -83,7 +86,7 @@ class EventFeed:
         return None  # a line that starts with a colon is a ping
 
     def _finished(self) -> Event | None:
-        self._last_id = self._id  # not before the event is whole: a cut one must come again
+        self._last_id = self._id  # only now: the service sends a cut event again
         if not self._data:
             return None
         data = json.loads("\n".join(self._data))

@@ -110,13 +110,13 @@ class Output(_Answer):
     width: int | None = None  # pixels
     height: int | None = None
     seed: int | None = None
-    clip_score: float | None = None  # cosine of picture and prompts, by the CLIPs that guided
-    held_out_score: float | None = None  # likewise, by a CLIP that did not
+    clip_score: float | None = None  # cosine of image and prompts, by the guiding CLIPs
+    held_out_score: float | None = None  # likewise, by a held-out CLIP
     kind: str = "image"  # sidecar, svg, thumbnail, contact_sheet, video, frames; of an event: preview
 
 
 class Frame(_Answer):
-    """A frame of a film, there to be fetched while its job runs."""
+    """A frame of a video, which can be fetched while its job runs."""
 
     name: str
     url: str
@@ -161,19 +161,17 @@ class Job(_Answer):
 
     @property
     def pictures(self) -> tuple[Output, ...]:
-        """The outputs that are pictures of their own, in order."""
+        """The outputs that are images of the drawing, in order."""
         return tuple(output for output in self.outputs if output.kind == "image")
 
     def picture(self, index: int = 0) -> Output:
-        """One of the pictures.
+        """One of the images.
 
         Raises:
-            IndexError: there is no such picture, or none yet.
+            IndexError: the job has no such image, or none yet.
         """
         if not 0 <= index < len(self.pictures):
-            raise IndexError(
-                f"no picture {index}: job {self.id} is {self.status} and has {len(self.pictures)}"
-            )
+            raise IndexError(f"no image {index}: job {self.id} is {self.status} and has {len(self.pictures)}")
         return self.pictures[index]
 
 
@@ -194,17 +192,17 @@ class Event(_Answer):
 
     @property
     def progress(self) -> Progress | None:
-        """How far the job is, if the event tells."""
+        """The progress of the job, if the event brings it."""
         return Progress.model_validate(self.data) if self.type == "progress" else None
 
     @property
     def preview(self) -> Output | None:
-        """A picture of how the drawing looks, if the event brings one."""
+        """A preview of the drawing, if the event brings one."""
         return Output.model_validate(self.data) if self.type == "preview" else None
 
     @property
     def frame(self) -> Frame | None:
-        """A new frame of a film, if the event brings one."""
+        """A new frame of a video, if the event brings one."""
         return Frame.model_validate(self.data) if self.type == "frame" else None
 
     @property
@@ -257,7 +255,7 @@ class Prompt(_Answer):
     Args:
         image: cut at each step as the drawing is: likeness in style and in place; a path, the bytes of a
             file, or a PIL image, as `target` is.
-        target: a picture embedded once and whole: likeness in what it shows.
+        target: an image embedded once and whole: likeness in what it shows.
         vector: an embedding, as `embed` gives them with the CLIP that guides first.
         noise: seed of a random direction.
         weight: -10 … 10.

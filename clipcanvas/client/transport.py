@@ -88,7 +88,7 @@ class Retries:
         self._pause_s = FIRST_PAUSE_S
 
     def pause_after(self, error: httpx.HTTPError | ApiError) -> float:
-        """Seconds to wait before the next attempt, no less than the service asked for.
+        """Seconds to wait before the next attempt, at least what `Retry-After` says.
 
         Raises:
             ClipcanvasError: the error, if there is to be no other attempt.

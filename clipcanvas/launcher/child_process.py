@@ -140,7 +140,7 @@ def die_with_parent(death_signal: signal.Signals) -> Callable[[], None] | None:
 
     def arrange() -> None:
         prctl(_PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
-        if os.getppid() != parent:  # it died before we asked
+        if os.getppid() != parent:  # the parent died before prctl was called
             os._exit(1)
 
     return arrange

@@ -149,7 +149,7 @@ def _disk(data: Path) -> Finding:
     if not os.access(folder, os.W_OK):
         return Finding("data folder", "missing", f"{folder} is not writable", "choose another with --data")
     state: Literal["ok", "missing"] = "ok" if free >= MIN_FREE_BYTES else "missing"
-    mend = "" if state == "ok" else "make room: pictures and Redis need 1 GiB, or choose another with --data"
+    mend = "" if state == "ok" else "free space: images and Redis need 1 GiB, or choose another with --data"
     return Finding("data folder", state, f"{free / 2**30:.1f} GiB free in {folder}", mend)
 
 

@@ -34,7 +34,7 @@ REDIS_STOP_S = 30.0  # writing the append-only file to the end
 
 
 class StartRefused(Exception):
-    """The service cannot start here as asked; the message says why, and what to do."""
+    """The service cannot start with this plan; the message gives the reason and a remedy."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ class _Service:
     async def _announce(self) -> None:
         url = base_url(self._plan.host, self._port)
         waiting_for = ""
-        said = time.monotonic()
+        logged = time.monotonic()
         async with AsyncClient(url, retries=0) as client:
             while True:
                 with contextlib.suppress(ClipcanvasError):
@@ -203,9 +203,9 @@ class _Service:
                         self._logbook.say("ready", url=url, docs=f"{url}/docs", data=str(self._data))
                         return
                     parts = ", ".join(f"{name}: {state}" for name, state in readiness.parts.items())
-                    if parts != waiting_for or time.monotonic() - said > STILL_WAITING_S:
+                    if parts != waiting_for or time.monotonic() - logged > STILL_WAITING_S:
                         self._logbook.say("answering, but not ready yet", url=url, parts=parts)
-                        waiting_for, said = parts, time.monotonic()
+                        waiting_for, logged = parts, time.monotonic()
                 await asyncio.sleep(0.5)
 
 

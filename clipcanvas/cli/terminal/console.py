@@ -25,7 +25,7 @@ NOT_SERVED = 5
 TIMED_OUT = 6
 INTERRUPTED = 130
 
-LINE_EVERY_S = 5.0  # of progress, where it is not a terminal that shows it
+LINE_EVERY_S = 5.0  # seconds between lines of progress, where standard error is no terminal
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 the job failed, was canceled or expired, a file could not be written, or doctor "
@@ -56,7 +56,7 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".
 
 
 def connect(url: str, api_key: str | None) -> "Client":
-    """A client of the service; a person waits for it, so it gives up after a few seconds."""
+    """A client that gives up after a few seconds, as a person waits for it."""
     from clipcanvas.client.client import Client
 
     try:
@@ -69,10 +69,10 @@ def text_or_image(argument: str) -> str | Path:
     """A text, or the path of an image if there is such a file.
 
     Raises:
-        typer.BadParameter: it names an image file that is not there.
+        typer.BadParameter: the image file does not exist.
     """
     path = Path(argument)
-    if path.suffix.lower() in IMAGE_SUFFIXES or os.path.isfile(argument):  # a long text is no error here
+    if path.suffix.lower() in IMAGE_SUFFIXES or os.path.isfile(argument):  # no error for a long text
         return image_path(argument)
     return argument
 
@@ -81,7 +81,7 @@ def image_path(argument: str) -> Path:
     """The path of an image file.
 
     Raises:
-        typer.BadParameter: it cannot be read.
+        typer.BadParameter: the file cannot be read.
     """
     path = Path(argument)
     try:
@@ -119,7 +119,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str |
 
 @contextlib.contextmanager
 def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error, if that is a terminal; tell it how many are done."""
+    """Show a bar on standard error if that is a terminal; yields a function that takes the number done."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -133,9 +133,9 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 @contextlib.contextmanager
 def bytes_bar(what: str) -> Iterator[Callable[[str, int, int | None], None]]:
-    """A bar of bytes on standard error, or a line now and then if that is no terminal.
+    """Show a bar of bytes on standard error, or a line every few seconds where that is no terminal.
 
-    Tell it what is done, how many bytes of it are, and of how many, if that is known.
+    Yields a function that takes the stage, the bytes done, and the bytes in all, or None if unknown.
     """
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
@@ -149,24 +149,24 @@ def bytes_bar(what: str) -> Iterator[Callable[[str, int, int | None], None]]:
         Speed(),
         TimeRemainingColumn(),
     )
-    said_s = 0.0
+    printed_at = 0.0
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         task, stage = bar.add_task(what, total=None), ""
 
-        def tell(doing: str, done: int, total: int | None) -> None:
-            nonlocal said_s, stage, task
-            if doing != stage:  # else the speed of one would count for the other
+        def advance(doing: str, done: int, total: int | None) -> None:
+            nonlocal printed_at, stage, task
+            if doing != stage:  # a task per stage: the speed of one stage says nothing of the next
                 stage = doing
                 bar.remove_task(task)
                 task = bar.add_task(f"{what} {doing}", total=total)
             bar.update(task, completed=done, total=total)
             now = time.monotonic()
-            if not console.is_terminal and now > said_s + LINE_EVERY_S:
-                said_s = now
+            if not console.is_terminal and now > printed_at + LINE_EVERY_S:
+                printed_at = now
                 of = f" of {bytes_text(total)}" if total else ""
                 note(f"{what} {doing} {bytes_text(done)}{of}")
 
-        yield tell
+        yield advance
 
 
 def bytes_text(count: int) -> str:
@@ -178,12 +178,12 @@ def bytes_text(count: int) -> str:
 
 
 def note(message: str) -> None:
-    """Print a line for the person, on standard error."""
+    """Print a line on standard error."""
     print(message, file=sys.stderr)
 
 
 def explain(error: Exception) -> int:
-    """Print an error in one line, with what to do about it, and return the exit code."""
+    """Print an error in one line and its remedy, and return the exit code."""
     from clipcanvas.cli.catalog import CatalogError
     from clipcanvas.client.errors import ApiError, JobUnsuccessful, Unreachable, WaitTimeout
 

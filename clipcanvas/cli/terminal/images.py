@@ -1,4 +1,7 @@
-"""A picture in a terminal: by kitty's protocol, as sixels, or as characters that are two pixels each."""
+"""An image in a terminal: by kitty's protocol, as sixels, or as characters of two pixels each.
+
+textual-image is not used: importing it queries standard output, waits for the answer and may lose typed keys.
+"""
 
 import base64
 import os
@@ -17,22 +20,22 @@ from clipcanvas.cli.terminal.query import Graphics
 
 COLUMNS = 48
 ROWS = 24
-_OTHER_ROWS = 4  # the bar below the picture, and what the shell says next
+_OTHER_ROWS = 4  # the bar below the image, and the prompt of the shell
 _HALF_CELL = (1, 2)  # pixels, wide and high
 _UPPER_HALF = "▀"
 _BAND = 6  # rows of pixels that a sixel has
 _CHUNK = 4096  # characters of base64 that kitty takes at once
-_MOVES_NOTHING = [(ControlType.CURSOR_FORWARD, 0)]  # tells rich that a segment takes no room
+_MOVES_NOTHING = [(ControlType.CURSOR_FORWARD, 0)]  # so that rich counts no width for a segment
 
 
-def picture(path: Path, console: Console, graphics: Graphics | None) -> RenderableType | None:
-    """A picture as the terminal shows it best, in at most `COLUMNS` x `ROWS` characters; None if it cannot.
+def terminal_image(path: Path, console: Console, graphics: Graphics | None) -> RenderableType | None:
+    """The best rendering that the terminal can show, in at most `COLUMNS` x `ROWS` characters, or None.
 
     Args:
-        graphics: what the terminal says it can draw, if it said anything.
+        graphics: what the terminal can draw; None if it did not answer.
 
     Raises:
-        OSError: the file is no picture that PIL knows.
+        OSError: PIL does not know the format of the file.
     """
     with Image.open(path) as file:
         image = file.convert("RGB")
@@ -64,7 +67,7 @@ class HalfBlocks:
 
 
 class Sixels:
-    """Pixels, by the protocol of the VT340; they are drawn again whenever the lines around them are.
+    """Pixels by the VT340's protocol, sent again whenever rich draws the lines around them.
 
     Args:
         cell: pixels of a character, wide and high.
@@ -76,7 +79,7 @@ class Sixels:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         columns, rows = _fit(self._image, self._cell, console, options)
-        # no band hangs over
+        # a whole number of bands: none may reach below the reserved rows
         size = (columns * self._cell[0], max(_BAND, rows * self._cell[1] // _BAND * _BAND))
         if self._drawn[0] != size:
             self._drawn = (size, sixels(self._image.resize(size)))
@@ -84,7 +87,7 @@ class Sixels:
 
 
 class Kitty:
-    """Pixels by kitty's graphics protocol: the terminal keeps them, and is told each time where they belong.
+    """Pixels by kitty's graphics protocol: sent once, then placed by their number whenever rich draws again.
 
     Args:
         cell: pixels of a character, wide and high.
@@ -96,7 +99,7 @@ class Kitty:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         columns, rows = _fit(self._image, self._cell, console, options)
-        # one number, so that each preview takes the place of the one before; C=1: the cursor stays
+        # one number, so that each preview replaces the last; C=1: the cursor stays
         where = f"i={os.getpid()},p=1,c={columns},r={rows},C=1,q=2"
         if self._is_sent:
             put = f"\x1b_Ga=p,{where}\x1b\\"
@@ -117,7 +120,7 @@ class Kitty:
 
 
 def sixels(image: Image.Image) -> str:
-    """A picture of up to 256 colors as the sequence that draws it at the cursor.
+    """The escape sequence that draws an image at the cursor, in up to 256 colors.
 
     As in chapter 14 of the VT330/VT340 programmer reference: colors in percent, then six rows at a time, each
     color of them by characters of which every one is a column of six bits.
@@ -147,7 +150,7 @@ def _shortened(text: str) -> str:
 def _fit(
     image: Image.Image, cell: tuple[int, int], console: Console, options: ConsoleOptions
 ) -> tuple[int, int]:
-    """Columns and rows of the largest rectangle that has the picture's shape."""
+    """Columns and rows of the largest rectangle of the image's aspect ratio."""
     columns = min(COLUMNS, options.max_width)
     rows = max(1, min(ROWS, console.height - _OTHER_ROWS))
     scale = min(columns * cell[0] / image.width, rows * cell[1] / image.height)
@@ -155,7 +158,7 @@ def _fit(
 
 
 def _over_blanks(columns: int, rows: int, drawing: str) -> RenderResult:
-    """Blanks, so that rich knows the room, and a drawing over them; the cursor stays below."""
+    """Blanks that reserve the space in rich, and a drawing over them; the cursor stays below."""
     for _ in range(rows):
         yield Segment(" " * columns)
         yield Segment.line()

@@ -1,4 +1,4 @@
-"""How far a drawing is, and how it looks: live on a terminal, a line now and then elsewhere."""
+"""Show a drawing's progress and previews: live on a terminal, as a line every few seconds elsewhere."""
 
 import contextlib
 import time
@@ -10,7 +10,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn
 
 from clipcanvas.cli.terminal.console import LINE_EVERY_S
-from clipcanvas.cli.terminal.images import picture
+from clipcanvas.cli.terminal.images import terminal_image
 from clipcanvas.cli.terminal.query import TerminalQuery
 from clipcanvas.client.results import Event, Job
 
@@ -19,14 +19,14 @@ class ProgressDisplay:
     """Shows the events of one job on standard error.
 
     Args:
-        pictures: show previews, if the terminal can.
+        preview: show previews, if the terminal can.
     """
 
-    def __init__(self, job: Job, *, pictures: bool = True) -> None:
+    def __init__(self, job: Job, *, preview: bool = True) -> None:
         self._console = Console(stderr=True)
-        self._pictures = pictures and self._console.is_terminal
+        self._preview = preview and self._console.is_terminal
         self._query: TerminalQuery | None = None
-        self._bar = _BarBelowPicture(
+        self._bar = _BarBelowImage(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
@@ -34,16 +34,16 @@ class ProgressDisplay:
             TextColumn("{task.fields[preview]}", style="dim"),
             console=self._console,
             disable=not self._console.is_terminal,
-            auto_refresh=False,  # nothing moves between two events, and a picture is many bytes
+            auto_refresh=False,  # nothing changes between two events, and an image is many bytes
         )
         steps = int(job.request.get("steps") or 1) * int(job.request.get("num_images") or 1)
         self._task = self._bar.add_task(job.status, total=steps, numbers="", preview="")
-        self._said = time.monotonic()
+        self._last_line_at = time.monotonic()
         self._line(f"{job.id} {job.status}")
 
     def __enter__(self) -> Self:
         self._bar.start()
-        self._query = TerminalQuery() if self._pictures else None
+        self._query = TerminalQuery() if self._preview else None
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -52,7 +52,7 @@ class ProgressDisplay:
             self._query.close()
 
     def show(self, event: Event) -> None:
-        """Show what an event says."""
+        """Show the status or the progress that an event brings."""
         if event.type == "status" and (status := event.data.get("status")):
             self._bar.update(self._task, description=str(status))
             self._line(str(status))
@@ -68,7 +68,7 @@ class ProgressDisplay:
                 total=progress.steps or 1,
                 numbers=text,
             )
-            if time.monotonic() - self._said > LINE_EVERY_S:
+            if time.monotonic() - self._last_line_at > LINE_EVERY_S:
                 self._line(f"step {progress.step}/{progress.steps}  {text}")
         if job := event.job:
             steps = job.progress.steps if job.progress else 1
@@ -77,24 +77,24 @@ class ProgressDisplay:
         self._bar.refresh()
 
     def previewed(self, path: Path) -> None:
-        """Show the newest preview, or where it is."""
+        """Show the newest preview, or its path where the terminal shows no images."""
         if self._query:
-            with contextlib.suppress(OSError):  # a format that PIL here does not know
-                self._bar.picture = picture(path, self._console, self._query.graphics())
-        if not self._bar.picture:
+            with contextlib.suppress(OSError):  # this PIL does not know the format
+                self._bar.image = terminal_image(path, self._console, self._query.graphics())
+        if not self._bar.image:
             self._bar.update(self._task, preview=str(path))
         self._bar.refresh()
 
     def _line(self, text: str) -> None:
-        self._said = time.monotonic()
+        self._last_line_at = time.monotonic()
         if not self._console.is_terminal:
             self._console.print(text, highlight=False, soft_wrap=True)
 
 
-class _BarBelowPicture(Progress):
-    picture: RenderableType | None = None
+class _BarBelowImage(Progress):
+    image: RenderableType | None = None
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        if self.picture:
-            yield self.picture
+        if self.image:
+            yield self.image
         yield from super().get_renderables()

@@ -1,4 +1,4 @@
-"""What a terminal can draw, as it says itself. Nobody waits for it, and what it says is not seen."""
+"""Ask the terminal what it can draw, without waiting for the answer and without showing it."""
 
 import os
 import re
@@ -9,12 +9,12 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-ANSWER_S = 0.5  # a drawing takes longer, so that this is hardly ever waited for
+ANSWER_S = 0.5  # seconds for the answer; a drawing takes longer, so `close` seldom waits
 _DEVICE = re.compile(rb"\x1b\[\?([\d;]+)c")  # the answer to "\x1b[c", which every terminal knows; 4 is sixels
 _CELL = re.compile(rb"\x1b\[6;([1-9]\d*);([1-9]\d*)t")  # to "\x1b[16t": height and width of a character
 _KITTY = "\x1b_Gi=31,s=1,v=1,a=q,t=d,f=24;AAAA\x1b\\"
 _HAS_KITTY = re.compile(rb"\x1b_Gi=31;OK\x1b\\")
-_SMALL_CELL = (8, 16)  # of a terminal that does not say: a picture too small is no harm
+_SMALL_CELL = (8, 16)  # pixels, where the terminal does not say: an image that is too small still fits
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,15 @@ class Graphics:
 
 
 class TerminalQuery:
-    """Asks the terminal on standard error, and reads on standard input what it says; `close` it.
+    """Asks the terminal on standard error and reads the answer on standard input; call `close` at the end.
 
-    Until it has answered, what is typed is not shown, nor is the answer. A terminal where this process is in
-    the background is not asked.
+    Until the answer is complete, the terminal shows neither the answer nor typed text. A process in the
+    background does not ask.
     """
 
     def __init__(self) -> None:
-        self._mode: list[Any] | None = None  # of the terminal before; None if it is as it was
-        self._said = b""
+        self._mode: list[Any] | None = None  # the mode to restore; None if there is nothing to restore
+        self._answer = b""
         self._graphics: Graphics | None = None
         if sys.platform == "win32" or os.environ.get("TERM", "dumb") == "dumb" or not _is_ours():
             return
@@ -49,18 +49,18 @@ class TerminalQuery:
         self._mode = termios.tcgetattr(0)
         tty.setcbreak(0, termios.TCSANOW)
         self._until = time.monotonic() + ANSWER_S
-        # others may print what kitty's question says; "\x1b[c" is last, so that its answer is
+        # other terminals may print kitty's query as text; "\x1b[c" goes last, so its answer comes last
         may_be_kitty = re.search("kitty|ghostty", os.environ["TERM"])
         os.write(2, f"{_KITTY if may_be_kitty else ''}\x1b[16t\x1b[c".encode())
 
     def graphics(self) -> Graphics | None:
-        """What the terminal can draw, if it has said so by now."""
+        """What the terminal can draw, or None while the answer is missing."""
         if self._mode is not None and _is_ours():
             self._read(0)
         return self._graphics
 
     def close(self) -> None:
-        """Give the terminal back as it was. What it answers later would be taken for what somebody typed."""
+        """Restore the terminal's mode, after the answer: the shell would read a late answer as typed text."""
         if self._mode is not None and _is_ours():
             while self._mode is not None and (left_s := self._until - time.monotonic()) > 0:
                 self._read(left_s)
@@ -69,16 +69,16 @@ class TerminalQuery:
     def _read(self, patience_s: float) -> None:
         if not select.select([0], [], [], patience_s)[0]:
             return
-        said = os.read(0, 4096)
-        self._said += said
-        if not said:  # it has hung up
+        chunk = os.read(0, 4096)
+        self._answer += chunk
+        if not chunk:  # the terminal has hung up
             self._restore()
-        elif device := _DEVICE.search(self._said):
-            told = _CELL.search(self._said)
+        elif device := _DEVICE.search(self._answer):
+            cell = _CELL.search(self._answer)
             self._graphics = Graphics(
-                kitty=bool(_HAS_KITTY.search(self._said)),
+                kitty=bool(_HAS_KITTY.search(self._answer)),
                 sixel=b"4" in device[1].split(b";"),
-                cell=(int(told[2]), int(told[1])) if told else _cell_of_window() or _SMALL_CELL,
+                cell=(int(cell[2]), int(cell[1])) if cell else _cell_of_window() or _SMALL_CELL,
             )
             self._restore()
 
@@ -86,7 +86,7 @@ class TerminalQuery:
         import termios
 
         if self._mode is not None:
-            # what has come of an answer is thrown away
+            # TCSAFLUSH drops the part of an answer that has arrived
             termios.tcsetattr(0, termios.TCSADRAIN if self._graphics else termios.TCSAFLUSH, self._mode)
             self._mode = None
 
@@ -102,7 +102,7 @@ def _cell_of_window() -> tuple[int, int] | None:
 
 
 def _is_ours() -> bool:
-    """Whether input and error are one terminal, with this process in the foreground: others it would stop."""
+    """Whether input and error are one terminal, with this process in its foreground."""
     try:
         return os.isatty(0) and os.fstat(0).st_rdev == os.fstat(2).st_rdev and os.tcgetpgrp(0) == os.getpgrp()
     except OSError:

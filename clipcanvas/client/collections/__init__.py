@@ -1,5 +1,4 @@
 """Collections of images on the service: the object, its requests and results.
 
-May import the modules of clipcanvas.client but the
-clients.
+May import every module of clipcanvas.client but batches and the clients.
 """

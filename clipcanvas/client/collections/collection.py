@@ -29,14 +29,14 @@ class Collection:
         ef_construction: int | None = None,
         thumbnails: bool | None = None,
     ) -> results.CollectionCard:
-        """Make the collection, unless it is there already.
+        """Create the collection, unless it exists.
 
         Args:
             model: the CLIP that it is bound to; without, the service's first.
             quantization: q8, none or binary: how vectors are kept.
             m: links of a vector in the index.
             ef_construction: candidates looked at when a vector is linked.
-            thumbnails: keep small pictures, which `reindex` needs.
+            thumbnails: keep a thumbnail of each image, which `reindex` needs.
         """
         return self.transport.send(
             endpoints.create(
@@ -63,8 +63,8 @@ class Collection:
         """Add images, or replace those whose ids are there.
 
         Args:
-            images: at most 64 pictures (the service's setting), or 1,000 vectors.
-            model: if said, the service checks that the collection is of this one.
+            images: at most 64 images (the service's setting), or 1,000 vectors.
+            model: if given, the service checks that the collection is bound to it.
         """
         return self.transport.send(endpoints.add(self.name, images, model=model))
 
@@ -73,7 +73,7 @@ class Collection:
         return self.transport.send(endpoints.images(self.name, limit=limit, after=after))
 
     def image(self, image_id: str, *, vector: bool = False) -> results.CollectionImage:
-        """What is kept of an image, with its vector if asked."""
+        """An image of the collection, with its vector if `vector` is true."""
         return self.transport.send(endpoints.image(self.name, image_id, vector=vector))
 
     def describe(self, image_id: str, metadata: Mapping[str, Any]) -> results.CollectionImage:
@@ -102,7 +102,7 @@ class Collection:
         """Find the images nearest to a query.
 
         Args:
-            query: a text, a picture, a `QueryPart`, or a list of these whose weighted sum is looked for.
+            query: a text, an image, a `QueryPart`, or a list of these, whose weighted sum is the query.
             filter: an expression over the metadata, such as `.year > 1980 and .kind == "cat"`.
             min_similarity: least cosine.
             effort: candidates that the index looks at.
@@ -154,7 +154,7 @@ class Collection:
         top_k: int | None = None,
         min_probability: float | None = None,
     ) -> results.LabelCounts:
-        """Say which label fits each image of the collection best.
+        """Count the images that each label fits best.
 
         Args:
             templates: sentences with `{label}` in them; without, the model's own.
@@ -193,7 +193,7 @@ class Collection:
         metadata: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
     ) -> ClientJob:
-        """Ask the service to add many pictures by itself; the answer is the job that does it.
+        """Submit an index job, in which the service adds many images by itself.
 
         Args:
             folder: one that the service may index: a name of its setting, and a path below it.

@@ -29,7 +29,7 @@ def create(
     ef_construction: int | None = None,
     thumbnails: bool | None = None,
 ) -> Call[results.CollectionCard]:
-    """Make the collection, unless it is there already."""
+    """Create the collection, unless it exists."""
     body = given(
         model=model, quantization=quantization, m=m, ef_construction=ef_construction, thumbnails=thumbnails
     )
@@ -61,7 +61,7 @@ def images(name: str, *, limit: int = 100, after: str | None = None) -> Call[res
 
 
 def image(name: str, image_id: str, *, vector: bool = False) -> Call[results.CollectionImage]:
-    """What is kept of an image, with its vector if body."""
+    """An image of the collection, with its vector if `vector` is true."""
     query = {"vector": "true"} if vector else {}
     return Call("GET", _image_path(name, image_id), reader(results.CollectionImage), query={**query})
 
@@ -116,7 +116,7 @@ def classify(
     top_k: int | None = None,
     min_probability: float | None = None,
 ) -> Call[results.LabelCounts]:
-    """Say which label fits each image of the collection best."""
+    """Count the images that each label fits best."""
     body = {"labels": list(labels)} | given(
         templates=templates and list(templates), top_k=top_k, min_probability=min_probability
     )
@@ -153,7 +153,7 @@ class IndexOptions(TypedDict, total=False):
 
 
 def index(name: str, **options: Unpack[IndexOptions]) -> Call[Job]:
-    """Ask the service to add many images by itself; the result is the job that does it."""
+    """Submit an index job, in which the service adds many images by itself."""
     fields: dict[str, Any] = given(**options)
     archive, key = fields.pop("archive", None), fields.pop("idempotency_key", None)
     plain = {name: dict(value) if isinstance(value, Mapping) else value for name, value in fields.items()}
@@ -171,7 +171,7 @@ def index(name: str, **options: Unpack[IndexOptions]) -> Call[Job]:
 
 
 def index_report(job_id: str) -> Call[results.IndexReport]:
-    """What became of the pictures of a job that indexed."""
+    """The report of an index job."""
     return Call("GET", f"/v1/jobs/{quote(job_id)}/outputs/report.json", reader(results.IndexReport))
 
 

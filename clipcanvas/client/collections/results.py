@@ -11,14 +11,14 @@ from clipcanvas.client.results import _Answer
 
 @dataclass(frozen=True)
 class NewImage:
-    """An image to add: a picture, or its vector.
+    """An image to add: the image itself, or its vector.
 
     Args:
         image: a path, the bytes of a file, or a PIL image.
         vector: D numbers of the collection's model, or base64 of little-endian float32.
         id: the image of that id is replaced; without, the id is the hash of the file.
         metadata: texts, numbers, booleans, None, or lists of those.
-        source_url: where the picture is; it is kept, not fetched.
+        source_url: the URL of the image, which is stored and not fetched.
     """
 
     image: Any = None
@@ -174,7 +174,7 @@ class Skipped(_Answer):
 
 
 class Refusal(_Answer):
-    """A picture that a job did not take."""
+    """An image that an index job refused."""
 
     id: str
     code: str
@@ -182,7 +182,7 @@ class Refusal(_Answer):
 
 
 class IndexReport(_Answer):
-    """What became of the pictures of a job that indexed."""
+    """The report of an index job."""
 
     collection: str
     added: int

@@ -39,14 +39,14 @@ def api(shared: LiveApi, redis_server: RedisServer) -> LiveApi:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Pictures, one with metadata, one damaged, and files that are none."""
-    root = tmp_path / "pictures"
+    """Images, one with metadata, one damaged, and files that are none."""
+    root = tmp_path / "images"
     for color in COLORS:
         path = root / ("warm" if color in ("red", "yellow") else "cold") / f"{color}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(plain(color))
     (root / "warm" / "red.json").write_text('{"year": 1980}')
-    (root / "broken.jpg").write_bytes(b"no picture")
+    (root / "broken.jpg").write_bytes(b"no image")
     (root / "notes.txt").write_text("hello")
     (root / ".hidden.png").write_bytes(plain("gray"))
     return root
@@ -131,8 +131,8 @@ def test_both_clients_speak_of_collections_alike(api: LiveApi) -> None:
         assert there.create(quantization="none").count == 0
         added = there.add([NewImage(plain(color), id=color, metadata={"n": 1}) for color in COLORS])
         assert [entry.created for entry in added.data] == [True] * 4
-        picture = Image.open(io.BytesIO(plain("red")))
-        assert there.search(picture, top_k=1).data[0].id == "red"
+        red = Image.open(io.BytesIO(plain("red")))
+        assert there.search(red, top_k=1).data[0].id == "red"
         both = there.search_all(["a fox", [QueryPart(id="red"), QueryPart(text="a hen", weight=-0.1)]])
         vector = there.image("red", vector=True).vector
         assert there.search(QueryPart(vector=vector), top_k=1).data[0].id == "red"

@@ -101,10 +101,10 @@ def test_addresses_that_are_not_fetched_are_said_so(
     assert "CLIPCANVAS_FETCH_URLS is off" in capfd.readouterr().err
 
 
-def test_one_source_must_be_said(run: Run, photos: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_exactly_one_source_must_be_given(run: Run, photos: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run("index", "-c", "c") == 2
     assert run("index", str(photos), "--server-folder", "photos", "-c", "c") == 2
-    assert "say one of" in capfd.readouterr().err
+    assert "give one of" in capfd.readouterr().err
 
 
 def test_from_python_a_job_indexes_and_is_reported(api: LiveApi, tar: Path) -> None:

@@ -47,7 +47,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def photo(tmp_path: Path) -> str:
     path = tmp_path / "cat.jpg"
-    path.write_bytes(b"picture")
+    path.write_bytes(b"image")
     return str(path)
 
 
@@ -76,7 +76,7 @@ def test_a_file_is_an_image_and_the_rest_is_text(
     asked = service.asked[0][1]
     assert (asked["query"], asked["candidates"]) == (
         {"text": "a cat"},
-        [{"text": "some text"}, {"image": "cGljdHVyZQ=="}],
+        [{"text": "some text"}, {"image": "aW1hZ2U="}],
     )
     assert capsys.readouterr().out.splitlines()[1].split()[0] == "1"
 
@@ -91,7 +91,7 @@ def test_embed_shows_vectors(run: Run, serve: Serve, capsys: pytest.CaptureFixtu
     assert "+0.6000 +0.8000" in capsys.readouterr().out
 
 
-def test_draw_saves_the_picture_and_leaves_nothing_else(
+def test_draw_saves_the_image_and_leaves_nothing_else(
     run: Run, serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service = Service()
@@ -113,14 +113,14 @@ def test_draw_saves_the_picture_and_leaves_nothing_else(
     assert "job_1 took 2.0 s with seed 7" in printed.err
 
 
-def test_draw_of_several_pictures_numbers_their_files(run: Run, serve: Serve, tmp_path: Path) -> None:
+def test_draw_of_several_images_numbers_their_files(run: Run, serve: Serve, tmp_path: Path) -> None:
     outputs = [DONE["outputs"][0] | {"name": f"image-{image}.png"} for image in range(2)]
     service = Service(DONE | {"outputs": outputs})
     assert run("draw", "a fox", "-n", "2", "-o", str(tmp_path / "fox.png"), url=serve(service.app)) == 0
     assert (tmp_path / "fox-1.png").read_bytes() == b"bytes of image-1.png"
 
 
-def test_draw_sends_presets_pictures_and_what_to_keep(run: Run, serve: Serve, tmp_path: Path) -> None:
+def test_draw_sends_presets_images_and_what_to_keep(run: Run, serve: Serve, tmp_path: Path) -> None:
     service = Service()
     for name in ("init", "mask", "style"):
         (tmp_path / name).write_bytes(name.encode())
@@ -148,7 +148,7 @@ def test_draw_sends_presets_pictures_and_what_to_keep(run: Run, serve: Serve, tm
     }
 
 
-def test_draw_saves_what_was_asked_for_beside_the_picture(
+def test_draw_saves_what_was_asked_for_beside_the_image(
     run: Run, serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kinds = {"image-0.webp": "image", "image-1.webp": "image", "image-0.json": "sidecar"}

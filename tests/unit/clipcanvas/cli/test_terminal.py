@@ -23,7 +23,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from clipcanvas.cli.terminal.images import HalfBlocks, Kitty, Sixels, picture, sixels
+from clipcanvas.cli.terminal.images import HalfBlocks, Kitty, Sixels, sixels, terminal_image
 from clipcanvas.cli.terminal.query import Graphics
 from tests.support.contract_server import DONE, JOB
 from tests.unit.clipcanvas.cli.conftest import Service
@@ -63,7 +63,7 @@ class Queue:
 
 
 class Drawing(Service):
-    """A service whose previews are pictures: red above, blue below.
+    """A service whose previews are images: red above, blue below.
 
     Args:
         waits_with: preview or end: what comes when `answered` is set only.
@@ -164,7 +164,7 @@ def shown_by(renderable: object, width: int = 80) -> str:
     return output.getvalue()
 
 
-def test_a_picture_becomes_characters_of_two_pixels() -> None:
+def test_a_image_becomes_characters_of_two_pixels() -> None:
     image = Image.new("RGB", (2, 2))
     image.putdata([(1, 2, 3), (4, 5, 6), (7, 8, 9), (10, 11, 12)])
     assert shown_by(HalfBlocks(image), width=2) == (
@@ -175,7 +175,7 @@ def test_a_picture_becomes_characters_of_two_pixels() -> None:
 @pytest.mark.parametrize(
     ("size", "columns", "rows"), [((96, 48), 48, 12), ((48, 480), 5, 24), ((3, 1), 48, 8)]
 )
-def test_a_picture_keeps_its_shape_and_to_its_room(size: tuple[int, int], columns: int, rows: int) -> None:
+def test_a_image_keeps_its_shape_and_to_its_room(size: tuple[int, int], columns: int, rows: int) -> None:
     image = Image.new("RGB", size)
     for renderable in (HalfBlocks(image), Sixels(image, (10, 20)), Kitty(image, (10, 20))):
         output = StringIO()
@@ -221,7 +221,7 @@ def decoded(text: str) -> Image.Image:
     return image
 
 
-def test_kitty_gets_a_picture_once_and_is_told_its_place_again() -> None:
+def test_kitty_gets_a_image_once_and_is_told_its_place_again() -> None:
     image = Image.effect_noise((90, 90), 60).convert("RGB")
     renderable = Kitty(image, (10, 20))
     first, again = shown_by(renderable), shown_by(renderable)
@@ -235,11 +235,11 @@ def test_kitty_gets_a_picture_once_and_is_told_its_place_again() -> None:
     assert "f=100" not in again
 
 
-def test_a_picture_is_shown_as_well_as_the_terminal_can(tmp_path: Path) -> None:
+def test_a_image_is_shown_as_well_as_the_terminal_can(tmp_path: Path) -> None:
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
 
     def shown(graphics: Graphics | None, **console: Any) -> type:
-        return type(picture(tmp_path / "a.png", Console(force_terminal=True, **console), graphics))
+        return type(terminal_image(tmp_path / "a.png", Console(force_terminal=True, **console), graphics))
 
     both = Graphics(kitty=True, sixel=True, cell=(10, 20))
     assert shown(both, color_system=None) is Kitty

@@ -25,9 +25,9 @@ from tests.unit.clipcanvas.conftest import Serve
 
 def test_an_image_is_the_same_as_path_text_or_bytes(tmp_path: Path) -> None:
     path = tmp_path / "cat.jpg"
-    path.write_bytes(b"picture")
-    expected = base64.b64encode(b"picture").decode()
-    assert [endpoints.encode_image(image) for image in (path, str(path), b"picture")] == [expected] * 3
+    path.write_bytes(b"image")
+    expected = base64.b64encode(b"image").decode()
+    assert [endpoints.encode_image(image) for image in (path, str(path), b"image")] == [expected] * 3
 
 
 def test_a_pil_image_is_sent_without_loss() -> None:
@@ -96,28 +96,28 @@ async def test_every_job_comes_from_as_many_pages_as_there_are(serve: Serve) -> 
     assert pages.asked[1] == {"limit": "100", "status": "queued", "after": "1"}
 
 
-async def test_drawing_creates_a_job_waits_for_it_and_saves_its_picture(serve: Serve, tmp_path: Path) -> None:
+async def test_drawing_creates_a_job_waits_for_it_and_saves_its_image(serve: Serve, tmp_path: Path) -> None:
     async def create(request: Request) -> Response:
         return JSONResponse(JOB, 202)
 
     async def show(request: Request) -> Response:
         return JSONResponse(DONE)
 
-    async def picture(request: Request) -> Response:
-        return Response(b"picture", media_type="image/png")
+    async def image(request: Request) -> Response:
+        return Response(b"image", media_type="image/png")
 
     routes = [
         Route("/v1/jobs", create, methods=["POST"]),
         Route("/v1/jobs/job_1", show),
-        Route("/v1/jobs/job_1/outputs/image-0.png", picture),
+        Route("/v1/jobs/job_1/outputs/image-0.png", image),
     ]
     url = serve(Starlette(routes=routes))
     with Client(url) as client:
         job = client.draw("a fox", seed=7)
-        assert client.save(job, tmp_path / "fox.png").read_bytes() == b"picture"
+        assert client.save(job, tmp_path / "fox.png").read_bytes() == b"image"
     async with AsyncClient(url) as other:
         job = await other.draw("a fox")
-        assert (await other.save(job, tmp_path / "other.png")).read_bytes() == b"picture"
+        assert (await other.save(job, tmp_path / "other.png")).read_bytes() == b"image"
     assert sorted(os.listdir(tmp_path)) == ["fox.png", "other.png"]
 
 

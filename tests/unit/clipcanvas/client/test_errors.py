@@ -132,10 +132,10 @@ def test_a_key_is_sent_as_bearer_token(serve: Serve) -> None:
 
 
 def test_waiting_brings_the_job_and_its_failure_is_an_error(call: Caller, serve: Serve) -> None:
-    error = {"code": "out_of_memory", "detail": "the picture is too large", "retryable": False}
+    error = {"code": "out_of_memory", "detail": "the image is too large", "retryable": False}
     failed = DONE | {"status": "failed", "error": error}
     url = serve(Scripted(JSONResponse(JOB), JSONResponse(failed)).app)
-    with pytest.raises(JobFailed, match="the picture is too large") as caught:
+    with pytest.raises(JobFailed, match="the image is too large") as caught:
         call(url, "wait", "job_1")
     assert (caught.value.code, caught.value.job.id) == ("out_of_memory", "job_1")
 

@@ -18,7 +18,7 @@ from tests.unit.clipcanvas.conftest import Serve
 FAILED = DONE | {"status": "failed", "error": {"code": "diverged", "detail": "the loss is not finite"}}
 
 
-def picture() -> bytes:
+def png() -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (3, 2), (200, 10, 10)).save(file, "PNG")
     return file.getvalue()
@@ -70,7 +70,7 @@ class Service:
         return StreamingResponse(iter(blocks[int(last) :]), media_type="text/event-stream")
 
     async def output(self, request: Request) -> Response:
-        return Response(picture(), media_type="image/png")
+        return Response(png(), media_type="image/png")
 
 
 def test_a_job_is_followed_waited_for_and_looked_at(serve: Serve, tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_job_is_followed_waited_for_and_looked_at(serve: Serve, tmp_path: Path
         assert (job.status, done.status, done.is_final) == ("queued", "succeeded", True)
         image = done.image()
         assert (image.size, image.getpixel((0, 0))) == ((3, 2), (200, 10, 10))
-        assert done.save(tmp_path / "fox.png").read_bytes() == picture()
+        assert done.save(tmp_path / "fox.png").read_bytes() == png()
         assert job.refresh().status == "succeeded"
         done.delete()
         assert service.asked == ["show wait=60", "show wait=60", "show now", "delete"]
@@ -99,7 +99,7 @@ async def test_likewise_for_asyncio(serve: Serve, tmp_path: Path) -> None:
         done = await job.wait()
         assert done.status == "succeeded"
         assert (await done.image()).size == (3, 2)
-        assert (await done.save(tmp_path / "fox.png")).read_bytes() == picture()
+        assert (await done.save(tmp_path / "fox.png")).read_bytes() == png()
         assert (await job.refresh()).status == "succeeded"
         await done.delete()
         assert service.asked == ["show wait=60", "show wait=60", "show now", "delete"]
@@ -107,7 +107,7 @@ async def test_likewise_for_asyncio(serve: Serve, tmp_path: Path) -> None:
         assert [(await other.image()).size async for other in client.every_job()] == [(3, 2)]
 
 
-async def test_a_picture_that_is_not_there_yet_is_waited_for(serve: Serve, tmp_path: Path) -> None:
+async def test_a_image_that_is_not_there_yet_is_waited_for(serve: Serve, tmp_path: Path) -> None:
     service = Service()
     url = serve(service.app)
     with Client(url) as client:
@@ -116,10 +116,10 @@ async def test_a_picture_that_is_not_there_yet_is_waited_for(serve: Serve, tmp_p
     async with AsyncClient(url) as other:
         job = await other.create_job("a fox")
         assert (await job.image()).size == (3, 2)
-        assert (await job.save(tmp_path / "fox.png")).read_bytes() == picture()
+        assert (await job.save(tmp_path / "fox.png")).read_bytes() == png()
 
 
-def test_how_a_job_ended_badly_is_told_by_whatever_needs_its_picture(serve: Serve, tmp_path: Path) -> None:
+def test_how_a_job_ended_badly_is_told_by_whatever_needs_its_image(serve: Serve, tmp_path: Path) -> None:
     with Client(serve(Service(FAILED).app)) as client:
         job = client.create_job("a fox")
         with pytest.raises(JobFailed, match="the loss is not finite"):
@@ -129,13 +129,13 @@ def test_how_a_job_ended_badly_is_told_by_whatever_needs_its_picture(serve: Serv
     assert list(tmp_path.iterdir()) == []
 
 
-def test_waiting_for_a_picture_ends_in_time(serve: Serve) -> None:
+def test_waiting_for_a_image_ends_in_time(serve: Serve) -> None:
     with Client(serve(Service(JOB).app)) as client, pytest.raises(WaitTimeout, match="still queued"):
         client.create_job("a fox").image(timeout_s=0)
 
 
-def test_a_picture_that_a_job_has_not_is_named(serve: Serve) -> None:
-    with Client(serve(Service().app)) as client, pytest.raises(IndexError, match=r"no picture 1: .* has 1"):
+def test_a_image_that_a_job_has_not_is_named(serve: Serve) -> None:
+    with Client(serve(Service().app)) as client, pytest.raises(IndexError, match=r"no image 1: .* has 1"):
         client.create_job("a fox").image(1)
 
 
