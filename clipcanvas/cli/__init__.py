@@ -1,1 +1,1 @@
-"""The command line. May import clipcanvas.client and clipcanvas.launcher."""
+"""The command line `clipcanvas`. May import clipcanvas.client and clipcanvas.launcher."""

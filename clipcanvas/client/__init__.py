@@ -1,1 +1,1 @@
-"""The typed Python clients of the HTTP API. Imports no other room of clipcanvas."""
+"""The typed Python clients of the HTTP API. May import no other folder of clipcanvas."""

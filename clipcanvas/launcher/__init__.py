@@ -1,1 +1,1 @@
-"""The whole service as child processes on one machine. May import clipcanvas.client."""
+"""The whole service as child processes of one machine. May import clipcanvas.client."""

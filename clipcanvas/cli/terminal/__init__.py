@@ -1,1 +1,1 @@
-"""What the command line shows: text, progress and images. Imports clipcanvas.client.results only."""
+"""Text, progress and images on a terminal. May import clipcanvas.client and clipcanvas.cli.catalog."""

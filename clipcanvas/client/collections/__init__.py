@@ -1,4 +1,1 @@
-"""Collections of images on the service: the object, its requests and results.
-
-May import every module of clipcanvas.client but batches and the clients.
-"""
+"""Collections of images in the client. May import all of clipcanvas.client but batches and the clients."""
