@@ -117,7 +117,7 @@ def check_one_end(service: Service, job_id: str, attempts: int) -> None:
     assert (job.status, job.attempt) == ("succeeded", attempts), service.logs()
     assert events(service, job_id)["completed"] == 1
     with service.client() as client:
-        for output in job.images:
+        for output in job.pictures:
             assert client.output(job_id, output.name).startswith(b"\x89PNG")
 
 
