@@ -263,7 +263,7 @@ def _check(asked: ImagesRequest) -> None:
     if asked.partial_images and not asked.stream:
         raise _refused("partial_images", "they are told in a stream only; say stream, too")
     if asked.stream and (asked.n or 1) > 1:
-        raise _refused("n", "a stream is of one picture: its events do not say which of several they mean")
+        raise _refused("n", "a stream is of one image: its events do not say which of several they mean")
     if asked.stream and asked.response_format == "url":
         raise _refused("response_format", "a stream brings its pictures along, as b64_json")
 

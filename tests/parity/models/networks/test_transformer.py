@@ -1,10 +1,10 @@
 """The transformer computes what taming's does, with and without a cache; codes are chosen as they should."""
 
+import importlib
 from types import SimpleNamespace
 
 import pytest
 import torch
-import transformers
 
 from models.networks.autoregressive import (
     Choice,
@@ -27,6 +27,8 @@ def network() -> Transformer:
 @pytest.fixture
 def tamings(monkeypatch):
     """taming-transformers' GPT; its module wants a name that transformers no longer has."""
+    # the module that is imported now: another test may have had it imported anew
+    transformers = importlib.import_module("transformers")
     monkeypatch.setattr(transformers, "top_k_top_p_filtering", None, raising=False)
     from taming.modules.transformer.mingpt import GPT
 
